@@ -1,0 +1,1 @@
+"""checkpoint -> engine directory. START HERE: build_engines.py."""

@@ -1,0 +1,75 @@
+"""The family of errors. Each says what happened, why, and what to do.
+
+FiffDepthError
+├── ImageError (ValueError)       a photo cannot be used: dtype, shape, size, NaN, unreadable, too many pixels
+├── SizeError (ValueError)        a processing size beyond what the model or the engines take
+├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
+├── EngineDirError                an engine directory cannot be trusted
+│   ├── ManifestError             manifest.json is missing, too large, not JSON, of another schema, or incomplete
+│   ├── UnsafePathError           a path in the manifest leaves the directory, or is a link
+│   ├── MissingFileError          a listed file is not there
+│   ├── HashMismatchError         a listed file has another size or SHA-256
+│   ├── GraphError                a graph cannot be read by the engine (truncated, unsupported operator)
+│   └── StageMismatchError        a stage's tensors do not fit the next one, or not the manifest
+└── BackendError
+    ├── BackendUnavailableError   an engine asked for by name cannot be used here
+    └── InferenceError            the engine failed while running
+"""
+
+from __future__ import annotations
+
+
+class FiffDepthError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ImageError(FiffDepthError, ValueError):
+    """A photo cannot be used."""
+
+
+class SizeError(FiffDepthError, ValueError):
+    """A processing size beyond what the model or the engines take."""
+
+
+class OutputError(FiffDepthError, OSError):
+    """A result cannot be written. Nothing half-written is left behind."""
+
+
+class EngineDirError(FiffDepthError):
+    """An engine directory cannot be trusted."""
+
+
+class ManifestError(EngineDirError):
+    """manifest.json is missing, too large, not JSON, of another schema, or incomplete."""
+
+
+class UnsafePathError(EngineDirError):
+    """A path in the manifest leaves the directory, or is a link."""
+
+
+class MissingFileError(EngineDirError):
+    """A file listed in the manifest is not there."""
+
+
+class HashMismatchError(EngineDirError):
+    """A file listed in the manifest has another size or SHA-256."""
+
+
+class GraphError(EngineDirError):
+    """A graph cannot be read by the engine."""
+
+
+class StageMismatchError(EngineDirError):
+    """A stage's tensors do not fit the next stage, or not the manifest."""
+
+
+class BackendError(FiffDepthError):
+    """An inference engine failed."""
+
+
+class BackendUnavailableError(BackendError):
+    """An engine asked for by name cannot be used here."""
+
+
+class InferenceError(BackendError):
+    """The engine failed while running."""

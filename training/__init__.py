@@ -1,0 +1,1 @@
+"""data -> checkpoint. START HERE: nano.py, the bundled model from procedural scenes."""
