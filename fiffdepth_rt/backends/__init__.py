@@ -1,0 +1,67 @@
+"""What an inference engine is to the journey: one small Protocol, one file per engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Backend(Protocol):
+    """An opened engine: the three stages of one graph set on one device.
+
+    Shapes: B batch, h×w grid. Safe to call from several threads at once. A failure raises InferenceError.
+    """
+
+    @property
+    def name(self) -> str:
+        """ "onnxruntime", "openvino" or "tensorrt"."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda:0"."""
+
+    @property
+    def precision(self) -> str:
+        """The graph set, e.g. "fp32"."""
+
+    def grid_for(self, photo_hw: tuple[int, int], size: int) -> tuple[int, int]:
+        """The grid on which this engine takes such a photo at processing size `size` (px, longer side)."""
+
+    def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """image -> depth map: uint8 B×h×w×3 on the grid -> float32 B×h×w in [0, 1].
+
+        Takes any B, and splits it where memory or the engine asks for that.
+        """
+
+    def run_stage(self, stage: str, value: Array) -> Array:
+        """One stage alone, by its name in engine_dir.STAGES; the decoder gives the depth map, clipped."""
+
+    def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
+        """depth latent -> the decoder's value before the clip, B×h×w; the measure of parity."""
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, threads, provider: whatever tells this engine from another."""
+
+    def close(self) -> None:
+        """Let go of memory and device. Calls that are running end well."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usability:
+    """Whether an engine works on this machine.
+
+    why: one sentence, also where it is usable. mend: the command that helps, or "" if none is needed.
+    versions: of everything looked at, by distribution name.
+    """
+
+    name: str
+    usable: bool
+    why: str
+    mend: str
+    versions: Mapping[str, str]

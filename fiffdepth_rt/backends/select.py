@@ -1,0 +1,83 @@
+"""Which engine opens a directory: the one asked for, or the best that is usable here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+from fiffdepth_rt.backends import Backend, Usability, onnxruntime
+from fiffdepth_rt.engine_dir import EngineDir, Manifest
+from fiffdepth_rt.errors import BackendUnavailableError
+
+
+class Opener(Protocol):
+    """A backend file's `open_backend`."""
+
+    def __call__(
+        self, engine_dir: EngineDir, *, precision: str, device: str | None, threads: int | None
+    ) -> Backend: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One row of the table. precisions: graph sets it would rather have, best first."""
+
+    name: str
+    precisions: tuple[str, ...]
+    usable: Callable[[], Usability]
+    open: Opener
+
+
+# Best first. Another engine is a file in this folder and a row here.
+ENGINES: tuple[Engine, ...] = (
+    Engine(
+        name=onnxruntime.NAME,
+        precisions=onnxruntime.PRECISIONS,
+        usable=onnxruntime.usable,
+        open=onnxruntime.open_backend,
+    ),
+)
+
+
+def open_backend(
+    engine_dir: EngineDir, *, backend: str, device: str | None, precision: str | None, threads: int | None
+) -> Backend:
+    """EngineDir -> opened Backend.
+
+    backend: a name, which works or raises; "auto": the first of ENGINES that is usable here and has graphs in
+    the directory. precision: a graph set; None for the engine's first choice among those that are for it.
+    Raises BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
+    """
+    if threads is not None and threads < 1:
+        raise BackendUnavailableError(f"threads={threads} cannot run anything: say 1 or more, or None.")
+    candidates = [engine for engine in ENGINES if backend in ("auto", engine.name)]
+    if not candidates:
+        names = ", ".join(engine.name for engine in ENGINES)
+        raise BackendUnavailableError(f"backend={backend!r} is not known: say 'auto' or one of {names}.")
+    reasons = []
+    for engine in candidates:
+        usability = engine.usable()
+        try:
+            chosen = choose_precision(engine_dir.manifest, engine, precision)
+        except BackendUnavailableError as error:
+            reasons.append(str(error))
+            continue
+        if usability.usable:
+            return engine.open(engine_dir, precision=chosen, device=device, threads=threads)
+        reasons.append(f"{usability.why}. Run: {usability.mend}")
+    raise BackendUnavailableError(" ".join(reasons))
+
+
+def choose_precision(manifest: Manifest, engine: Engine, precision: str | None) -> str:
+    """The graph set that `engine` shall open. Raises BackendUnavailableError, naming what is there."""
+    for_it = sorted(key for key, graphs in manifest.graph_sets.items() if engine.name in graphs.backends)
+    there = f"The directory holds {', '.join(sorted(manifest.graph_sets))}; of these {engine.name} takes "
+    there += ", ".join(for_it) or "none"
+    if precision is None:
+        if not for_it:
+            raise BackendUnavailableError(f"{there}. Export a set for it: python -m export.build_engines")
+        return next((key for key in engine.precisions if key in for_it), for_it[0])
+    if precision not in for_it:
+        raise BackendUnavailableError(f"{engine.name} has no {precision} graphs here. {there}.")
+    return precision

@@ -1,0 +1,187 @@
+"""START HERE. Depth: photo -> image -> latent -> depth latent -> depth map.
+
+Convention: a depth map is float32 H×W in [0, 1], affine-invariant (known up to scale and shift, not metres),
+in the space that `Depth.output_space` names:
+    "depth"      0 = nearest, 1 = farthest
+    "disparity"  1 = nearest, 0 = farthest
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fiffdepth_rt.backends import Backend
+from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.engine_dir import BUNDLED, Manifest, open_engine_dir
+from fiffdepth_rt.errors import InferenceError, SizeError
+from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, as_rgb, fit, to_grid, to_photo
+from fiffdepth_rt.version import __version__
+
+DepthMap = npt.NDArray[np.float32]
+At = Literal["photo", "grid"]
+
+
+class Depth:
+    """An opened engine directory that turns photos into depth maps.
+
+    engine_dir: an engine directory; None for the bundled model.
+    backend: "onnxruntime", or "auto" for the best that is usable here; `describe` tells which.
+    device: "cpu", "cuda", "cuda:1"; None for the backend's own default.
+    precision: a graph set of the directory, e.g. "fp32"; None for the backend's first choice.
+    size: the longer side, in px, at which photos are processed; None for the model's default. Larger shows
+        finer detail, and costs more than its square; at most the manifest's maximum.
+    threads: for engines on the CPU; None for the physical cores available.
+
+    Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds its
+    own activations: n calls need n times that memory, and each takes longer.
+
+    Raises an EngineDirError that says what is wrong with the directory, BackendUnavailableError, SizeError.
+    """
+
+    def __init__(
+        self,
+        engine_dir: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        precision: str | None = None,
+        size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir)
+        self._size = _checked_size(self.manifest.size.default if size is None else size, self.manifest)
+        self._backend = open_backend(
+            self._engine_dir, backend=backend, device=device, precision=precision, threads=threads
+        )
+
+    def infer(
+        self, image: Any, *, color: Color = "rgb", size: int | None = None, at: At = "photo"
+    ) -> DepthMap:
+        """photo -> depth map.
+
+        image: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side.
+        color: "rgb", or "bgr" as OpenCV reads.
+        size: px, longer side, for this call; None for `self.size`.
+        at: "photo" gives H×W; "grid" the grid's h×w, padding included (`image.fit` says where it is).
+
+        Returns float32 in [0, 1], see Convention. Raises ImageError, SizeError, InferenceError.
+        """
+        way_back = _way_back(at)
+        photo = as_rgb(image, color=color)
+        fitted = self._fit(photo, size)
+        depth = self._run(to_grid(photo, fitted)[np.newaxis])[0]
+        return way_back(depth, fitted)
+
+    def infer_batch(
+        self, images: Iterable[Any], *, color: Color = "rgb", size: int | None = None, at: At = "photo"
+    ) -> list[DepthMap]:
+        """photos of any sizes -> their depth maps, in order. Arguments, result and errors as in `infer`.
+
+        All photos are checked before the first one runs; those that share a grid run together.
+        """
+        way_back = _way_back(at)
+        photos = [as_rgb(image, color=color) for image in images]
+        fits = [self._fit(photo, size) for photo in photos]
+        depths: dict[int, DepthMap] = {}
+        for grid_hw in {fitted.grid_hw for fitted in fits}:
+            group = [i for i, fitted in enumerate(fits) if fitted.grid_hw == grid_hw]
+            maps = self._run(np.stack([to_grid(photos[i], fits[i]) for i in group]))
+            depths |= {i: way_back(depth, fits[i]) for i, depth in zip(group, maps, strict=True)}
+        return [depths[i] for i in range(len(photos))]
+
+    @property
+    def output_space(self) -> str:
+        """ "depth" or "disparity", see Convention."""
+        return self.manifest.output_space
+
+    @property
+    def size(self) -> int:
+        """Processing size in px, along the longer side."""
+        return self._size
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._engine_dir.manifest
+
+    @property
+    def backend(self) -> Backend:
+        """The opened engine, stage by stage; for benchmarks and parity checks."""
+        return self._backend
+
+    def describe(self) -> dict[str, Any]:
+        """What runs here: everything that a result depends on, as JSON would hold it."""
+        manifest, backend = self.manifest, self._backend
+        stages = manifest.graph_sets[backend.precision].stages
+        return {
+            "name": manifest.name,
+            "recipe": manifest.recipe,
+            "output_space": manifest.output_space,
+            "engine_dir": str(self._engine_dir.path),
+            "backend": backend.name,
+            "device": backend.device,
+            "precision": backend.precision,
+            "size": {"default": self._size, "max": manifest.size.max, "multiple": manifest.size.multiple},
+            "sha256": {name: manifest.files[stage.file].sha256 for name, stage in stages.items()},
+            "versions": {
+                "fiffdepth_rt": __version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "opencv": cv2.__version__,
+            },
+            "engine": backend.describe(),
+        }
+
+    def close(self) -> None:
+        """Free the engine. Inferring afterwards raises InferenceError; closing again does nothing."""
+        self._backend.close()
+
+    def __enter__(self) -> Depth:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fit(self, photo: Pixels, size: int | None) -> Fit:
+        photo_hw = (photo.shape[0], photo.shape[1])
+        size = self._size if size is None else _checked_size(size, self.manifest)
+        return fit(photo_hw, self._backend.grid_for(photo_hw, size))
+
+    def _run(self, image_BHW3: Pixels) -> DepthMap:
+        depth_BHW: DepthMap = self._backend.run(image_BHW3)
+        if not (depth_BHW.min() >= 0 and depth_BHW.max() <= 1):  # NaN fails both
+            raise InferenceError(
+                f"The {self._backend.precision} engine gave values that are not finite or not in [0, 1]: "
+                "it overflowed, or its graphs do not clip. Use precision='fp32', or export again."
+            )
+        return depth_BHW
+
+
+def _way_back(at: At) -> Callable[[DepthMap, Fit], DepthMap]:
+    if at == "photo":
+        return to_photo
+    if at == "grid":
+        return lambda depth, _: depth.copy()  # not a view that keeps its whole batch alive
+    raise SizeError(f"at={at!r} is not known: say 'photo' or 'grid'.")
+
+
+def _checked_size(size: int, manifest: Manifest) -> int:
+    whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+    if not (whole and MIN_SIDE <= size <= manifest.size.max):
+        raise SizeError(
+            f"size={size!r} is not possible: {manifest.name} takes whole numbers "
+            f"from {MIN_SIDE} to {manifest.size.max} px."
+        )
+    return int(size)
