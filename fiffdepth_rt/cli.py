@@ -1,0 +1,402 @@
+"""The program `fiffdepth`: infer, info, doctor, bench.
+
+What a command needs is imported inside it: `fiffdepth doctor` has to run where NumPy or OpenCV cannot be imported.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fiffdepth_rt import __version__
+from fiffdepth_rt.errors import FiffDepthError, OutputError
+
+if TYPE_CHECKING:
+    from fiffdepth_rt.depth import Depth
+    from fiffdepth_rt.inputs import Job
+
+_VERBOSITY = (
+    "fiffdepth_rt.verbosity"  # a key of click's ctx.meta; from 2 on, errors come with their traceback
+)
+
+
+class _Program(click.Group):
+    """Turns what goes wrong into one sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except FiffDepthError as error:
+            _show_traceback(ctx, error)
+            raise click.ClickException(str(error)) from error
+        except Exception as error:
+            _show_traceback(ctx, error)
+            raise click.ClickException(
+                f"This is a bug of fiffdepth ({type(error).__name__}: {error}): "
+                "run the command again with -v -v, and report what it prints."
+            ) from error
+
+
+def _show_traceback(ctx: click.Context, error: BaseException) -> None:
+    if ctx.meta.get(_VERBOSITY, 0) >= 2:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+
+
+def _log_to_stderr(ctx: click.Context, _option: click.Parameter, verbosity: int) -> None:
+    ctx.meta[_VERBOSITY] = verbosity
+    if not verbosity:
+        return
+    logger = logging.getLogger("fiffdepth_rt")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbosity >= 2 else logging.INFO)
+    ctx.call_on_close(lambda: logger.removeHandler(handler))
+
+
+class _Formats(click.ParamType):
+    """What stands behind --format -> formats, each once."""
+
+    name = "formats"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        from fiffdepth_rt.inputs import ENDINGS
+
+        formats = tuple(dict.fromkeys(value.split(",")))
+        for name in formats:
+            if name not in ENDINGS:
+                self.fail(f"{name!r} is no format: say one or more of {','.join(ENDINGS)}.", param, ctx)
+        return formats
+
+
+class _HeightWidth(click.ParamType):
+    """ "192x256" -> (192, 256)"""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        height, _, width = value.partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            self.fail(f"{value!r} is no size: say height x width in px, such as 192x256.", param, ctx)
+        return int(height), int(width)
+
+
+_verbose = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_log_to_stderr,
+    help="Say what is being done. Twice, -v -v: in detail, and errors with their traceback.",
+)
+_backend = click.option(
+    "--backend",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Inference engine, such as onnxruntime; auto takes the best one that works here.",
+)
+_device = click.option(
+    "--device", metavar="D", help="cpu, cuda or cuda:1. By default what the engine prefers."
+)
+_directory = click.argument(
+    "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path), default=None
+)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fiffdepth")
+def program() -> None:
+    """Turn photos into depth maps.
+
+    A depth map says how near each pixel is compared with the others; it is not in metres.
+
+    \b
+    Start here:
+      fiffdepth infer kitchen.jpg
+      fiffdepth doctor
+
+    The first writes kitchen_depth.png and kitchen_color.png beside the photo; the second says what works on
+    this machine, and what mends the rest.
+    """
+
+
+@program.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; made if it is not there. By default beside each photo.",
+)
+@click.option(
+    "--engine",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Engine directory. By default the bundled model, nano.",
+)
+@_backend
+@_device
+@click.option(
+    "--size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Longer side, in px, at which the model sees the photo. By default what the model was made for.",
+)
+@click.option(
+    "--format",
+    "formats",
+    metavar="F,F",
+    type=_Formats(),
+    default="png16,color",
+    show_default=True,
+    help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1].",
+)
+@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@_verbose
+@click.pass_context
+def infer(
+    ctx: click.Context,
+    images: tuple[str, ...],
+    out: Path | None,
+    engine: Path | None,
+    backend: str,
+    device: str | None,
+    size: int | None,
+    formats: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Turn photos into depth maps.
+
+    IMAGE is a photo, a folder (the photos in it, but not in its folders) or a quoted pattern.
+
+    \b
+    Examples:
+      fiffdepth infer kitchen.jpg
+      fiffdepth infer kitchen.jpg hall.png -o depth
+      fiffdepth infer photos -o depth --overwrite
+      fiffdepth infer 'photos/**/*.jpg' --format png16
+      fiffdepth infer kitchen.jpg --size 512 --format npy,color
+      fiffdepth infer kitchen.jpg --engine engines/fiffdepth --backend onnxruntime --device cpu
+
+    kitchen.jpg becomes kitchen_depth.png (16-bit grey; its PNG text says whether black is near or far) and
+    kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.
+
+    A photo that cannot be used, or whose results are there already, is reported and skipped; the others are
+    done, and the exit status is 1.
+    """
+    from fiffdepth_rt.depth import Depth
+    from fiffdepth_rt.inputs import find_photos, plan
+
+    found = find_photos(images)
+    jobs = plan(found.photos, formats, out)
+    for error in found.errors:
+        _report(ctx, error)
+    skipped = len(found.errors)
+    done: list[Job] = []
+    seconds = 0.0
+    if jobs:
+        with Depth(engine, backend=backend, device=device, size=size) as depth:
+            if out is not None:
+                _make_folder(out)
+            with _progress(jobs) as remaining:
+                for job in remaining:
+                    try:
+                        seconds += _run(job, depth, overwrite=overwrite)
+                        done.append(job)
+                    except FiffDepthError as photo_error:
+                        _report(ctx, photo_error)
+                        skipped += 1
+            if done:
+                _summarize(done, seconds, depth)
+    if skipped:
+        click.echo(f"{skipped} of {skipped + len(done)} skipped, for the reasons above.", err=True)
+        ctx.exit(1)
+
+
+def _run(job: Job, depth: Depth, *, overwrite: bool) -> float:
+    """One photo -> its files. Returns the seconds that inference took, without reading and writing files."""
+    from fiffdepth_rt import colorize, files
+
+    if not overwrite:
+        for path in job.results.values():
+            files.refuse_existing(path)
+    photo = files.read_photo(job.photo)
+    start = time.perf_counter()
+    depth_map = depth.infer(photo)
+    seconds = time.perf_counter() - start
+    space = depth.output_space
+    for name, path in job.results.items():
+        if name == "png16":
+            model = depth.manifest.name
+            files.write_depth_png16(path, depth_map, space=space, model=model, overwrite=overwrite)
+        elif name == "npy":
+            files.write_depth_npy(path, depth_map, overwrite=overwrite)
+        else:
+            files.write_color_png(path, colorize(depth_map, space=space), overwrite=overwrite)
+    return seconds
+
+
+def _make_folder(out: Path) -> None:
+    from fiffdepth_rt.files import PHOTO_SUFFIXES
+
+    if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
+        raise OutputError(f"-o names a folder, and {out} sounds like a picture: name a folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {out} cannot be made ({error.strerror}): name another one after -o."
+        ) from error
+
+
+@contextmanager
+def _progress(jobs: Sequence[Job]) -> Iterator[Iterable[Job]]:
+    """The jobs; behind a progress bar on stderr if there are several and stderr is a terminal."""
+    if len(jobs) < 2 or not sys.stderr.isatty():
+        yield jobs
+        return
+    with click.progressbar(jobs, label="Photos", show_pos=True, file=sys.stderr) as bar:
+        yield bar
+
+
+def _report(ctx: click.Context, error: FiffDepthError) -> None:
+    clear_bar = "\r\033[K" if sys.stderr.isatty() else ""
+    click.echo(f"{clear_bar}Skipped: {error}", err=True)
+    _show_traceback(ctx, error)
+
+
+def _summarize(done: Sequence[Job], seconds: float, depth: Depth) -> None:
+    """Where the pictures are, what they mean, how long inference took."""
+    folders = {path.parent for job in done for path in job.results.values()}
+    where = f"in {click.format_filename(folders.pop())}" if len(folders) == 1 else "beside the photos"
+    if len(done) == 1:
+        names = ", ".join(click.format_filename(path.name) for path in done[0].results.values())
+        click.echo(f"{click.format_filename(done[0].photo.name)} -> {names} {where}")
+    else:
+        click.echo(f"{len(done)} photos -> {sum(len(job.results) for job in done)} files {where}")
+    black = {"depth": "nearest", "disparity": "farthest"}[depth.output_space]
+    click.echo(f"Values are {depth.output_space}: 0 is the {black}; relative, not metres.")
+    engine = f"{depth.manifest.name}, {depth.backend.name} on {depth.backend.device}, {depth.size} px"
+    click.echo(f"Inference took {seconds / len(done):.2f} s per photo ({engine}).")
+
+
+@program.command()
+@_directory
+@_verbose
+def info(directory: Path | None) -> None:
+    """Show what an engine directory holds.
+
+    DIR is an engine directory; by default the bundled model. Every file is checked against its SHA-256 first.
+
+    \b
+    Examples:
+      fiffdepth info
+      fiffdepth info engines/fiffdepth
+    """
+    from fiffdepth_rt.engine_dir import BUNDLED, open_engine_dir
+    from fiffdepth_rt.info import to_text
+
+    click.echo(to_text(open_engine_dir(directory or BUNDLED).manifest))
+
+
+@program.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@_verbose
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say what works on this machine, what does not, and what mends it.
+
+    Each backend with the reason why it is not usable, library versions, the GPU, wheels that overwrite each
+    other, and whether the bundled model is intact. The exit status is 1 if there is a problem. A note is no
+    problem: something more could be installed.
+
+    \b
+    Examples:
+      fiffdepth doctor
+      fiffdepth doctor --json
+    """
+    from fiffdepth_rt.doctor import examine
+
+    diagnosis = examine()
+    if as_json:
+        click.echo(json.dumps(diagnosis.as_json(), indent=1))
+    else:
+        for finding in diagnosis.findings:
+            click.echo(f"{finding.verdict:9}{finding.subject}: {finding.found}")
+            if finding.mend:
+                click.echo(f"{'':9}-> {finding.mend}")
+        click.echo(
+            "No problems." if diagnosis.healthy else "There are problems: run what stands behind the arrows."
+        )
+    ctx.exit(0 if diagnosis.healthy else 1)
+
+
+@program.command()
+@_directory
+@_backend
+@_device
+@click.option(
+    "--size",
+    metavar="HxW",
+    type=_HeightWidth(),
+    help="Photo, height x width in px. By default a square of the size that the model was made for.",
+)
+@click.option(
+    "--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Timed runs."
+)
+@click.option(
+    "--warm-up",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Runs before them that do not count.",
+)
+@_verbose
+def bench(
+    directory: Path | None,
+    backend: str,
+    device: str | None,
+    size: tuple[int, int] | None,
+    runs: int,
+    warm_up: int,
+) -> None:
+    """Measure how long a depth map takes here.
+
+    DIR is an engine directory; by default the bundled model. Times go from a uint8 photo in memory to a float32
+    depth map in memory, and stage by stage. The last line is JSON.
+
+    \b
+    Examples:
+      fiffdepth bench
+      fiffdepth bench --size 192x256 --runs 50
+      fiffdepth bench engines/fiffdepth --backend onnxruntime --device cpu
+    """
+    from fiffdepth_rt.bench import measure
+
+    report = measure(directory, backend=backend, device=device, photo_hw=size, runs=runs, warm_up=warm_up)
+    click.echo(report.to_markdown())
+    click.echo(report.to_json())
+
+
+def main() -> None:
+    """Entry point of the program `fiffdepth`."""
+    program(prog_name="fiffdepth")
