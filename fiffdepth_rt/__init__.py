@@ -1,7 +1,7 @@
 """Depth from a photo, by a one-step diffusion model. START HERE: depth.py.
 
 with fiffdepth_rt.Depth() as depth:
-    d = depth.infer(photo)      # H×W×3 uint8 RGB -> H×W float32 in [0, 1]; depth.output_space says which way
+    d = depth.infer(photo)    # uint8 H×W×3 RGB -> float32 H×W in [0, 1], in depth.output_space
 """
 
 import logging

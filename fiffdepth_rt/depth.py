@@ -40,8 +40,8 @@ class Depth:
         finer detail, and costs more than its square; at most the manifest's maximum.
     threads: for engines on the CPU; None for the physical cores available.
 
-    Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds its
-    own activations: n calls need n times that memory, and each takes longer.
+    Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds
+    its own activations: n calls need n times that memory, and each takes longer.
 
     Raises an EngineDirError that says what is wrong with the directory, BackendUnavailableError, SizeError.
     """

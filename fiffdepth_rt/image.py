@@ -137,7 +137,7 @@ def _as_uint8(image: Array) -> Pixels:
             f"Float pixels range from {lowest} to {highest}: they must be finite and in [0, 1]. "
             "Divide by their maximum value, or pass uint8."
         )
-    return (image.astype(np.float32) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return np.asarray(np.rint(image.astype(np.float32) * np.float32(255)), dtype=np.uint8)
 
 
 def _check_extent(height: int, width: int) -> None:

@@ -36,10 +36,17 @@ DEPTH_UNCLIPPED = TensorSpec(name="depth_unclipped", dtype="float32", shape=("ba
 
 
 def write_toy_engine_dir(
-    path: Path, *, output_space: str = "depth", precisions: tuple[str, ...] = ("fp32",)
+    path: Path,
+    *,
+    output_space: str = "depth",
+    precisions: tuple[str, ...] = ("fp32",),
+    shift: float = float(SHIFT),
 ) -> Path:
-    """Make `path` a schema-1 engine directory: default size 256, maximum 1024. Returns `path`."""
-    graphs = {"encoder": _encoder(), "unet": _unet(), "decoder": _decoder()}
+    """Make `path` a schema-1 engine directory: default size 256, maximum 1024. Returns `path`.
+
+    Every precision holds the same fp32 graphs; a bf16 set is not for ONNX Runtime. `shift` is the UNet's.
+    """
+    graphs = {"encoder": _encoder(), "unet": _unet(shift), "decoder": _decoder()}
     tensors = {
         "encoder": ((IMAGE,), (LATENT,)),
         "unet": ((LATENT,), (DEPTH_LATENT,)),
@@ -144,12 +151,12 @@ def _encoder() -> onnx.ModelProto:
     return _model(nodes, (IMAGE,), (LATENT,), half_range=127.5, one=1.0, kernel=kernel)
 
 
-def _unet() -> onnx.ModelProto:
+def _unet(shift: float) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Mul", ["latent", "scale"], ["scaled"]),
         helper.make_node("Add", ["scaled", "shift"], ["depth_latent"]),
     ]
-    return _model(nodes, (LATENT,), (DEPTH_LATENT,), scale=SCALE, shift=SHIFT)
+    return _model(nodes, (LATENT,), (DEPTH_LATENT,), scale=float(SCALE), shift=shift)
 
 
 def _decoder() -> onnx.ModelProto:

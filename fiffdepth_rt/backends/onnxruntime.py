@@ -71,8 +71,11 @@ class OnnxRuntimeBackend:
     name = NAME
 
     def __init__(self, engine_dir: EngineDir, *, precision: str, device: str, threads: int | None) -> None:
+        import onnxruntime
+
         self.precision = precision
         self.device, provider = _provider(device)
+        onnxruntime.disable_telemetry_events()
         self._size = engine_dir.manifest.size
         self._threads = default_threads() if threads is None else threads
         options = _session_options(self._threads)

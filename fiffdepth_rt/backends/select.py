@@ -71,13 +71,17 @@ def open_backend(
 
 def choose_precision(manifest: Manifest, engine: Engine, precision: str | None) -> str:
     """The graph set that `engine` shall open. Raises BackendUnavailableError, naming what is there."""
-    for_it = sorted(key for key, graphs in manifest.graph_sets.items() if engine.name in graphs.backends)
-    there = f"The directory holds {', '.join(sorted(manifest.graph_sets))}; of these {engine.name} takes "
-    there += ", ".join(for_it) or "none"
+    sets = manifest.graph_sets
+    takes = sorted(key for key in sets if engine.name in sets[key].backends)
+    if precision in takes:
+        return precision
+    if precision is None and takes:
+        return next((key for key in engine.precisions if key in takes), takes[0])
+    there = f"The directory holds {', '.join(sorted(sets))}; {engine.name} takes {', '.join(takes) or 'none'}"
     if precision is None:
-        if not for_it:
-            raise BackendUnavailableError(f"{there}. Export a set for it: python -m export.build_engines")
-        return next((key for key in engine.precisions if key in for_it), for_it[0])
-    if precision not in for_it:
-        raise BackendUnavailableError(f"{engine.name} has no {precision} graphs here. {there}.")
-    return precision
+        raise BackendUnavailableError(f"{there}. Export a set for it: python -m export.build_engines")
+    if precision not in sets:
+        raise BackendUnavailableError(f"precision={precision!r} is not here. {there}.")
+    raise BackendUnavailableError(
+        f"{engine.name} cannot run {precision}; {', '.join(sets[precision].backends)} can. {there}."
+    )
