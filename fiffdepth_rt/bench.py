@@ -1,6 +1,7 @@
 """How long a depth map takes, on which machine, beside what that machine can do at best.
 
-Times are wall-clock, one photo at a time, from a uint8 array in host memory to a float32 array in host memory.
+Times are wall-clock, one photo at a time, from a uint8 array in host memory to a float32 array
+in host memory.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Report:
     host_overhead_ms: median of end to end minus the medians of the stages. That is fitting the photo to the
         grid and back, less what an engine saves by keeping values on its device from stage to stage.
     peak_memory_mib: the largest resident set of the process so far; None where the system does not tell.
+    import_ms: `import fiffdepth_rt` beyond NumPy and OpenCV; only benchmarks/latency.py measures it.
     ceiling: what NumPy reaches here. card: the machine, without names of hosts, users or paths.
     """
 
@@ -75,6 +77,7 @@ class Report:
     ceiling: Mapping[str, float]
     card: Mapping[str, str]
     date: str
+    import_ms: float | None = None
 
     def to_json(self) -> str:
         """All fields on one line."""
@@ -85,6 +88,7 @@ class Report:
         photo, grid = (f"{height}×{width}" for height, width in (self.photo_hw, self.grid_hw))
         memory = "unknown" if self.peak_memory_mib is None else f"{self.peak_memory_mib:.0f} MiB"
         engine = ", ".join(f"{key} {value}" for key, value in self.engine.items())
+        importing = "" if self.import_ms is None else f"import {self.import_ms:.0f} ms, "
         rows = [("end to end", self.end_to_end), *self.stages.items()]
         return "\n".join(
             [
@@ -101,7 +105,7 @@ class Report:
                 *(f"| {name} | {t.p50_ms:.1f} | {t.p90_ms:.1f} | {t.p99_ms:.1f} |" for name, t in rows),
                 f"| host overhead | {self.host_overhead_ms:.1f} | | |",
                 "",
-                f"Load {self.load_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms, "
+                f"Once: {importing}load {self.load_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms, "
                 f"peak memory {memory}.",
             ]
         )
@@ -122,17 +126,17 @@ def measure(
     Raises what Depth and Depth.infer raise.
     """
     opening = time.perf_counter()
-    depth = Depth(engine_dir, backend=backend, device=device)
+    size = None if photo_hw is None else max(photo_hw)
+    depth = Depth(engine_dir, backend=backend, device=device, size=size)
     load_s = time.perf_counter() - opening
     with depth:
         photo_hw = photo_hw or (depth.size, depth.size)
-        size = max(photo_hw)
         photo = as_rgb(np.random.default_rng(0).integers(0, 256, (*photo_hw, 3), dtype=np.uint8))
-        first_s = _seconds(lambda: depth.infer(photo, size=size))
+        first_s = _seconds(lambda: depth.infer(photo))
         for _ in range(warm_up):
-            depth.infer(photo, size=size)
-        end_to_end = Timing.of([_seconds(lambda: depth.infer(photo, size=size)) for _ in range(runs)])
-        grid_hw = depth.backend.grid_for(photo_hw, size)
+            depth.infer(photo)
+        end_to_end = Timing.of([_seconds(lambda: depth.infer(photo)) for _ in range(runs)])
+        grid_hw = depth.backend.grid_for(photo_hw, depth.size)
         stages = _time_stages(depth, to_grid(photo, fit(photo_hw, grid_hw))[None], runs=runs, warm_up=warm_up)
         return Report(
             model=depth.manifest.name,

@@ -1,19 +1,21 @@
 """The program `fiffdepth`: infer, info, doctor, bench.
 
-What a command needs is imported inside it: `fiffdepth doctor` has to run where NumPy or OpenCV cannot be imported.
+What a command needs is imported inside it: `fiffdepth doctor` has to run where NumPy or
+OpenCV cannot be imported.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 _VERBOSITY = (
     "fiffdepth_rt.verbosity"  # a key of click's ctx.meta; from 2 on, errors come with their traceback
 )
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Program(click.Group):
@@ -65,35 +70,27 @@ def _log_to_stderr(ctx: click.Context, _option: click.Parameter, verbosity: int)
     ctx.call_on_close(lambda: logger.removeHandler(handler))
 
 
-class _Formats(click.ParamType):
+def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """What stands behind --format -> formats, each once."""
+    from fiffdepth_rt.inputs import ENDINGS
 
-    name = "formats"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        from fiffdepth_rt.inputs import ENDINGS
-
-        formats = tuple(dict.fromkeys(value.split(",")))
-        for name in formats:
-            if name not in ENDINGS:
-                self.fail(f"{name!r} is no format: say one or more of {','.join(ENDINGS)}.", param, ctx)
-        return formats
+    formats = tuple(dict.fromkeys(value.split(",")))
+    for name in formats:
+        if name not in ENDINGS:
+            reason = f"{name!r} is no format: say one or more of {','.join(ENDINGS)}."
+            raise click.BadParameter(reason, ctx, option)
+    return formats
 
 
-class _HeightWidth(click.ParamType):
+def _parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """ "192x256" -> (192, 256)"""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        height, _, width = value.partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            self.fail(f"{value!r} is no size: say height x width in px, such as 192x256.", param, ctx)
-        return int(height), int(width)
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value)
+    if match is None:
+        reason = f"{value!r} is no size: say height x width in px, such as 192x256."
+        raise click.BadParameter(reason, ctx, option)
+    return int(match[1]), int(match[2])
 
 
 _verbose = click.option(
@@ -164,7 +161,7 @@ def program() -> None:
     "--format",
     "formats",
     metavar="F,F",
-    type=_Formats(),
+    callback=_parse_formats,
     default="png16,color",
     show_default=True,
     help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1].",
@@ -194,7 +191,7 @@ def infer(
       fiffdepth infer photos -o depth --overwrite
       fiffdepth infer 'photos/**/*.jpg' --format png16
       fiffdepth infer kitchen.jpg --size 512 --format npy,color
-      fiffdepth infer kitchen.jpg --engine engines/fiffdepth --backend onnxruntime --device cpu
+      fiffdepth infer kitchen.jpg --engine engines/fiffdepth --device cpu
 
     kitchen.jpg becomes kitchen_depth.png (16-bit grey; its PNG text says whether black is near or far) and
     kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.
@@ -343,33 +340,35 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             click.echo(f"{finding.verdict:9}{finding.subject}: {finding.found}")
             if finding.mend:
                 click.echo(f"{'':9}-> {finding.mend}")
-        click.echo(
-            "No problems." if diagnosis.healthy else "There are problems: run what stands behind the arrows."
-        )
+        click.echo("No problems." if diagnosis.healthy else "Problems: run what stands behind their arrows.")
     ctx.exit(0 if diagnosis.healthy else 1)
 
 
+def bench_options(command: Command) -> Command:
+    """DIR and the options of a latency measurement, for `fiffdepth bench` and benchmarks/latency.py."""
+    count = click.IntRange(min=1)
+    options = (
+        _directory,
+        _backend,
+        _device,
+        click.option(
+            "--size",
+            metavar="HxW",
+            callback=_parse_hw,
+            help="Photo, height x width in px. By default a square of the size that the model was made for.",
+        ),
+        click.option("--runs", metavar="N", type=count, default=20, show_default=True, help="Timed runs."),
+        click.option(
+            "--warm-up", metavar="N", type=count, default=3, show_default=True, help="Runs before those."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @program.command()
-@_directory
-@_backend
-@_device
-@click.option(
-    "--size",
-    metavar="HxW",
-    type=_HeightWidth(),
-    help="Photo, height x width in px. By default a square of the size that the model was made for.",
-)
-@click.option(
-    "--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Timed runs."
-)
-@click.option(
-    "--warm-up",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=3,
-    show_default=True,
-    help="Runs before them that do not count.",
-)
+@bench_options
 @_verbose
 def bench(
     directory: Path | None,
@@ -381,8 +380,8 @@ def bench(
 ) -> None:
     """Measure how long a depth map takes here.
 
-    DIR is an engine directory; by default the bundled model. Times go from a uint8 photo in memory to a float32
-    depth map in memory, and stage by stage. The last line is JSON.
+    DIR is an engine directory; by default the bundled model. Times go from a uint8 photo in memory to a
+    float32 depth map in memory, and stage by stage. The last line is JSON.
 
     \b
     Examples:

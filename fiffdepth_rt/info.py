@@ -49,12 +49,11 @@ def _tensor(spec: TensorSpec) -> str:
 
 
 def _parity(rows: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
-    """Against the torch reference: per graph set, backend and device, how many checks passed and the worst."""
+    """Against the torch reference: how many checks passed, by graph set, backend and device."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(str(row.get(key)) for key in ("graph_set", "backend", "device")), []).append(
-            row
-        )
+        key = tuple(str(row.get(name)) for name in ("graph_set", "backend", "device"))
+        groups.setdefault(key, []).append(row)
     for (graph_set, backend, device), group in groups.items():
         passed = sum(row.get("passed") is True for row in group)
         differences = [row["max_abs"] for row in group if isinstance(row.get("max_abs"), int | float)]
