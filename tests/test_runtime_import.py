@@ -1,0 +1,125 @@
+"""Promises of a quiet guest: what importing the runtime does, and what it does not need.
+
+In fresh interpreters, since this one has imported everything.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fiffdepth_rt
+
+PACKAGE = Path(fiffdepth_rt.__file__).parent
+REPOSITORY = PACKAGE.parent
+
+
+def python(code: str, *arguments: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_the_runtime_works_where_torch_cannot_be_imported(toy_dir: Path) -> None:
+    code = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ImportError(name + " is refused")
+
+REFUSED = {"torch", "diffusers", "safetensors", "onnx", "onnxscript", "training", "export", "benchmarks"}
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import fiffdepth_rt
+
+with fiffdepth_rt.Depth(sys.argv[1]) as depth:
+    d = depth.infer(np.full((100, 60, 3), 200, dtype=np.uint8))
+    picture = fiffdepth_rt.colorize(d, space=depth.output_space)
+print(d.shape, picture.shape, sorted(REFUSED & sys.modules.keys()))
+"""
+    assert python(code, str(toy_dir)) == "(100, 60) (100, 60, 3) []\n"
+
+
+def test_importing_loads_no_engine_and_no_photo_library() -> None:
+    code = "import sys, fiffdepth_rt; print({'onnxruntime', 'PIL', 'click', 'torch'} & sys.modules.keys())"
+    assert python(code) == "set()\n"
+
+
+def test_importing_opens_no_file_outside_the_package() -> None:
+    needed = python(
+        "import sys, fiffdepth_rt; print(*(m for m in sys.modules if 'fiffdepth' not in m))"
+    ).split()
+    code = """
+import importlib, sys
+for name in sys.argv[2:]:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass  # __main__'s and other made-up names
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+import fiffdepth_rt
+print(len(opened), [path for path in opened if not path.startswith(sys.argv[1])])
+"""
+    count, others = python(code, str(PACKAGE), *needed).split(maxsplit=1)
+    assert int(count) >= 8  # the hook does see this package's own files
+    assert others == "[]\n"
+
+
+def test_importing_changes_no_global_state() -> None:
+    code = """
+import locale, logging, os, random, signal, socket, sys, tempfile, threading, warnings
+import cv2, numpy
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "path": list(sys.path),
+        "hooks": (sys.excepthook, sys.displayhook, list(sys.meta_path), list(sys.path_hooks)),
+        "warnings": list(warnings.filters),
+        "logging": (logging.root.level, list(logging.root.handlers), logging.raiseExceptions),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "threads": threading.active_count(),
+        "random": (random.getstate(), repr(numpy.random.get_state())),
+        "numpy": (numpy.geterr(), numpy.get_printoptions()),
+        "opencv": (cv2.getNumThreads(), cv2.useOptimized()),
+        "timeout": socket.getdefaulttimeout(),
+        "recursion": sys.getrecursionlimit(),
+    }
+
+before = state()
+import fiffdepth_rt
+after = state()
+print([key for key in before if before[key] != after[key]])
+print(logging.getLogger("fiffdepth_rt").handlers)
+"""
+    assert python(code) == "[]\n[<NullHandler (NOTSET)>]\n"
+
+
+def test_the_public_names_are_promises() -> None:
+    assert sorted(fiffdepth_rt.__all__) == ["Depth", "__version__", "colorize", "errors"]
+    for name in fiffdepth_rt.__all__:
+        assert hasattr(fiffdepth_rt, name)
+
+
+def test_the_version_is_the_packages() -> None:
+    declared = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert declared.group(1) == fiffdepth_rt.__version__
+
+
+def test_the_runtime_names_no_other_folder_of_the_repository() -> None:
+    """Who imports whom: the runtime imports nothing of the others, not even lazily."""
+    pattern = re.compile(
+        r"^\s*(?:from|import) +(torch|diffusers|safetensors|training|export|benchmarks)\b", re.M
+    )
+    for file in PACKAGE.rglob("*.py"):
+        assert not pattern.search(file.read_text()), file
