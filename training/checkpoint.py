@@ -67,7 +67,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     try:
-        save_file({k: v.detach().float().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+        save_file(
+            {k: v.detach().float().contiguous() for k, v in tensors.items()}, partial, metadata=metadata
+        )
         with partial.open("rb") as f:
             os.fsync(f.fileno())
         partial.replace(path)
@@ -87,17 +89,19 @@ def load(path: Path) -> Checkpoint:
     except Exception as e:  # safetensors raises its own untyped errors for truncated or foreign files
         raise CheckpointError(f"{path} cannot be read as safetensors: {e}. Copy or download it again.") from e
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not carry the metadata format={FORMAT}: not written by training/.")
+        raise CheckpointError(f"{path} lacks the metadata format={FORMAT}: not written by training/.")
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path} has checkpoint format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}."
+            f"{path} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}."
         )
     info = json.loads(metadata["info"])
     info["data_sources"] = tuple(info["data_sources"])
     unet = UNet2DConditionModel.from_config(json.loads(metadata["unet_config"]))
     vae = AutoencoderKL.from_config(json.loads(metadata["vae_config"]))
     for prefix, module in (("unet.", unet), ("vae.", vae)):
-        _load_strictly(module, {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, path)
+        _load_strictly(
+            module, {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, path
+        )
     if "prompt_embedding" not in tensors:
         raise CheckpointError(f"{path} carries no prompt_embedding.")
     return Checkpoint(

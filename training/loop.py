@@ -1,0 +1,157 @@
+"""One resumable training loop: a batch depends on the step alone, so a resumed run sees the same batches."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+WEIGHTS = "weights.safetensors"
+"""The averaged weights of a finished run; it exists only then."""
+STATE = "state.pt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """steps optimiser steps; lr rises over `warmup` steps, then falls along a cosine to 1 % of `lr`."""
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    save_every: int = 200
+    average: float = 0.998
+    weight_decay: float = 0.01
+
+    def lr_at(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and what to do."""
+
+
+@contextmanager
+def only_run_in(place: Path) -> Iterator[None]:
+    """Refuse a second run in the same folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise TrainingError(
+                f"Another run is using {place}: wait for it, or choose another folder."
+            ) from e
+        yield
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Run `write` on a temporary sibling, flush it to disk, then rename."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        with partial.open("rb") as f:
+            os.fsync(f.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def fit(
+    module: torch.nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    place: Path,
+    *,
+    validate: Callable[[torch.nn.Module], dict[str, float]],
+) -> None:
+    """Train `module` in place until `place/weights.safetensors` exists; goes on from `place/state.pt`.
+
+    loss_at(step) -> scalar loss of that step's batch, computed with `module`.
+    Raises TrainingError on a loss that is not finite (the last good state is kept).
+    """
+    with only_run_in(place):
+        if (place / WEIGHTS).exists():
+            return
+        optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+        averaged = copy.deepcopy(module).requires_grad_(False)
+        first = _resume(place, module, averaged, optimizer)
+        progress = tqdm(
+            range(first, schedule.steps), initial=first, total=schedule.steps, desc=place.name, unit="step"
+        )
+        running, since = 0.0, time.monotonic()
+        for step in progress:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.lr_at(step)
+            loss = loss_at(step)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"Loss is {loss.item()} at step {step}; the last good state is {place / STATE}. "
+                    "Lower the learning rate, delete nothing, and run the same command."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            _average(averaged, module, min(schedule.average, (1 + step) / (10 + step)))
+            running += loss.item()
+            if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+                count = (step % schedule.save_every) + 1
+                record = {"step": step + 1, "loss": running / count, "seconds": time.monotonic() - since}
+                running, since = 0.0, time.monotonic()
+                record |= validate(averaged)
+                progress.set_postfix(
+                    {k: f"{v:.4f}" for k, v in record.items() if k not in ("step", "seconds")}
+                )
+                with (place / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(record) + "\n")
+                _save_state(place, step + 1, module, averaged, optimizer)
+        module.load_state_dict(averaged.state_dict())
+        write_atomically(place / WEIGHTS, lambda p: save_file(_contiguous(averaged), p))
+        (place / STATE).unlink(missing_ok=True)
+
+
+def _average(averaged: torch.nn.Module, module: torch.nn.Module, keep: float) -> None:
+    with torch.no_grad():
+        for slow, fast in zip(averaged.parameters(), module.parameters(), strict=True):
+            slow.lerp_(fast, 1 - keep)
+
+
+def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+
+
+def _save_state(place: Path, step: int, module: torch.nn.Module, averaged: torch.nn.Module,
+                optimizer: torch.optim.Optimizer) -> None:  # fmt: skip
+    state = {
+        "step": step,
+        "module": module.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    write_atomically(place / STATE, lambda p: torch.save(state, p))
+
+
+def _resume(
+    place: Path, module: torch.nn.Module, averaged: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    if not (place / STATE).exists():
+        return 0
+    state = torch.load(place / STATE, weights_only=True)
+    module.load_state_dict(state["module"])
+    averaged.load_state_dict(state["averaged"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

@@ -1,0 +1,342 @@
+"""START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
+
+    python -m training.nano all --run runs/nano          # about two hours on two cores
+    python -m training.nano all --run /tmp/try --tiny    # the same journey in a minute, good for nothing
+
+Stages, each a folder in the run that is finished when its result is there:
+
+    scenes, held_out   seeds -> photos and depth pictures                     training/data/procedural.py
+    vae                photos and depth pictures -> latent -> the same        AutoencoderKL
+    latents            photos, depth pictures -> cached latents, each also mirrored
+    unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
+    joint              photo -> depth picture, all three networks together, the same losses on the picture
+    nano.safetensors   the checkpoint that export takes
+
+This is plain supervised training on synthetic scenes (the paper's t = 0 half).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from training import checkpoint, loop, objective
+from training.data import procedural
+from training.model import nano_prompt, nano_unet, nano_vae
+
+KL_WEIGHT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of everything. `vae_shards`: the VAE needs fewer scenes than the UNet."""
+
+    scenes: int = 20_000
+    held_out: int = 1_000
+    workers: int = 2
+    vae_shards: int = 40
+    vae_crop: int = 128
+    vae_batch: int = 16
+    vae: loop.Schedule = loop.Schedule(steps=1_600, lr=1.5e-3, save_every=100, average=0.99)
+    unet_batch: int = 48
+    unet: loop.Schedule = loop.Schedule(steps=4_000, lr=1.2e-3, save_every=100)
+    joint_batch: int = 8
+    joint: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.99)
+
+
+TINY = Plan(
+    scenes=procedural.SHARD,
+    held_out=procedural.SHARD,
+    workers=1,
+    vae_shards=1,
+    vae=loop.Schedule(steps=4, lr=1e-3, save_every=2),
+    vae_batch=2,
+    vae_crop=64,
+    unet=loop.Schedule(steps=4, lr=1e-3, save_every=2),
+    unet_batch=2,
+    joint=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    joint_batch=1,
+)
+
+
+# ---- photo, depth picture -> tensors ----
+
+
+def photo_tensor(photos: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 N×H×W×3 -> float N×3×H×W in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(photos.transpose(0, 3, 1, 2))).float() / 127.5 - 1
+
+
+def depth_tensor(depth: NDArray[np.uint16]) -> torch.Tensor:
+    """Stored depth N×H×W -> float N×3×H×W in [-1, 1]: what the VAE sees, three equal channels."""
+    return torch.from_numpy(procedural.to_picture(depth))[:, None].expand(-1, 3, -1, -1)
+
+
+def jitter(photos: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Per-photo gain and gamma, and a colour cast. [-1, 1] -> [-1, 1]."""
+    n = len(photos)
+    gamma = torch.from_numpy(np.exp(rng.normal(0, 0.25, (n, 1, 1, 1)))).float()
+    gain = torch.from_numpy(np.exp(rng.normal(0, 0.08, (n, 3, 1, 1)))).float()
+    return (((photos + 1) / 2).clamp(0, 1) ** gamma * gain).clamp(0, 1) * 2 - 1
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 where the CPU multiplies it fast; fp32 elsewhere (bf16 without hardware is slower)."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
+
+
+# ---- stages ----
+
+
+def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
+    torch.manual_seed(1)
+    vae = nano_vae()
+    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")[: plan.vae_shards]]
+    held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
+    views = [photo_tensor(held_out.photos[:16]), depth_tensor(held_out.depth[:16])]
+
+    def batch(step: int) -> torch.Tensor:
+        """Half photos, half depth pictures, random crops."""
+        rng = np.random.default_rng([11, step])
+        shard, half, crop = shards[rng.integers(len(shards))], plan.vae_batch // 2, plan.vae_crop
+        h, w = shard.photos.shape[1:3]
+        y, x = rng.integers(0, h - crop + 1), rng.integers(0, w - crop + 1)
+        rows, columns = np.s_[y : y + crop], np.s_[x : x + crop]
+        a, b = (np.sort(rng.integers(0, len(shard.photos), half)) for _ in range(2))
+        photos = jitter(photo_tensor(shard.photos[a, rows, columns]), rng)
+        return torch.cat([photos, depth_tensor(shard.depth[b, rows, columns])])
+
+    def loss_at(step: int) -> torch.Tensor:
+        pictures = batch(step)
+        torch.manual_seed(step)
+        with autocast():
+            posterior = vae.encode(pictures).latent_dist
+            again = vae.decode(posterior.sample()).sample
+        loss = objective.depth_loss(pictures, again.float(), gradient_weight=1.0)
+        return loss + KL_WEIGHT * posterior.kl().mean()
+
+    def validate(module: torch.nn.Module) -> dict[str, float]:
+        assert isinstance(module, AutoencoderKL)
+        with torch.no_grad(), autocast():
+            again = [module.decode(module.encode(v).latent_dist.mode()).sample.float() for v in views]
+        return {
+            "photo_mae": objective.mae(views[0], again[0]).item(),
+            "depth_mae": objective.mae(views[1], again[1]).item(),
+        }
+
+    loop.fit(vae, loss_at, plan.vae, run / "vae", validate=validate)
+    return load_vae(run)
+
+
+def load_vae(run: Path) -> AutoencoderKL:
+    """The trained VAE; its scaling factor gives latents of held-out photos unit variance."""
+    vae = nano_vae()
+    vae.load_state_dict(load_file(run / "vae" / loop.WEIGHTS))
+    vae.eval().requires_grad_(False)
+    held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
+    with torch.no_grad():
+        latents = vae.encode(photo_tensor(held_out.photos[:64])).latent_dist.mode()
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return vae
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latents:
+    """photo and depth: N×4×h×w float16, scaled; the second half of N is the first half mirrored."""
+
+    photo: NDArray[np.float16]
+    depth: NDArray[np.float16]
+
+
+def cache_latents(run: Path, which: str, vae: AutoencoderKL) -> list[Latents]:
+    """run/scenes -> run/latents_scenes: one pair of arrays per shard."""
+    folder = run / f"latents_{which}"
+    folder.mkdir(exist_ok=True)
+    out = []
+    for path in tqdm(procedural.shard_paths(run / which), desc=f"latents {which}", unit="shard"):
+        place = folder / f"{path.name}.npy"
+        if not place.exists():
+            pair = _encode_shard(procedural.open_shard(path), vae, seed=int(path.name))
+            loop.write_atomically(place, lambda p, pair=pair: _save_array(p, pair))  # type: ignore[misc]
+        photo, depth = np.load(place)
+        out.append(Latents(photo=photo, depth=depth))
+    return out
+
+
+def _save_array(path: Path, array: NDArray[np.float16]) -> None:
+    with path.open("wb") as f:
+        np.save(f, array)
+
+
+def _encode_shard(shard: procedural.Shard, vae: AutoencoderKL, *, seed: int) -> NDArray[np.float16]:
+    rng = np.random.default_rng([13, seed])
+    photo, depth = [], []
+    with torch.no_grad(), autocast():
+        for mirrored in (False, True):
+            for i in range(0, len(shard.photos), 40):
+                p, d = photo_tensor(shard.photos[i : i + 40]), depth_tensor(shard.depth[i : i + 40])
+                if mirrored:
+                    p, d = jitter(p.flip(-1), rng), d.flip(-1)
+                photo.append(vae.encode(p).latent_dist.mode())
+                depth.append(vae.encode(d).latent_dist.mode())
+    both = torch.stack([torch.cat(photo), torch.cat(depth)]) * vae.config.scaling_factor
+    return both.half().numpy()
+
+
+def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionModel:
+    """latent -> depth latent: d0 = ε(x0, t = 0)  (eq. 1), supervised by eq. 5 and 6."""
+    torch.manual_seed(2)
+    unet, prompt = nano_unet(), nano_prompt()
+    shards, held_out = cache_latents(run, "scenes", vae), cache_latents(run, "held_out", vae)
+
+    def predict(module: UNet2DConditionModel, latent: torch.Tensor) -> torch.Tensor:
+        with autocast():
+            return module(latent, 0, prompt.expand(len(latent), -1, -1)).sample.float()
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([17, step])
+        like = shards[rng.integers(len(shards))]  # one shape per batch
+        same = [s for s in shards if s.photo.shape == like.photo.shape]
+        picks = [
+            (same[rng.integers(len(same))], rng.integers(2 * procedural.SHARD))
+            for _ in range(plan.unet_batch)
+        ]
+        photo = torch.from_numpy(np.stack([s.photo[i] for s, i in picks])).float()
+        depth = torch.from_numpy(np.stack([s.depth[i] for s, i in picks])).float()
+        return objective.depth_loss(depth, predict(unet, photo))
+
+    def validate(module: torch.nn.Module) -> dict[str, float]:
+        assert isinstance(module, UNet2DConditionModel)
+        losses = []
+        with torch.no_grad():
+            for s in held_out:
+                photo, depth = (torch.from_numpy(a[:64]).float() for a in (s.photo, s.depth))
+                losses.append(objective.depth_loss(depth, predict(module, photo)).item())
+        return {"held_out": float(np.mean(losses))}
+
+    loop.fit(unet, loss_at, plan.unet, run / "unet", validate=validate)
+    unet.load_state_dict(load_file(run / "unet" / loop.WEIGHTS))
+    return unet
+
+
+class Journey(torch.nn.Module):
+    """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of 3 channels."""
+
+    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.vae, self.unet = vae, unet
+        self.register_buffer("prompt", nano_prompt())
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """N×3×H×W -> N×1×H×W, not clipped."""
+        scale = self.vae.config.scaling_factor
+        latent = self.vae.encode(photos).latent_dist.mode() * scale
+        depth_latent = self.unet(latent, 0, self.prompt.expand(len(photos), -1, -1)).sample
+        return self.vae.decode(depth_latent / scale).sample.float().mean(1, keepdim=True)
+
+
+def train_joint(run: Path, plan: Plan, vae: AutoencoderKL, unet: UNet2DConditionModel) -> Journey:
+    """photo -> depth picture through all three networks: none keeps the others' mistakes."""
+    torch.manual_seed(3)
+    journey = Journey(vae, unet).requires_grad_(True)
+    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
+    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([19, step])
+        shard = shards[rng.integers(len(shards))]
+        picks = np.sort(rng.integers(0, len(shard.photos), plan.joint_batch))
+        photos, depth = (
+            jitter(photo_tensor(shard.photos[picks]), rng),
+            depth_tensor(shard.depth[picks])[:, :1],
+        )
+        if rng.random() < 0.5:
+            photos, depth = photos.flip(-1), depth.flip(-1)
+        with autocast():
+            predicted = journey(photos)
+        return objective.depth_loss(depth, predicted, gradient_weight=1.0)
+
+    def validate(module: torch.nn.Module) -> dict[str, float]:
+        errors = []
+        with torch.no_grad(), autocast():
+            for s in itertools.islice(held_out, 5):
+                photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
+                errors.append(objective.mae(depth, module(photos).clamp(-1, 1)).item())
+        return {"held_out_mae": float(np.mean(errors))}
+
+    loop.fit(journey, loss_at, plan.joint, run / "joint", validate=validate)
+    journey.load_state_dict(load_file(run / "joint" / loop.WEIGHTS))
+    return journey
+
+
+def write_checkpoint(run: Path, plan: Plan, journey: Journey) -> Path:
+    """The finished model -> run/nano.safetensors.
+
+    Weights are rounded to half precision, so that they ship at half the size with nothing lost.
+    """
+    journey.half().float()
+    path = run / "nano.safetensors"
+    checkpoint.save(
+        path,
+        checkpoint.Checkpoint(
+            unet=journey.unet,
+            vae=journey.vae,
+            prompt_embedding=nano_prompt().half().float(),
+            info=checkpoint.CheckpointInfo(
+                name="nano",
+                recipe="fiffdepth",
+                output_space="depth",
+                size_default=256,
+                size_max=1024,
+                licence="Apache-2.0",
+                data_sources=("procedural scenes rendered by training/scenes of this repository",),
+                training=dataclasses.asdict(plan) | {"method": "supervised, t = 0 (eq. 1, 5, 6), then joint"},
+            ),
+        ),
+    )
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "stage", choices=["scenes", "vae", "unet", "all"], help="how far to go; earlier ones come first"
+    )
+    parser.add_argument(
+        "--run", type=Path, required=True, help="folder of this run; an interrupted one goes on"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="a minute's journey through every stage, for trying it out"
+    )
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    plan, run = TINY if args.tiny else Plan(), args.run
+    procedural.render_all(
+        run / "held_out", count=plan.held_out, workers=plan.workers, seed_base=procedural.HELD_OUT_SEED
+    )
+    procedural.render_all(run / "scenes", count=plan.scenes, workers=plan.workers)
+    if args.stage == "scenes":
+        return
+    vae = train_vae(run, plan)
+    if args.stage == "vae":
+        return
+    unet = train_unet(run, plan, vae)
+    if args.stage == "unet":
+        return
+    print(write_checkpoint(run, plan, train_joint(run, plan, vae, unet)))
+
+
+if __name__ == "__main__":
+    main()
