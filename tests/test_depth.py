@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,22 @@ def test_threads_that_share_a_depth_get_the_bits_they_would_get_alone(depth: fif
     with ThreadPoolExecutor(8) as pool:
         at_once = [d.tobytes() for d in pool.map(depth.infer, images * 4)]
     assert at_once == alone * 4
+
+
+@pytest.mark.soak
+def test_a_long_life_with_ever_new_sizes_takes_no_more_memory(toy_dir: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def work(calls: int) -> int:
+        for _ in range(calls):
+            height, width = rng.integers(16, 700, 2)
+            opened.infer(noise(height, width, 3), size=int(rng.integers(16, 1025)))
+        with Path("/proc/self/statm").open() as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with fiffdepth_rt.Depth(toy_dir, threads=2) as opened:
+        warm = work(500)
+        assert work(3000) - warm < 30e6
 
 
 # --- the object ---

@@ -396,6 +396,18 @@ def test_a_truncated_graph_is_a_graph_error_even_if_its_hash_is_right(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", ["encoder", "unet", "decoder"])
+def test_a_graph_truncated_anywhere_is_a_graph_error(toy_dir: Path, stage: str) -> None:
+    file = toy_dir / f"graphs/fp32/{stage}.onnx"
+    whole = file.read_bytes()
+    for kept in range(len(whole)):
+        file.write_bytes(whole[:kept])
+        vouch(toy_dir)
+        with pytest.raises(GraphError):
+            Depth(toy_dir)
+
+
 def test_a_graph_that_is_something_else_is_a_graph_error(toy_dir: Path) -> None:
     (toy_dir / UNET).write_bytes(b"\x89PNG\r\n" * 100)
     vouch(toy_dir)

@@ -14,25 +14,17 @@ import numpy.typing as npt
 from fiffdepth_rt.backends import Array, Usability
 from fiffdepth_rt.backends.threads import default_threads
 from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, Stage, TensorSpec
-from fiffdepth_rt.errors import (
-    BackendUnavailableError,
-    GraphError,
-    InferenceError,
-    StageMismatchError,
-)
+from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.image import grid_for
 
 NAME = "onnxruntime"
-PRECISIONS = (
-    "fp32",
-    "fp16",
-)  # in order of preference: on a CPU fp16 only saves memory, its kernels are slower
+PRECISIONS = ("fp32", "fp16")  # in order of preference: a CPU computes fp16 graphs in fp32, with casts around
 
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")  # both own the package `onnxruntime`
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
-Sessions = Mapping[str, Any]  # by stage
-
 _FATAL = 4  # ONNX Runtime's log level; what goes wrong is raised, so nothing needs to be printed as well
+
+Sessions = Mapping[str, Any]  # by stage
 
 
 def usable() -> Usability:
