@@ -14,7 +14,8 @@ from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.bench import Report, measure
 from fiffdepth_rt.cli import bench_options
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 _IMPORT = """
 import time, numpy, cv2
@@ -27,11 +28,11 @@ _IMPORT_RUNS = 7
 
 def import_ms() -> float:
     """Median over fresh interpreters: `import fiffdepth_rt` once NumPy and OpenCV are there."""
-    answers = [
-        subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", _IMPORT]
+    return statistics.median(
+        float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
         for _ in range(_IMPORT_RUNS)
-    ]
-    return statistics.median(float(answer) for answer in answers)
+    )
 
 
 def save(report: Report, folder: Path) -> Path:

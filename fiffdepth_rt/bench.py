@@ -27,7 +27,7 @@ from fiffdepth_rt.image import as_rgb, fit, to_grid
 
 _CEILING_RUNS = 3
 _MATMUL_SIDE = 1536
-_COPY_BYTES = 2**28  # beyond any cache
+_COPY_BYTES = 2**27  # two arrays of this size are beyond the caches
 
 
 @dataclass(frozen=True, kw_only=True)

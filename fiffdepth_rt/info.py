@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fiffdepth_rt.engine_dir import Manifest, Stage, TensorSpec
+from fiffdepth_rt.engine_dir import STAGES, FileRecord, Manifest, Stage
 
 _MEANING = {"depth": "0 = nearest, 1 = farthest", "disparity": "1 = nearest, 0 = farthest"}
 
@@ -21,10 +21,10 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Output", f"{manifest.output_space}: {_MEANING[manifest.output_space]}; relative, not metres"
     size = manifest.size
     yield "Size", f"{size.default} px by default, {size.max} at most, in multiples of {size.multiple}"
-    for name, graphs in manifest.graph_sets.items():
-        yield "Graphs", f"{name}: opset {graphs.opset}, for {', '.join(graphs.backends)}"
-        for stage_name, stage in graphs.stages.items():
-            yield "", f"  {stage_name:9}{_signature(stage)}"
+    for precision, graphs in manifest.graph_sets.items():
+        yield "Graphs", f"{precision}: opset {graphs.opset}, for {', '.join(graphs.backends)}"
+        for name in STAGES:
+            yield "", f"  {name:8}{_stage(graphs.stages[name], manifest.files)}"
     for plan in manifest.plans:
         yield "Plan", _pairs(plan)
     yield from (("Parity", row) for row in _parity(manifest.parity))
@@ -34,18 +34,15 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for key, value in manifest.provenance.items():
         yield "Provenance", f"{key}: {value}"
     total_mb = sum(record.bytes for record in manifest.files.values()) / 1e6
-    yield (
-        "Files",
-        f"{len(manifest.files)} files, {total_mb:.1f} MB, each with the SHA-256 it was exported with",
+    yield "Files", f"{len(manifest.files)} files, {total_mb:.1f} MB, each as it was exported (SHA-256)"
+
+
+def _stage(stage: Stage, files: Mapping[str, FileRecord]) -> str:
+    megabytes = sum(files[name].bytes for name in (stage.file, *stage.external_data)) / 1e6
+    inputs, outputs = (
+        ", ".join(f"{spec.dtype} {spec.name}" for spec in specs) for specs in (stage.inputs, stage.outputs)
     )
-
-
-def _signature(stage: Stage) -> str:
-    return " -> ".join(", ".join(map(_tensor, specs)) for specs in (stage.inputs, stage.outputs))
-
-
-def _tensor(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.dtype} {'×'.join(map(str, spec.shape))}"
+    return f"{megabytes:7.1f} MB  {inputs} -> {outputs}"
 
 
 def _parity(rows: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
