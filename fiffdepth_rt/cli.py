@@ -6,6 +6,7 @@ OpenCV cannot be imported.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -398,4 +399,6 @@ def bench(
 
 def main() -> None:
     """Entry point of the program `fiffdepth`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     program(prog_name="fiffdepth")

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+from fiffdepth_rt.version import __version__
+
 Verdict = Literal["ok", "note", "problem"]
 
 # Every wheel that owns the package `onnxruntime`; two of them overwrite each other's files.
@@ -98,6 +100,7 @@ def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Findin
 def _python() -> Iterator[Finding]:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     found = f"{python} on {platform.system()} {platform.machine()}"
+    yield Finding(subject="fiffdepth-rt", verdict="ok", found=__version__)
     yield Finding(subject="Python", verdict="ok", found=found)
 
 

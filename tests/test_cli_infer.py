@@ -254,6 +254,30 @@ def test_a_terminal_sees_a_progress_bar_and_a_pipe_does_not(work: Path) -> None:
     assert b"\x1b[KSkipped: notes.jpg is not a photo" in shown
 
 
+def test_a_western_terminal_shows_other_letters_by_their_codes(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (work / "hall.png").rename(work / "厨.png")
+    answer = run("infer", "厨.png", "--engine", "toy")
+    assert answer.returncode == 0 and answer.stdout.startswith(r"\u53a8.png -> \u53a8_depth.png")
+
+
+def test_a_bug_too_is_said_in_one_sentence() -> None:
+    group = type(program)("group")
+
+    @group.command()
+    def divide() -> None:
+        1 / 0  # noqa: B018
+
+    result = CliRunner().invoke(group, ["divide"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: This is a bug of fiffdepth (ZeroDivisionError: division by zero): "
+        "run the command again with -v -v, and report what it prints.\n"
+    )
+
+
 def test_without_arguments_it_says_what_is_missing() -> None:
     result = CliRunner().invoke(program, ["infer"])
     assert result.exit_code == 2 and "Missing argument 'IMAGE...'" in result.stderr

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from fiffdepth_rt import engine_dir
+from fiffdepth_rt import __version__, engine_dir
 from fiffdepth_rt.cli import program
 from fiffdepth_rt.doctor import Finding, examine
 
@@ -55,6 +55,7 @@ def test_a_healthy_machine_has_no_problems() -> None:
 
 
 def test_it_says_the_versions_of_what_is_here() -> None:
+    assert finding("fiffdepth-rt").found == __version__
     assert platform.python_version() in finding("Python").found
     assert finding("numpy").found == np.__version__
     assert finding("opencv-python-headless").found == cv2.__version__
@@ -78,7 +79,8 @@ def test_no_engine_at_all_is_a_problem_with_its_command(monkeypatch: pytest.Monk
 
 
 def test_two_wheels_of_onnx_runtime_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "onnxruntime-gpu", monkeypatch)
+    for wheel in ("onnxruntime", "onnxruntime-gpu"):
+        install(tmp_path, wheel, monkeypatch)
     wheels = finding("ONNX Runtime wheels")
     assert wheels.verdict == "problem"
     assert "onnxruntime-gpu 1.20.1" in wheels.found and "overwrite each other" in wheels.found
@@ -89,12 +91,16 @@ def test_two_wheels_of_onnx_runtime_are_a_problem(tmp_path: Path, monkeypatch: p
 
 
 def test_two_wheels_of_opencv_are_worth_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "opencv-python", monkeypatch)
+    for wheel in ("opencv-python", "opencv-python-headless"):
+        install(tmp_path, wheel, monkeypatch)
     assert finding("OpenCV wheels").verdict == "note"
     assert examine().healthy
 
 
-def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(healthy_machine: Path) -> None:
+def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(
+    healthy_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "onnxruntime", monkeypatch)
     make_nvidia_smi(healthy_machine, "echo 'NVIDIA L4, 550.54.15, 23034 MiB'")
     gpu, idle = (found for found in examine().findings if found.subject == "NVIDIA GPU")
     assert (gpu.verdict, gpu.found) == ("ok", "NVIDIA L4, 550.54.15, 23034 MiB")
@@ -139,7 +145,8 @@ def test_each_problem_and_note_says_what_mends_it(
     toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (toy_dir / "manifest.json").write_text("{")
-    install(tmp_path, "onnxruntime-directml", monkeypatch)
+    for wheel in ("onnxruntime", "onnxruntime-directml"):
+        install(tmp_path, wheel, monkeypatch)
     for module in ("numpy", "cv2", "PIL", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
     findings = examine().findings
