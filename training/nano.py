@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -41,22 +42,24 @@ KL_WEIGHT = 1e-6
 class Plan:
     """How much of everything. `vae_shards`: the VAE needs fewer scenes than the UNet."""
 
-    scenes: int = 20_000
+    scenes: int = 16_000
     held_out: int = 1_000
+    per_shard: int = 200
     workers: int = 2
     vae_shards: int = 40
     vae_crop: int = 128
     vae_batch: int = 16
-    vae: loop.Schedule = loop.Schedule(steps=1_600, lr=1.5e-3, save_every=100, average=0.99)
+    vae: loop.Schedule = loop.Schedule(steps=1_200, lr=1.5e-3, save_every=100, average=0.99)
     unet_batch: int = 48
-    unet: loop.Schedule = loop.Schedule(steps=4_000, lr=1.2e-3, save_every=100)
+    unet: loop.Schedule = loop.Schedule(steps=3_000, lr=1.2e-3, save_every=100)
     joint_batch: int = 8
-    joint: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.99)
+    joint: loop.Schedule = loop.Schedule(steps=700, lr=3e-4, warmup=50, save_every=100, average=0.99)
 
 
 TINY = Plan(
-    scenes=procedural.SHARD,
-    held_out=procedural.SHARD,
+    scenes=16,
+    held_out=8,
+    per_shard=8,
     workers=1,
     vae_shards=1,
     vae=loop.Schedule(steps=4, lr=1e-3, save_every=2),
@@ -207,10 +210,10 @@ def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionMode
         rng = np.random.default_rng([17, step])
         like = shards[rng.integers(len(shards))]  # one shape per batch
         same = [s for s in shards if s.photo.shape == like.photo.shape]
-        picks = [
-            (same[rng.integers(len(same))], rng.integers(2 * procedural.SHARD))
-            for _ in range(plan.unet_batch)
-        ]
+        picks = []
+        for _ in range(plan.unet_batch):
+            shard = same[rng.integers(len(same))]
+            picks.append((shard, rng.integers(len(shard.photo))))
         photo = torch.from_numpy(np.stack([s.photo[i] for s, i in picks])).float()
         depth = torch.from_numpy(np.stack([s.depth[i] for s, i in picks])).float()
         return objective.depth_loss(depth, predict(unet, photo))
@@ -323,10 +326,9 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     plan, run = TINY if args.tiny else Plan(), args.run
-    procedural.render_all(
-        run / "held_out", count=plan.held_out, workers=plan.workers, seed_base=procedural.HELD_OUT_SEED
-    )
-    procedural.render_all(run / "scenes", count=plan.scenes, workers=plan.workers)
+    render = functools.partial(procedural.render_all, workers=plan.workers, per_shard=plan.per_shard)
+    render(run / "held_out", count=plan.held_out, seed_base=procedural.HELD_OUT_SEED)
+    render(run / "scenes", count=plan.scenes)
     if args.stage == "scenes":
         return
     vae = train_vae(run, plan)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from training.scenes.render import render_scene
 
 SHAPES = ((192, 256), (192, 256), (192, 256), (256, 192), (256, 256))
 """Shard i has shape SHAPES[i % 5]: three of five are 4:3 landscape."""
-SHARD = 200
 HELD_OUT_SEED = 1 << 40
 """Seeds from here on are never trained on."""
 
@@ -59,16 +58,16 @@ def to_picture(depth: NDArray[np.uint16]) -> NDArray[np.float32]:
     return depth.astype(np.float32) * (2 / 65535) - 1
 
 
-def render_shard(folder: Path, index: int, seed_base: int) -> None:
-    """Render shard `index` unless it is there."""
+def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int) -> None:
+    """Render the scenes of shard `index`, unless it is there."""
     place = folder / f"{index:05d}"
     if place.exists():
         return
     shape = SHAPES[index % len(SHAPES)]
-    photos = np.empty((SHARD, *shape, 3), np.uint8)
-    depth = np.empty((SHARD, *shape), np.uint16)
-    for i in range(SHARD):
-        sample = render_scene(seed_base + index * SHARD + i, shape)
+    photos = np.empty((per_shard, *shape, 3), np.uint8)
+    depth = np.empty((per_shard, *shape), np.uint16)
+    for i in range(per_shard):
+        sample = render_scene(seed_base + index * per_shard + i, shape)
         photos[i] = sample.photo
         depth[i] = np.round((normalise(sample.depth_m) + 1) * (65535 / 2))
     partial = folder / f"{index:05d}.partial-{os.getpid()}"
@@ -88,23 +87,19 @@ def open_shard(path: Path) -> Shard:
     )
 
 
-def render_all(folder: Path, *, count: int, workers: int, seed_base: int = 0) -> None:
-    """Render at least `count` scenes into `folder`; shards already there are kept."""
+def render_all(folder: Path, *, count: int, workers: int, per_shard: int = 200, seed_base: int = 0) -> None:
+    """Render at least `count` scenes into `folder`, in whole shards; those already there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.partial-*"):
         shutil.rmtree(leftover)
-    jobs = [(folder, i, seed_base) for i in range(-(-count // SHARD)) if not (folder / f"{i:05d}").exists()]
+    todo = [i for i in range(-(-count // per_shard)) if not (folder / f"{i:05d}").exists()]
+    job = functools.partial(render_shard, folder, per_shard=per_shard, seed_base=seed_base)
+    if not todo:
+        return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in tqdm(_unordered(pool, jobs), total=len(jobs), desc=f"render {folder.name}", unit="shard"):
+        done = pool.imap_unordered(job, todo)
+        for _ in tqdm(done, total=len(todo), desc=f"render {folder.name}", unit="shard"):
             pass
-
-
-def _unordered(pool: multiprocessing.pool.Pool, jobs: list[tuple[Path, int, int]]) -> Iterator[None]:
-    yield from pool.imap_unordered(_job, jobs)
-
-
-def _job(job: tuple[Path, int, int]) -> None:
-    render_shard(*job)
 
 
 def main() -> None:
