@@ -1,0 +1,47 @@
+"""Graph files run here, on the CPU, stage by stage: the side of a parity check that is not torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import GraphExportError
+from fiffdepth_rt.engine_dir import JOURNEY
+
+Array = npt.NDArray[Any]
+
+
+class OnnxRuntimeStages:
+    """The graphs of one set on ONNX Runtime's CPU kernels. (stage, input) -> output, before the clip."""
+
+    name = "onnxruntime"
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._sessions: dict[str, Any] = {}
+
+    def __call__(self, stage: str, value: Array) -> Array:
+        session = self._sessions.get(stage) or self._open(stage)
+        takes, gives = JOURNEY[stage]
+        # the decoder's last output is depth_unclipped
+        return np.asarray(session.run([gives[-1]], {takes[0]: value})[0])
+
+    def _open(self, stage: str) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        try:
+            session = onnxruntime.InferenceSession(
+                str(self._folder / f"{stage}.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as e:  # ONNX Runtime's errors share no base class
+            raise GraphExportError(f"ONNX Runtime refuses the graph of the {stage}: {e}") from e
+        self._sessions[stage] = session
+        return session
