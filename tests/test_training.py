@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fiffdepth_rt.errors import OutputError
 from training import checkpoint, loop, nano, objective
 from training.data import procedural
 
@@ -108,18 +110,23 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         _fit(tmp_path, module, loss_at)
 
 
-def test_a_write_that_fails_midway_keeps_the_file_that_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    path.write_bytes(b"good")
+def test_a_disk_that_fills_up_at_save_time_costs_no_earlier_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, loss_at = _line_fit()
+    written = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: _full_from(30, written, state, file))
+    with pytest.raises(OutputError, match="No space left"):
+        _fit(tmp_path, module, loss_at)
+    assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "log.jsonl", loop.STATE]
 
-    def disk_full(partial: Path) -> None:
-        partial.write_bytes(b"ha")
+
+def _full_from(step: int, save: Callable[..., None], state: dict[str, object], file: BinaryIO) -> None:
+    if state["step"] == step:
+        file.write(b"half a state")
         raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        loop.write_atomically(path, disk_full)
-    assert path.read_bytes() == b"good"
-    assert list(tmp_path.iterdir()) == [path]
+    save(state, file)
 
 
 def test_the_learning_rate_warms_up_then_falls_to_one_percent() -> None:

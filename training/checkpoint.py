@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
+
+from fiffdepth_rt.atomic import replacing
 
 FORMAT = "fiffdepth-checkpoint"
 FORMAT_VERSION = 1
@@ -54,7 +55,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a temporary sibling, flushed, then renamed."""
+    """Write the file whole or not at all. Raises OutputError where the disk refuses."""
     tensors = {f"unet.{k}": v for k, v in checkpoint.unet.state_dict().items()}
     tensors |= {f"vae.{k}": v for k, v in checkpoint.vae.state_dict().items()}
     tensors["prompt_embedding"] = checkpoint.prompt_embedding
@@ -65,16 +66,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "vae_config": _config_json(checkpoint.vae),
         "info": json.dumps(dataclasses.asdict(checkpoint.info), sort_keys=True),
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(
-            {k: v.detach().float().contiguous() for k, v in tensors.items()}, partial, metadata=metadata
-        )
-        with partial.open("rb") as f:
-            os.fsync(f.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    whole = {k: v.detach().float().contiguous() for k, v in tensors.items()}
+    with replacing(path) as file:
+        file.write(serialize(whole, metadata))
 
 
 def load(path: Path) -> Checkpoint:

@@ -7,15 +7,16 @@ import dataclasses
 import fcntl
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from tqdm import tqdm
+
+from fiffdepth_rt.atomic import replacing
 
 WEIGHTS = "weights.safetensors"
 """The averaged weights of a finished run; it exists only then."""
@@ -56,18 +57,6 @@ def only_run_in(place: Path) -> Iterator[None]:
                 f"Another run is using {place}: wait for it, or choose another folder."
             ) from e
         yield
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Run `write` on a temporary sibling, flush it to disk, then rename."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        with partial.open("rb") as f:
-            os.fsync(f.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def fit(
@@ -120,7 +109,8 @@ def fit(
                     log.write(json.dumps(record) + "\n")
                 _save_state(place, step + 1, module, averaged, optimizer)
         module.load_state_dict(averaged.state_dict())
-        write_atomically(place / WEIGHTS, lambda p: save_file(_contiguous(averaged), p))
+        with replacing(place / WEIGHTS) as file:
+            file.write(serialize(_contiguous(averaged)))
         (place / STATE).unlink(missing_ok=True)
 
 
@@ -142,7 +132,8 @@ def _save_state(place: Path, step: int, module: torch.nn.Module, averaged: torch
         "averaged": averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    write_atomically(place / STATE, lambda p: torch.save(state, p))
+    with replacing(place / STATE) as file:
+        torch.save(state, file)
 
 
 def _resume(

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from fiffdepth_rt.atomic import replacing
 from training import checkpoint, loop, objective
 from training.data import procedural
 from training.model import nano_prompt, nano_unet, nano_vae
@@ -170,15 +171,11 @@ def cache_latents(run: Path, which: str, vae: AutoencoderKL) -> list[Latents]:
         place = folder / f"{path.name}.npy"
         if not place.exists():
             pair = _encode_shard(procedural.open_shard(path), vae, seed=int(path.name))
-            loop.write_atomically(place, lambda p, pair=pair: _save_array(p, pair))  # type: ignore[misc]
+            with replacing(place) as file:
+                np.save(file, pair)
         photo, depth = np.load(place)
         out.append(Latents(photo=photo, depth=depth))
     return out
-
-
-def _save_array(path: Path, array: NDArray[np.float16]) -> None:
-    with path.open("wb") as f:
-        np.save(f, array)
 
 
 def _encode_shard(shard: procedural.Shard, vae: AutoencoderKL, *, seed: int) -> NDArray[np.float16]:
