@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -180,3 +181,20 @@ def test_it_changes_no_environment() -> None:
     before = dict(os.environ)
     examine()
     assert dict(os.environ) == before
+
+
+@pytest.mark.xfail(
+    strict=True, reason="importing the package imports OpenCV; needs names resolved on first use"
+)
+@pytest.mark.parametrize("library", ["cv2", "numpy"])
+def test_it_speaks_where_a_library_does_not_load(tmp_path: Path, library: str) -> None:
+    (tmp_path / f"{library}.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    root = str(Path(engine_dir.__file__).parents[1])
+    answer = subprocess.run(
+        [sys.executable, "-m", "fiffdepth_rt", "doctor"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (answer.returncode, answer.stderr) == (1, "")
+    assert "cannot be imported: libGL.so.1: cannot open shared object file" in answer.stdout
