@@ -33,7 +33,7 @@ check: $(VENV)/ready  ## lint and types
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/ready  ## latency of the bundled model on this machine
-	$(VENV)/bin/python benchmarks/latency.py
+	$(VENV)/bin/python -m benchmarks.latency
 
 nano: $(VENV)/ready  ## train and export the bundled model again (about two hours on 2 cores; resumes)
 	$(VENV)/bin/python -m training.nano all --run runs/nano

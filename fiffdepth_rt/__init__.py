@@ -5,12 +5,32 @@ with fiffdepth_rt.Depth() as depth:
 """
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from fiffdepth_rt import errors
-from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.version import __version__
-from fiffdepth_rt.viewing import colorize
+
+if TYPE_CHECKING:
+    from fiffdepth_rt.depth import Depth
+    from fiffdepth_rt.viewing import colorize
 
 __all__ = ["Depth", "__version__", "colorize", "errors"]
 
 logging.getLogger("fiffdepth_rt").addHandler(logging.NullHandler())
+
+# Loaded when first asked for: `fiffdepth doctor` has to speak where NumPy or OpenCV cannot be imported.
+_LATER = {"Depth": "fiffdepth_rt.depth", "colorize": "fiffdepth_rt.viewing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ FiffDepthError
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
 ├── EngineDirError                an engine directory cannot be trusted
-│   ├── ManifestError             manifest.json is missing, too large, not JSON, of another schema, or incomplete
+│   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
 │   ├── UnsafePathError           a path in the manifest leaves the directory, or is a link
 │   ├── MissingFileError          a listed file is not there
 │   ├── HashMismatchError         a listed file has another size or SHA-256

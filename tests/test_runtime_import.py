@@ -53,7 +53,8 @@ def test_importing_loads_no_engine_and_no_photo_library() -> None:
 
 def test_importing_opens_no_file_outside_the_package() -> None:
     needed = python(
-        "import sys, fiffdepth_rt; print(*(m for m in sys.modules if 'fiffdepth' not in m))"
+        "import sys, fiffdepth_rt; fiffdepth_rt.Depth, fiffdepth_rt.colorize;"
+        "print(*(m for m in sys.modules if 'fiffdepth' not in m))"
     ).split()
     code = """
 import importlib, sys
@@ -65,6 +66,7 @@ for name in sys.argv[2:]:
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 import fiffdepth_rt
+fiffdepth_rt.Depth, fiffdepth_rt.colorize  # loaded when asked for
 print(len(opened), [path for path in opened if not path.startswith(sys.argv[1])])
 """
     count, others = python(code, str(PACKAGE), *needed).split(maxsplit=1)

@@ -41,7 +41,7 @@ KL_WEIGHT = 1e-6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of everything. `vae_shards`: the VAE needs fewer scenes than the UNet."""
+    """How much of everything. vae_shards, unet_shards: the first ones; the joint stage uses all scenes."""
 
     scenes: int = 16_000
     held_out: int = 1_000
@@ -51,10 +51,11 @@ class Plan:
     vae_crop: int = 128
     vae_batch: int = 16
     vae: loop.Schedule = loop.Schedule(steps=1_200, lr=1.5e-3, save_every=100, average=0.99)
+    unet_shards: int = 30
     unet_batch: int = 48
-    unet: loop.Schedule = loop.Schedule(steps=3_000, lr=1.2e-3, save_every=100)
+    unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
     joint_batch: int = 8
-    joint: loop.Schedule = loop.Schedule(steps=700, lr=3e-4, warmup=50, save_every=100, average=0.99)
+    joint: loop.Schedule = loop.Schedule(steps=2_200, lr=6e-4, warmup=50, save_every=100)
 
 
 TINY = Plan(
@@ -63,6 +64,7 @@ TINY = Plan(
     per_shard=8,
     workers=1,
     vae_shards=1,
+    unet_shards=1,
     vae=loop.Schedule(steps=4, lr=1e-3, save_every=2),
     vae_batch=2,
     vae_crop=64,
@@ -162,12 +164,12 @@ class Latents:
     depth: NDArray[np.float16]
 
 
-def cache_latents(run: Path, which: str, vae: AutoencoderKL) -> list[Latents]:
-    """run/scenes -> run/latents_scenes: one pair of arrays per shard."""
+def cache_latents(run: Path, which: str, vae: AutoencoderKL, *, shards: int | None = None) -> list[Latents]:
+    """run/scenes -> run/latents_scenes: one pair of arrays per shard; the first `shards` (None: all)."""
     folder = run / f"latents_{which}"
     folder.mkdir(exist_ok=True)
     out = []
-    for path in tqdm(procedural.shard_paths(run / which), desc=f"latents {which}", unit="shard"):
+    for path in tqdm(procedural.shard_paths(run / which)[:shards], desc=f"latents {which}", unit="shard"):
         place = folder / f"{path.name}.npy"
         if not place.exists():
             pair = _encode_shard(procedural.open_shard(path), vae, seed=int(path.name))
@@ -197,7 +199,8 @@ def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionMode
     """latent -> depth latent: d0 = ε(x0, t = 0)  (eq. 1), supervised by eq. 5 and 6."""
     torch.manual_seed(2)
     unet, prompt = nano_unet(), nano_prompt()
-    shards, held_out = cache_latents(run, "scenes", vae), cache_latents(run, "held_out", vae)
+    shards = cache_latents(run, "scenes", vae, shards=plan.unet_shards)
+    held_out = cache_latents(run, "held_out", vae)
 
     def predict(module: UNet2DConditionModel, latent: torch.Tensor) -> torch.Tensor:
         with autocast():
