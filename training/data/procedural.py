@@ -74,7 +74,12 @@ def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int) ->
     partial.mkdir()
     np.save(partial / "photos.npy", photos)
     np.save(partial / "depth.npy", depth)
-    partial.rename(place)
+    try:
+        partial.rename(place)
+    except OSError:  # a worker of a killed run was still at it, and finished first: the same pixels
+        if not place.exists():
+            raise
+        shutil.rmtree(partial)
 
 
 def shard_paths(folder: Path) -> list[Path]:
