@@ -2,8 +2,9 @@
 
     python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
 
-reads the checkpoint, computes what it gives on two photos and noise (the reference), folds what is constant,
-traces the three stages to ONNX, runs the graphs, and writes the directory only if they agree with it.
+reads the checkpoint (checkpoint.py), computes what it gives on two photos and noise (parity.py: the
+reference), folds what is constant (folding.py), traces the three stages (stages.py) to ONNX (onnx_graphs.py),
+runs the graphs, and writes the directory (workplace.py) only if they agree with the reference.
 """
 
 from __future__ import annotations
@@ -23,32 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from export import parity
-from export.checkpoint import Model, parameter_count, read_checkpoint
-from export.engines import OnnxRuntimeStages
-from export.folding import FOLD_NAMES, fold
+from export.camera import camera_fit
+from export.checkpoint import Given, Model, read_checkpoint
+from export.cost import cost_table
+from export.folding import FOLD_NAMES
 from export.golden_photos import golden_images
-from export.onnx_graphs import GRID_MULTIPLE, Precision, WrittenGraph, write_graph
-from export.recipe import RECIPES, output_scale
-from export.stages import STAGES, DecoderStage, EncoderStage, UnetStage
+from export.graph_set import compare_graph_set, write_graph_set
+from export.onnx_graphs import GRID_MULTIPLE, GraphForm
+from export.precision import Precision
+from export.recipe import RECIPES
+from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
-from fiffdepth_rt.engine_dir import (
-    GraphSet,
-    Licence,
-    Manifest,
-    SizeLimits,
-    Stage,
-    TensorSpec,
-    open_engine_dir,
-    write_manifest,
-)
+from fiffdepth_rt.engine_dir import Licence, Manifest, SizeLimits, open_engine_dir, write_manifest
 from fiffdepth_rt.errors import FiffDepthError
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
 TOOLS = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+TARGETS = ("any", "trt8.5")
 log = logging.getLogger("fiffdepth_export")
 
 
@@ -58,8 +53,8 @@ class Options:
 
     checkpoint: Path
     output: Path
-    recipe: str | None = None
-    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    given: Given = dataclasses.field(default_factory=Given)
+    forms: tuple[GraphForm, ...] = (GraphForm(),)
     size: int | None = None
     size_max: int | None = None
     photos: tuple[Path, ...] = ()
@@ -78,8 +73,9 @@ def export_engine_dir(options: Options) -> Path:
     and the same options go on from there.
     """
     refuse_existing(options.output, overwrite=options.overwrite)
-    model = _sized(read_checkpoint(options.checkpoint, recipe=options.recipe), options)
+    model = _sized(read_checkpoint(options.checkpoint, options.given), options)
     log.info("%s", model.description)
+    log.info("%s", cost_table(model, leave_out=options.leave_out, size=_up(model.size_default)))
     work = Workplace(
         options.output, key=_key(model, options), overwrite=options.overwrite, resume=options.resume
     )
@@ -88,15 +84,15 @@ def export_engine_dir(options: Options) -> Path:
 
     golden = work.piece(*_golden_piece(work.folder, model, options))
     graph_sets, rows = {}, []
-    for precision in options.precisions:
-        graph_sets[precision.value] = _graph_set(work, model, precision, options)
-        compare = functools.partial(_parity, work.folder, precision)
-        found = work.piece(f"{precision.value}/parity on {golden}", compare)
+    for form in _sized_forms(options.forms, model.size_default):
+        graph_sets[form.name] = write_graph_set(work, model, form, leave_out=options.leave_out)
+        compare = functools.partial(_compare, work.folder, model, form, options)
+        found = work.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
         if not options.accept_parity:
-            parity.judge([parity.Row(**row) for row in found], precision)
+            parity.judge([parity.Row(**row) for row in found], form.precision)
         rows += found
-    if options.licence_file is not None:
-        work.piece("licence", functools.partial(_copy_licence, work.folder, options.licence_file))
+    if (licence := options.licence_file or model.licence_file) is not None:
+        work.piece("licence", functools.partial(_copy_licence, work.folder, licence))
     manifest = Manifest(
         name=model.name,
         recipe=model.recipe.name,
@@ -116,68 +112,34 @@ def export_engine_dir(options: Options) -> Path:
     return options.output
 
 
-def build_stage(name: str, model: Model, *, leave_out: frozenset[str] = frozenset()) -> torch.nn.Module:
-    """model -> one stage as a torch module in fp32, folded."""
-    if name == "unet":
-        stage: torch.nn.Module = UnetStage(
-            model.unet,
-            timestep=model.recipe.timestep,
-            prompt=model.prompt_embedding,
-            class_labels=model.recipe.class_labels_tensor(),
-            zero_channels=model.recipe.zero_channels,
-            output_scale=output_scale(model.recipe, model.scheduler_config),
-        )
-    else:
-        stage = {"encoder": EncoderStage, "decoder": DecoderStage}[name](model.vae)
-    fold(name, stage, leave_out=leave_out)
-    return stage.eval().requires_grad_(False)
-
-
 def _sized(model: Model, options: Options) -> Model:
     default = options.size or model.size_default
     largest = options.size_max or max(model.size_max, default)
-    return dataclasses.replace(
-        model, size_default=default, size_max=-(-largest // GRID_MULTIPLE) * GRID_MULTIPLE
-    )
+    return dataclasses.replace(model, size_default=default, size_max=_up(largest))
 
 
-def _graph_set(work: Workplace, model: Model, precision: Precision, options: Options) -> GraphSet:
-    stages = {}
-    folder = f"graphs/{precision.value}"
-    for name in STAGES:
-
-        def make(name: str = name) -> tuple[dict[str, Any], list[str]]:
-            stage = build_stage(name, model, leave_out=options.leave_out)
-            log.info("tracing %s %s (%.1f M parameters)", precision.value, name, parameter_count(stage) / 1e6)
-            written = write_graph(work.folder / folder, name, stage, precision=precision)
-            files = [f"{folder}/{file}" for file in (written.file, *written.external_data)]
-            return dataclasses.asdict(written), files
-
-        written = _written(work.piece(f"{precision.value}/{name}", make))
-        stages[name] = Stage(
-            file=f"{folder}/{written.file}",
-            external_data=tuple(f"{folder}/{file}" for file in written.external_data),
-            inputs=written.inputs,
-            outputs=written.outputs,
-        )
-    return GraphSet(opset=precision.opset, backends=precision.backends, stages=stages)
+def _up(size: int) -> int:
+    return -(-size // GRID_MULTIPLE) * GRID_MULTIPLE
 
 
-def _written(record: dict[str, Any]) -> WrittenGraph:
-    specs = {
-        side: tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in record[side])
-        for side in ("inputs", "outputs")
-    }
-    return WrittenGraph(file=record["file"], external_data=tuple(record["external_data"]), **specs)
+def _sized_forms(forms: tuple[GraphForm, ...], size: int) -> list[GraphForm]:
+    """Forms for a camera get the grid that its pictures have at the model's default size."""
+    return [
+        form
+        if form.camera_hw is None
+        else dataclasses.replace(form, grid_hw=camera_fit(form.camera_hw, size).grid_hw)
+        for form in forms
+    ]
 
 
 def _golden_piece(folder: Path, model: Model, options: Options) -> tuple[str, Make]:
     """The name that says what the golden values depend on, and how to make them. Its result is that name."""
+    grids = {form.grid_hw for form in options.forms if form.grid_hw is not None}
+    images = golden_images(model.size_default, options.photos, sorted(grids))
     digest = hashlib.sha256()
-    images = golden_images(model.size_default, options.photos)
     for image in images.values():
         digest.update(image.tobytes())
-    name = f"golden {model.size_default} {digest.hexdigest()[:16]}"
+    name = f"golden {digest.hexdigest()[:16]}"
 
     def make() -> tuple[str, list[str]]:
         log.info("computing the reference on %s", ", ".join(images))
@@ -187,21 +149,18 @@ def _golden_piece(folder: Path, model: Model, options: Options) -> tuple[str, Ma
     return name, make
 
 
-def _parity(folder: Path, precision: Precision) -> tuple[list[dict[str, Any]], list[str]]:
-    log.info("comparing %s with the reference", precision.value)
-    run = OnnxRuntimeStages(folder / "graphs" / precision.value)
-    rows = parity.compare(
-        parity.read_golden(folder / GOLDEN),
-        run,
-        precision=precision,
-        backend=run.name,
-        graph_set=precision.value,
-    )
+def _compare(
+    folder: Path, model: Model, form: GraphForm, options: Options
+) -> tuple[list[dict[str, Any]], list[str]]:
+    log.info("comparing %s with the reference", form.name)
+    golden = parity.read_golden(folder / GOLDEN)
+    rows = compare_graph_set(folder, model, form, golden, leave_out=options.leave_out, photos=options.photos)
     for row in rows:
         log.info(
-            "  %-7s %-6s max %.1e  mean %.1e of std %.2g  %s",
-            *(row.stage, row.image, row.max_abs, row.mean_abs, row.reference_std),
+            "  %-11s %-7s %-6s max %.1e  mean %.1e  of std %.2g  %s %s",
+            *(row.backend, row.stage, row.image, row.max_abs, row.mean_abs, row.reference_std),
             "ok" if row.passed else "BEYOND THE GATE",
+            f"({row.note})" if row.note else "",
         )
     return [row.to_json() for row in rows], []
 
@@ -212,10 +171,12 @@ def _copy_licence(folder: Path, file: Path) -> tuple[None, list[str]]:
 
 
 def _key(model: Model, options: Options) -> str:
-    """What finished pieces depend on: the weights, the options that shape them, and the tools."""
+    """What every piece depends on: the weights, how they are read and folded, and the tools."""
     depends = {
         "checkpoint": model.sha256,
         "recipe": model.recipe.name,
+        "scheduler": dict(model.scheduler_config or {}),
+        "size": model.size_default,
         "leave_out": sorted(options.leave_out),
         "tools": _tool_versions(),
     }
@@ -231,6 +192,7 @@ def _provenance(model: Model, options: Options) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), **_tool_versions()},
         "folds_left_out": sorted(options.leave_out),
+        "kept_in_fp32": {form.name: list(form.keep_fp32) for form in options.forms},
         "parity_accepted": options.accept_parity,
     }
 
@@ -245,10 +207,17 @@ def _tool_versions() -> dict[str, str]:
     return found
 
 
-def _command_line(arguments: list[str]) -> str:
-    """The command as it was typed, without the folders of this machine."""
-    words = [Path(word).name if "/" in word or "\\" in word else word for word in arguments]
-    return " ".join(("python -m export.build_engines", *words))
+def _without_folders(word: str) -> str:
+    """A word of the command line, without the folders of this machine."""
+    return word.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+class _Recorded(click.Command):
+    """A command that keeps what was typed, for the manifest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["typed"] = " ".join(("python -m export.build_engines", *map(_without_folders, args)))
+        return super().parse_args(ctx, args)
 
 
 def _precisions(_: click.Context, __: click.Parameter, value: str) -> tuple[Precision, ...]:
@@ -258,50 +227,100 @@ def _precisions(_: click.Context, __: click.Parameter, value: str) -> tuple[Prec
         raise click.BadParameter(f"choose from {', '.join(p.value for p in Precision)}") from e
 
 
+def _size_hw(
+    _: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """("480x640", ...) -> ((480, 640), ...): height before width."""
+    sizes = []
+    for value in values:
+        sides = value.lower().split("x")
+        if len(sides) != 2 or not all(side.isdigit() for side in sides):
+            raise click.BadParameter(f"{value!r} is no size: write height and width, like 480x640")
+        h, w = int(sides[0]), int(sides[1])
+        if min(h, w) < 16 or (parameter.name == "static" and (h % VAE_FACTOR or w % VAE_FACTOR)):
+            raise click.BadParameter(f"{value}: both sides have to be multiples of {VAE_FACTOR}, 16 at least")
+        sizes.append((h, w))
+    return tuple(sizes)
+
+
+def _forms(
+    precisions: tuple[Precision, ...],
+    static: tuple[tuple[int, int], ...],
+    camera: tuple[tuple[int, int], ...],
+    target: str,
+    keep_fp32: tuple[str, ...],
+) -> tuple[GraphForm, ...]:
+    """Every precision in its dynamic form (or the static ones, if asked for), and one for each camera."""
+    forms = []
+    for precision in precisions:
+        plain = GraphForm(precision=precision, trt85=target == "trt8.5", keep_fp32=keep_fp32)
+        forms += [dataclasses.replace(plain, grid_hw=hw) for hw in static] or [plain]
+        forms += [dataclasses.replace(plain, camera_hw=hw) for hw in camera]
+    return tuple(forms)
+
+
 _FILE: Callable[..., Any] = click.Path(path_type=Path)
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# fmt: off
+@click.command(cls=_Recorded, context_settings=_HELP)
 @click.argument("checkpoint", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="The engine directory to write.")
-@click.option(
-    "--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked; default: as it says."
-)
-@click.option(
-    "--precision", "precisions", default="fp32", show_default=True, callback=_precisions,
-    help="Graph sets to write, with commas: fp32, fp16, bf16.",
-)  # fmt: skip
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
+@click.option("--name", help="The model's name in the manifest.")
+@click.option("--vae", type=_FILE, help="The VAE, where the checkpoint holds a UNet alone.")
+@click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")
+@click.option("--unet-config", type=_FILE, help="config.json of the UNet, where shapes do not tell.")
+@click.option("--vae-config", type=_FILE, help="config.json of the VAE, where shapes do not tell.")
+@click.option("--scheduler-config", type=_FILE, help="scheduler_config.json, where the checkpoint has none.")
+@click.option("--licence", help="The weights' licence, where the checkpoint does not state it.")
+@click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
+@click.option("--precision", "precisions", default="fp32", show_default=True, callback=_precisions,
+              help="Graph sets to write, with commas: fp32, fp16, bf16.")
+@click.option("--keep-fp32", multiple=True, metavar="NAME",
+              help="Layers that stay in fp32, such as 'unet.mid_block.*'. May be repeated.")
+@click.option("--target", type=click.Choice(TARGETS), default="any", show_default=True,
+              help="trt8.5: the form that TensorRT 8.5 reads.")
+@click.option("--static", multiple=True, metavar="HxW", callback=_size_hw,
+              help="Graphs for this grid alone, in multiples of 8. May be repeated.")
+@click.option("--camera", multiple=True, metavar="HxW", callback=_size_hw,
+              help="Graphs that take this camera's pictures and give depth of their size. May be repeated.")
 @click.option("--size", type=click.IntRange(64, 4096), help="Default processing size, longer side in px.")
 @click.option("--size-max", type=click.IntRange(64, 4096), help="Largest processing size in px.")
-@click.option(
-    "--golden-photo", "photos", type=_FILE, multiple=True,
-    help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.",
-)  # fmt: skip
-@click.option("--licence-file", type=_FILE, help="The weights' licence text, copied into the directory.")
+@click.option("--golden-photo", "photos", type=_FILE, multiple=True,
+              help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.")
 @click.option("--leave-out", multiple=True, type=click.Choice(FOLD_NAMES), help="A fold not to apply.")
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")
 @click.option("--accept-parity", is_flag=True, help="Write graphs beyond the gates; the manifest says so.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
-def main(verbose: bool, leave_out: tuple[str, ...], **options: Any) -> None:
+@click.pass_context
+def main(ctx: click.Context, /, verbose: bool, **said: Any) -> None:
     """Turn CHECKPOINT into an engine directory.
 
     \b
     Examples:
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp32,fp16
+      python -m export.build_engines sd2-depth/ --recipe marigold-e2e -o engines/marigold
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    given = Given(**{f.name: said.pop(f.name) for f in dataclasses.fields(Given)})
+    form_words = ("precisions", "static", "camera", "target", "keep_fp32")
+    forms = _forms(**{word: said.pop(word) for word in form_words})
+    leave_out = frozenset(said.pop("leave_out"))
+    options = Options(given=given, forms=forms, leave_out=leave_out, command=ctx.meta["typed"], **said)
     try:
-        command = _command_line(sys.argv[1:])
-        export_engine_dir(Options(**options, leave_out=frozenset(leave_out), command=command))
+        export_engine_dir(options)
     except FiffDepthError as e:
         if verbose:
             raise
         raise click.ClickException(str(e)) from e
-    click.echo(f"{options['output']}: ready. Try: fiffdepth infer photo.jpg --engine {options['output']}")
+    click.echo(f"{options.output}: ready. Try: fiffdepth infer photo.jpg --engine {options.output}")
 
 
+# fmt: on
 if __name__ == "__main__":
     main()

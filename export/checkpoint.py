@@ -1,14 +1,20 @@
 """Checkpoints as people hold them -> the model to export.
 
-    our own      one .safetensors of training/: `unet.*`, `vae.*`, `prompt_embedding`, and metadata
+    our own            one .safetensors of training/: `unet.*`, `vae.*`, `prompt_embedding`, and metadata
+    diffusers folder   `unet/`, `vae/` with config.json and weights (fp32 or fp16 variant, sharded or not)
+    UNet folder        a `unet/` alone; the VAE is given beside it
+    LDM                one .safetensors with `model.diffusion_model.*`, `first_stage_model.*`
+    state dict         one .safetensors with diffusers' names, under any prefix (`unet.`, `module.`, `model.`)
 
-The layout is recognised by keys, never by the file's name, and said back by `Model.description`.
+The layout is recognised by keys and files, never by a name, and said back by `Model.description`. What is
+missing is asked for, never guessed: the VAE, the prompt embedding, a configuration that shapes cannot tell.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +22,37 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from export import layouts
 from export.errors import CheckpointError
+from export.layouts import Config
 from export.recipe import Recipe, recipe_named
 from export.tensors import (
     Tensors,
     build_module,
     check_values,
     hash_files,
+    listed,
     read_tensors,
     without_prefix,
 )
 from training.checkpoint import FORMAT, FORMAT_VERSION, CheckpointInfo
+
+UNSTATED = "not stated by the checkpoint"
+SIZE_DEFAULT = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the user says beside the checkpoint; it wins over what the checkpoint says. None: not said."""
+
+    recipe: str | None = None
+    name: str | None = None
+    vae: Path | None = None
+    prompt_embedding: Path | None = None
+    unet_config: Path | None = None
+    vae_config: Path | None = None
+    scheduler_config: Path | None = None
+    licence: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +60,8 @@ class Model:
     """All that is exported. The modules are in fp32 and eval mode on the CPU.
 
     prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it carries none.
-    size_default, size_max: longer side of the processed image in px. sha256: over the weight files.
+    size_default, size_max: longer side of the processed image in px. licence_file: text to pass on, if there
+    is one. sha256: over the files read.
     """
 
     layout: str
@@ -45,6 +72,7 @@ class Model:
     size_max: int
     licence: str
     data_sources: tuple[str, ...]
+    licence_file: Path | None
     unet: Any
     vae: Any
     prompt_embedding: torch.Tensor
@@ -54,28 +82,133 @@ class Model:
     @property
     def description(self) -> str:
         """One line that says back what was recognised."""
-        count = parameter_count(self.unet) + parameter_count(self.vae)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return (
-            f"{self.name}: recipe {self.recipe.name}, {self.layout}, "
+            f"{self.recipe.title}, {self.layout}, "
             f"UNet {self.unet.config.in_channels}→{self.unet.config.out_channels} channels, "
-            f"{count / 1e6:.1f} M parameters, VAE KL-f{factor}, "
-            f"prompt of {self.prompt_embedding.shape[1]} tokens, output space {self.output_space}"
+            f"{_millions(self.unet)} M parameters, VAE KL-f{factor}, {_millions(self.vae)} M parameters, "
+            f"prompt of {self.prompt_embedding.shape[1]} tokens, output is {self.output_space}"
         )
 
 
-def read_checkpoint(path: Path, *, recipe: str | None = None) -> Model:
-    """path -> Model. `recipe` overrides what the checkpoint says of itself.
+@dataclasses.dataclass(kw_only=True)
+class _Parts:
+    """What a layout yields before it is built. None: not found."""
 
-    Raises CheckpointError, RecipeError.
+    layout: str
+    files: list[Path]
+    unet: Tensors
+    unet_config: Config | None = None
+    vae: Tensors | None = None
+    vae_config: Config | None = None
+    prompt_embedding: torch.Tensor | None = None
+    text_folder: Path | None = None
+    scheduler_config: Config | None = None
+    info: CheckpointInfo | None = None
+    licence: str = UNSTATED
+    data_sources: tuple[str, ...] = ()
+    licence_file: Path | None = None
+
+
+def read_checkpoint(path: Path, given: Given | None = None) -> Model:
+    """path -> Model.
+
+    Raises CheckpointError for what cannot be read, is missing, surplus, misshapen, of a wrong dtype or not
+    finite, and RecipeError.
     """
+    given = given or Given()
+    parts = _folder(path) if path.is_dir() else _file(path)
+    if given.vae is not None:
+        parts.vae, parts.vae_config, files = _vae_at(given.vae)
+        parts.files += files
+    for attribute in ("unet_config", "vae_config", "scheduler_config"):
+        if (config := getattr(given, attribute)) is not None:
+            setattr(parts, attribute, _json(config))
+    if parts.vae is None:
+        raise CheckpointError(
+            f"{path.name} holds a UNet and no VAE. Give Stable Diffusion's with --vae PATH (a folder or a "
+            ".safetensors)."
+        )
+    unet_where, vae_where = f"{path.name} (UNet)", f"{(given.vae or path).name} (VAE)"
+    unet = build_module(
+        UNet2DConditionModel,
+        parts.unet_config or layouts.unet_config(parts.unet, unet_where),
+        parts.unet,
+        unet_where,
+    )
+    vae = build_module(
+        AutoencoderKL, parts.vae_config or layouts.vae_config(parts.vae, vae_where), parts.vae, vae_where
+    )
+    recipe = _recipe(given, parts, unet)
+    sample = unet.config.sample_size
+    size = sample * 8 if isinstance(sample, int) and parts.unet_config is not None else SIZE_DEFAULT
+    info = parts.info
+    return Model(
+        layout=parts.layout,
+        name=given.name or (info.name if info else recipe.name),
+        recipe=recipe,
+        output_space=info.output_space if info else recipe.output_space,
+        size_default=info.size_default if info else size,
+        size_max=info.size_max if info else 2 * size,
+        licence=given.licence or (info.licence if info else parts.licence),
+        data_sources=info.data_sources if info else parts.data_sources,
+        licence_file=parts.licence_file,
+        unet=unet,
+        vae=vae,
+        prompt_embedding=_prompt(given, parts, unet.config.cross_attention_dim, path),
+        scheduler_config=parts.scheduler_config,
+        sha256=hash_files(parts.files),
+    )
+
+
+def parameter_count(module: torch.nn.Module) -> int:
+    """Numbers that a module holds, buffers included."""
+    return sum(t.numel() for t in (*module.parameters(), *module.buffers()))
+
+
+def _file(path: Path) -> _Parts:
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path.name} is of no layout that is known here.")
-    return _own(path, tensors, metadata, recipe)
+    if metadata.get("format") == FORMAT:
+        return _own(path, tensors, metadata)
+    prompt = next((tensors.pop(k) for k in layouts.PROMPT_KEYS if k in tensors), None)
+    if layouts.ldm_prefixes(tensors)[0] is not None:
+        unet, vae, rest = layouts.split_ldm(tensors, path.name)
+        rest = {k: v for k, v in rest.items() if not layouts.LDM_UNUSED.match(k)}
+        layout = "single-file LDM layout"
+    else:
+        unet, vae, rest = _by_prefix(tensors, path.name)
+        layout = "diffusers state dict"
+    if rest:
+        raise CheckpointError(
+            f"{path.name}: {len(rest)} tensors belong to no part that is known: {listed(sorted(rest))}. "
+            "Take them out, or give UNet and VAE as separate files."
+        )
+    return _Parts(
+        layout=layout,
+        files=[path],
+        unet=unet,
+        vae=vae,
+        prompt_embedding=prompt,
+        licence=metadata.get("modelspec.license", UNSTATED),
+    )
 
 
-def _own(path: Path, tensors: Tensors, metadata: Mapping[str, str], recipe: str | None) -> Model:
+def _by_prefix(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | None, Tensors]:
+    """A dict of diffusers' names under prefixes -> UNet, VAE (None: there is none) and the other tensors."""
+    prefix, vae_prefix = layouts.unet_prefix(tensors), layouts.vae_prefix(tensors)
+    if prefix is None:
+        what = "a VAE and no UNet" if vae_prefix is not None else "no network that is known"
+        raise CheckpointError(
+            f"{where} holds {what}: neither diffusers' names (conv_in.weight, time_embedding.linear_1.weight)"
+            f" nor LDM's. Its first tensors: {listed(sorted(tensors)[:5])}."
+        )
+    ours = tuple(p for p in (prefix, vae_prefix) if p)
+    rest = {k: v for k, v in tensors.items() if ours and not k.startswith((*ours, "text_encoder."))}
+    vae = None if vae_prefix is None else layouts.modern_vae(without_prefix(tensors, vae_prefix))
+    return without_prefix(tensors, prefix), vae, rest
+
+
+def _own(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> _Parts:
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{path.name} has checkpoint format {metadata.get('format_version')}, this program reads "
@@ -90,28 +223,182 @@ def _own(path: Path, tensors: Tensors, metadata: Mapping[str, str], recipe: str 
             f"{path.name}: its metadata is incomplete ({e}). Write it again with training/."
         ) from e
     prompt = tensors.pop("prompt_embedding", None)
-    if prompt is None:
-        raise CheckpointError(f"{path.name} carries no prompt_embedding. Write it again with training/.")
-    check_values({"prompt_embedding": prompt}, path.name)
     if surplus := [k for k in tensors if not k.startswith(("unet.", "vae."))]:
-        raise CheckpointError(f"{path.name} holds tensors that belong to no part: {', '.join(surplus[:20])}.")
-    return Model(
+        raise CheckpointError(f"{path.name}: tensors that belong to no part: {listed(surplus)}.")
+    return _Parts(
         layout="single file of training/",
-        name=info.name,
-        recipe=recipe_named(recipe or info.recipe),
-        output_space=info.output_space,
-        size_default=info.size_default,
-        size_max=info.size_max,
-        licence=info.licence,
-        data_sources=info.data_sources,
-        unet=build_module(UNet2DConditionModel, configs["unet"], without_prefix(tensors, "unet."), path.name),
-        vae=build_module(AutoencoderKL, configs["vae"], without_prefix(tensors, "vae."), path.name),
-        prompt_embedding=prompt.float(),
-        scheduler_config=None,
-        sha256=hash_files([path]),
+        files=[path],
+        unet=without_prefix(tensors, "unet."),
+        unet_config=configs["unet"],
+        vae=without_prefix(tensors, "vae."),
+        vae_config=configs["vae"],
+        prompt_embedding=prompt,
+        info=info,
     )
 
 
-def parameter_count(module: torch.nn.Module) -> int:
-    """Numbers that a module holds, buffers included."""
-    return sum(t.numel() for t in (*module.parameters(), *module.buffers()))
+def _folder(path: Path) -> _Parts:
+    alone = not (path / "unet").is_dir()
+    folder = path if alone else path / "unet"
+    config = _config(folder)
+    if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        raise CheckpointError(f"{folder.name} holds a {config['_class_name']}, not a UNet2DConditionModel.")
+    files, unet = _weights(folder)
+    parts = _Parts(
+        layout="diffusers UNet folder" if alone else "diffusers folder",
+        files=files,
+        unet=unet,
+        unet_config=config,
+    )
+    if (path / "vae").is_dir():
+        parts.vae, parts.vae_config, files = _vae_at(path / "vae")
+        parts.files += files
+    if (path / "scheduler" / "scheduler_config.json").is_file():
+        parts.scheduler_config = _json(path / "scheduler" / "scheduler_config.json")
+    if (path / "text_encoder").is_dir() and (path / "tokenizer").is_dir():
+        parts.text_folder = path
+    parts.licence, parts.data_sources = _model_card(path / "README.md")
+    parts.licence_file = next((p for p in sorted(path.glob("LICEN[SC]E*")) if p.is_file()), None)
+    return parts
+
+
+def _vae_at(path: Path) -> tuple[Tensors, Config | None, list[Path]]:
+    """A VAE folder, a diffusers folder with one, or a .safetensors -> tensors, configuration, files read."""
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        files, tensors = _weights(folder)
+        return layouts.modern_vae(tensors), _config(folder), files
+    tensors, _ = read_tensors(path)
+    if (prefix := layouts.vae_prefix(tensors)) is not None:
+        return layouts.modern_vae(without_prefix(tensors, prefix)), None, [path]
+    if (prefix := layouts.ldm_prefixes(tensors)[1]) is not None:
+        return layouts.vae_from_ldm(without_prefix(tensors, prefix), path.name), None, [path]
+    raise CheckpointError(f"{path.name} holds no VAE, neither with diffusers' names nor with LDM's.")
+
+
+def _weights(folder: Path) -> tuple[list[Path], Tensors]:
+    """The weight files of one diffusers part, full precision before fp16, and the tensors in them."""
+    stem = "diffusion_pytorch_model"
+    for variant in ("", ".fp16"):
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            files = [folder / Path(shard).name for shard in shards]
+        else:
+            files = [folder / f"{stem}{variant}.safetensors"]
+        if not index.is_file() and not files[0].is_file():
+            continue
+        tensors: Tensors = {}
+        for file in files:
+            tensors |= read_tensors(file)[0]
+        return files, tensors
+    pickles = sorted(p for p in folder.glob("*") if p.suffix in (".bin", ".ckpt", ".pt"))
+    if pickles:
+        read_tensors(pickles[0])
+    raise CheckpointError(
+        f"{folder} holds no {stem}.safetensors, nor its fp16 variant, nor an index of shards."
+    )
+
+
+def _config(folder: Path) -> Config:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json and no unet/ with one: it is no diffusers folder. Give the folder "
+            "that save_pretrained wrote, or one .safetensors."
+        )
+    return _json(folder / "config.json")
+
+
+def _recipe(given: Given, parts: _Parts, unet: Any) -> Recipe:
+    """The recipe said, or stated by the checkpoint, or FiffDepth's where the network can be nothing else."""
+    name = given.recipe or (parts.info.recipe if parts.info else None)
+    if name is None:
+        if unet.config.in_channels != 4 or unet.config.class_embed_type is not None:
+            raise CheckpointError(
+                f"This UNet takes {unet.config.in_channels} channels"
+                + (" and a class embedding" if unet.config.class_embed_type else "")
+                + ", so it is not FiffDepth's, and nothing says what it is. Say it with --recipe."
+            )
+        name = "fiffdepth"
+    return recipe_named(name)
+
+
+def _prompt(given: Given, parts: _Parts, channels: int, path: Path) -> torch.Tensor:
+    """[1, tokens, C] in fp32: from the file given, the checkpoint, or its text encoder; never guessed."""
+    where = path.name
+    if given.prompt_embedding is not None:
+        tensors, _ = read_tensors(given.prompt_embedding)
+        parts.files.append(given.prompt_embedding)
+        where = given.prompt_embedding.name
+        if len(tensors) != 1:
+            raise CheckpointError(f"{where} holds {len(tensors)} tensors; a prompt embedding is one alone.")
+        prompt = next(iter(tensors.values()))
+    elif parts.prompt_embedding is not None:
+        prompt = parts.prompt_embedding
+    elif parts.text_folder is not None:
+        prompt = _encode_empty_prompt(parts.text_folder)
+    else:
+        raise CheckpointError(
+            f"{where} carries no embedding of the empty prompt, and no text encoder to compute it. Give it "
+            f"with --prompt-embedding FILE.safetensors: a tensor [1, 2, {channels}], the text encoder's "
+            'output for the tokens of "" with padding="do_not_pad".'
+        )
+    if prompt.ndim != 3 or prompt.shape[0] != 1 or prompt.shape[2] != channels:
+        raise CheckpointError(
+            f"{where}: the prompt embedding has shape {list(prompt.shape)}, this UNet wants "
+            f"[1, tokens, {channels}]."
+        )
+    check_values({"prompt embedding": prompt}, where)
+    return prompt.float()
+
+
+def _encode_empty_prompt(folder: Path) -> torch.Tensor:
+    """The text encoder's last hidden state for "", not padded: BOS and EOS."""
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as e:
+        raise CheckpointError(
+            f"{folder.name} has a text encoder, but transformers, which runs it, is not installed: "
+            "pip install transformers, or give --prompt-embedding FILE.safetensors."
+        ) from e
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder: Any = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f"The text encoder of {folder.name} cannot be loaded ({e}). Give "
+            "--prompt-embedding FILE.safetensors."
+        ) from e
+    tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
+    with torch.no_grad():
+        embedding: torch.Tensor = encoder.float().eval()(tokens)[0]
+    return embedding
+
+
+def _model_card(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Licence and data sets from the YAML head of a model card; UNSTATED and () where it says nothing."""
+    if not path.is_file():
+        return UNSTATED, ()
+    head = re.match(r"---\n(.*?)\n---", path.read_text(errors="replace"), flags=re.DOTALL)
+    text = head[1] if head else ""
+    licence = re.search(r"^license(?:_name)?:\s*(\S.*)$", text, flags=re.MULTILINE)
+    datasets = re.search(r"^datasets:\s*\n((?:\s*-\s*.+\n?)+)", text, flags=re.MULTILINE)
+    sources = re.findall(r"-\s*(.+)", datasets[1]) if datasets else []
+    return licence[1].strip() if licence else UNSTATED, tuple(s.strip() for s in sources)
+
+
+def _json(path: Path) -> Config:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path} cannot be read as JSON: {e}.") from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no configuration: it holds no JSON object.")
+    return content
+
+
+def _millions(module: torch.nn.Module) -> str:
+    count = parameter_count(module) / 1e6
+    return f"{count:.0f}" if count >= 10 else f"{count:.2g}"

@@ -1,14 +1,17 @@
-"""Graph files run here, on the CPU, stage by stage: the side of a parity check that is not torch."""
+"""What the reference is compared with: graph files on an engine, or a stage in torch at its own precision."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from export.errors import GraphExportError
+from export.stages import Stage
 from fiffdepth_rt.engine_dir import JOURNEY
 
 Array = npt.NDArray[Any]
@@ -45,3 +48,20 @@ class OnnxRuntimeStages:
             raise GraphExportError(f"ONNX Runtime refuses the graph of the {stage}: {e}") from e
         self._sessions[stage] = session
         return session
+
+
+class TorchStages:
+    """The stages in torch, in their graphs' precision: shows the overflow that a CPU engine would hide."""
+
+    name = "torch"
+
+    def __init__(self, build: Callable[[str], Stage]) -> None:
+        self._build = build
+        self._stage: tuple[str, Stage] | None = None  # one at a time: a full-size UNet has 3.5 GB
+
+    def __call__(self, stage: str, value: Array) -> Array:
+        if self._stage is None or self._stage[0] != stage:
+            self._stage = (stage, self._build(stage))
+        with torch.no_grad():
+            output = self._stage[1](torch.from_numpy(value))
+        return np.asarray(output[-1] if isinstance(output, tuple) else output)

@@ -21,12 +21,13 @@ import torch
 
 from export.checkpoint import Model
 from export.errors import ParityError
-from export.onnx_graphs import Precision
+from export.precision import Precision
 from export.recipe import scheduler_of
 from export.stages import STAGES
 
 Array = npt.NDArray[Any]
 NOISE = "noise"
+NOT_FINITE = "NaN or infinity"
 CONSTANT_BELOW_STD = 1e-4
 # Training maps the 2 % and 98 % quantiles to ±1, so honest depth leaves [-1, 1] a little, but not by this.
 SATURATED_BEYOND = 1.5
@@ -37,15 +38,18 @@ SATURATED_SHARE = 0.01
 class Gate:
     """Largest errors allowed; None: reported only.
 
-    max_abs is in the values' own unit, since the one worst pixel of a map is rounding noise that a sharp
-    network has made tens of times larger. p999 and mean are relative to the reference's standard deviation.
+    max_abs and mean_abs are in the values' own unit: the one worst pixel of a map is rounding noise that a
+    sharp network has made tens of times larger. p999 and mean are relative to the reference's
+    standard deviation.
     """
 
     max_abs: float | None = None
+    mean_abs: float | None = None
     p999: float | None = None
     mean: float | None = None
 
 
+CAMERA_GATE = Gate(mean_abs=5e-3)
 GATES: Mapping[Precision, Gate] = {
     Precision.FP32: Gate(max_abs=1e-4, p999=1e-4),
     Precision.FP16: Gate(p999=2e-2, mean=2e-3),
@@ -85,6 +89,10 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def gate(self, precision: Precision) -> Gate:
+        """The gate that the row was judged by."""
+        return CAMERA_GATE if "-camera-" in self.graph_set else GATES[precision]
+
 
 def reference(model: Model, images: Mapping[str, Array]) -> Golden:
     """images by name, uint8 h×w×3 -> every stage's input and output, by diffusers' own modules in fp32.
@@ -93,7 +101,7 @@ def reference(model: Model, images: Mapping[str, Array]) -> Golden:
     """
     golden = {name: _reference_of(model, image) for name, image in images.items()}
     for name, values in golden.items():
-        if name != NOISE:
+        if not name.startswith(NOISE):
             _check_reference(name, values["decoder"].output)
     return golden
 
@@ -171,24 +179,35 @@ RunStage = Callable[[str, Array], Array]  # stage name, its input -> its output;
 
 
 def compare(
-    golden: Golden, run: RunStage, *, precision: Precision, backend: str, graph_set: str
+    golden: Golden,
+    run: RunStage,
+    *,
+    precision: Precision,
+    backend: str,
+    graph_set: str,
+    gated: bool = True,
+    note: str = "",
 ) -> list[Row]:
-    """Run every stage alone and the whole chain on every golden image. Nothing is raised: see `judge`."""
-    note = "weights only: CPU kernels compute in fp32" if precision is Precision.FP16 else ""
+    """Run every stage alone and the whole chain on every golden image. Nothing is raised: see `judge`.
+
+    gated: whether the gates apply, or only that every value is finite.
+    """
+    outputs: dict[tuple[str, str], Array] = {}
+    chained = {image: stages["encoder"].input for image, stages in golden.items()}
+    for stage in STAGES:  # stage by stage, so that one need be open at a time
+        for image, stages in golden.items():
+            outputs[image, stage] = run(stage, stages[stage].input)
+            chained[image] = run(stage, chained[image])
     rows = []
     for image, stages in golden.items():
         height, width = stages["encoder"].input.shape[1:3]
-        chained: Array = stages["encoder"].input
-        results = {}
-        for stage in STAGES:
-            results[stage] = (run(stage, stages[stage].input), stages[stage].output)
-            chained = run(stage, chained)
-        results["chain"] = (chained, stages["decoder"].output)
+        results = {stage: (outputs[image, stage], stages[stage].output) for stage in STAGES}
+        results["chain"] = (chained[image], stages["decoder"].output)
         rows += [
             _row(
                 *result,
                 gate=GATES[precision],
-                gated=precision is Precision.FP32 or image != NOISE,
+                gated=gated and (precision is Precision.FP32 or not image.startswith(NOISE)),
                 graph_set=graph_set,
                 stage=stage,
                 backend=backend,
@@ -202,18 +221,48 @@ def compare(
     return rows
 
 
+def compare_camera(
+    photos: Mapping[str, tuple[Array, Array]], run: RunStage, *, backend: str, graph_set: str
+) -> list[Row]:
+    """The camera's graphs against the host's resizing around the reference.
+
+    photos: by name, the picture (uint8 H×W×3) and the depth map to be expected (float32 H×W in [0, 1]).
+    """
+    rows = []
+    for image, (picture, expected) in photos.items():
+        value: Array = picture[None]
+        for stage in STAGES:
+            value = run(stage, value)
+        rows.append(
+            _row(
+                np.clip(value, -1, 1) * 0.5 + 0.5,
+                expected[None],
+                gate=CAMERA_GATE,
+                gated=True,
+                graph_set=graph_set,
+                stage="chain",
+                backend=backend,
+                device="cpu",
+                image=image,
+                grid="{}x{}".format(*picture.shape[:2]),
+                note="camera resolution, against the host's resizing; in [0, 1]",
+            )
+        )
+    return rows
+
+
 def _row(ours: Array, theirs: Array, *, gate: Gate, gated: bool, **where: Any) -> Row:
     finite = bool(np.isfinite(ours).all())
     error = np.abs(ours.astype(np.float64) - theirs) if finite else np.full(1, np.finfo(np.float32).max)
     std = float(theirs.std())
     max_abs, p999, mean_abs = float(error.max()), float(np.quantile(error, 0.999)), float(error.mean())
-    found = Gate(max_abs=max_abs, p999=p999 / std, mean=mean_abs / std)
+    found = Gate(max_abs=max_abs, mean_abs=mean_abs, p999=p999 / std, mean=mean_abs / std)
     within = all(
         allowed is None or getattr(found, name) <= allowed
         for name, allowed in dataclasses.asdict(gate).items()
     )
     if not finite:
-        where["note"] = "NaN or infinity"
+        where["note"] = NOT_FINITE
     return Row(
         max_abs=max_abs,
         p999=p999,
@@ -231,23 +280,22 @@ def judge(rows: list[Row], precision: Precision) -> None:
     if not failed:
         return
     worst = next((row for row in failed if row.stage != "chain"), failed[0])
-    overflow = "NaN" in worst.note
+    if worst.note.startswith(NOT_FINITE):
+        found = "gives NaN or infinity"
+    else:
+        found = (
+            f"differs from the checkpoint by max {worst.max_abs:.2g}, mean {worst.mean_abs:.2g}, relative to "
+            f"its deviation by {worst.p999 / worst.reference_std:.2g} at the 99.9th percentile and "
+            f"{worst.mean_abs / worst.reference_std:.2g} in the mean, beyond {_said(worst.gate(precision))}"
+        )
     advice = {
         Precision.FP32: "A fault of the export or the engine: try --leave-out with each fold, and report it.",
         Precision.FP16: "Try --keep-fp32 with the layers at fault, or --precision bf16.",
         Precision.BF16: "Try --keep-fp32 with the layers at fault, or --precision fp16.",
     }[precision]
     raise ParityError(
-        f"{worst.graph_set}/{worst.stage} on {worst.image} ({worst.grid}) "
-        + (
-            "gives NaN or infinity. "
-            if overflow
-            else f"differs from the checkpoint by max {worst.max_abs:.2g}, and relative to its deviation by "
-            f"{worst.p999 / worst.reference_std:.2g} at the 99.9th percentile and "
-            f"{worst.mean_abs / worst.reference_std:.2g} in the mean, beyond {_said(GATES[precision])}. "
-        )
-        + advice
-        + " --accept-parity records the override in the manifest."
+        f"{worst.graph_set}/{worst.stage} on {worst.image} ({worst.grid}, {worst.backend}) {found}. {advice} "
+        "--accept-parity records the override in the manifest."
     )
 
 

@@ -50,6 +50,7 @@ class Recipe:
     """
 
     name: str
+    title: str
     timestep: int
     zero_channels: int = 0
     class_labels: tuple[float, ...] | None = None
@@ -66,14 +67,30 @@ _LOTUS_DEPTH = (math.sin(1.0), math.sin(0.0), math.cos(1.0), math.cos(0.0))
 RECIPES: Mapping[str, Recipe] = {
     r.name: r
     for r in (
-        Recipe(name="fiffdepth", timestep=0),
-        Recipe(name="genpercept", timestep=1, scheduler=GENPERCEPT_SCHEDULER),
+        Recipe(name="fiffdepth", title="FiffDepth", timestep=0),
+        Recipe(name="genpercept", title="GenPercept", timestep=1, scheduler=GENPERCEPT_SCHEDULER),
         Recipe(
-            name="genpercept-disparity", timestep=1, scheduler=GENPERCEPT_SCHEDULER, output_space="disparity"
+            name="genpercept-disparity",
+            title="GenPercept disparity",
+            timestep=1,
+            scheduler=GENPERCEPT_SCHEDULER,
+            output_space="disparity",
         ),
-        Recipe(name="lotus-d", timestep=999, class_labels=_LOTUS_DEPTH),
-        Recipe(name="lotus-d-disparity", timestep=999, class_labels=_LOTUS_DEPTH, output_space="disparity"),
-        Recipe(name="marigold-e2e", timestep=999, zero_channels=4, scheduler=SD2_SCHEDULER),
+        Recipe(name="lotus-d", title="Lotus-D", timestep=999, class_labels=_LOTUS_DEPTH),
+        Recipe(
+            name="lotus-d-disparity",
+            title="Lotus-D disparity",
+            timestep=999,
+            class_labels=_LOTUS_DEPTH,
+            output_space="disparity",
+        ),
+        Recipe(
+            name="marigold-e2e",
+            title="Marigold, end-to-end",
+            timestep=999,
+            zero_channels=4,
+            scheduler=SD2_SCHEDULER,
+        ),
     )
 }
 

@@ -40,7 +40,16 @@ class Upsample(nn.Module):  # type: ignore[misc]
         return self.conv(x)
 
 
-class EncoderStage(nn.Module):  # type: ignore[misc]
+class Stage(nn.Module):  # type: ignore[misc]
+    """What the three have in common: the precision they compute in between their doors."""
+
+    dtype: torch.dtype = torch.float32
+
+    def fix_size(self, grid_hw: tuple[int, int]) -> None:
+        """Make the sizes inside constants, for grids whose sides are no multiples of 64."""
+
+
+class EncoderStage(Stage):
     """image -> latent: uint8 [B, h, w, 3] RGB -> float32 [B, 4, h/8, w/8]: posterior mean, scaled."""
 
     def __init__(self, vae: Any) -> None:
@@ -53,7 +62,7 @@ class EncoderStage(nn.Module):  # type: ignore[misc]
     def forward(self, image_Bhw3: torch.Tensor) -> torch.Tensor:
         # in fp32 also in the half precisions: 255 levels in [-1, 1] are rounded once, at the end
         x = image_Bhw3.to(torch.float32) * (2.0 / 255.0) - 1.0
-        return self.body(x.permute(0, 3, 1, 2).to(compute_dtype(self))).to(torch.float32)
+        return self.body(x.permute(0, 3, 1, 2).to(self.dtype)).to(torch.float32)
 
     def body(self, x_B3hw: torch.Tensor) -> torch.Tensor:
         """Pixels in [-1, 1] -> latent, both in the stage's own precision."""
@@ -64,7 +73,7 @@ class EncoderStage(nn.Module):  # type: ignore[misc]
         return mean if self.scaling_factor == 1.0 else mean * self.scaling_factor
 
 
-class UnetStage(nn.Module):  # type: ignore[misc]
+class UnetStage(Stage):
     """latent -> depth latent: float32 [B, 4, h/8, w/8] both ways, one step at a constant time and prompt.
 
     timestep: what the network is told (0 for FiffDepth). class_labels: [1, k], for a class embedding.
@@ -103,16 +112,15 @@ class UnetStage(nn.Module):  # type: ignore[misc]
         self.output_scale = output_scale
         self.upsample_sizes: tuple[tuple[int, int] | None, ...] = (None,) * len(self.up_blocks)
 
-    def fix_size(self, latent_hw: tuple[int, int]) -> None:
-        """Make the sizes after each upsampling constants, for latents whose sides do not halve evenly."""
-        sizes = [latent_hw]
+    def fix_size(self, grid_hw: tuple[int, int]) -> None:
+        sizes = [(grid_hw[0] // VAE_FACTOR, grid_hw[1] // VAE_FACTOR)]
         for _ in range(len(self.up_blocks) - 1):
             h, w = sizes[-1]
             sizes.append(((h + 1) // 2, (w + 1) // 2))
         self.upsample_sizes = (*reversed(sizes[:-1]), None)
 
     def forward(self, latent_B4hw: torch.Tensor) -> torch.Tensor:
-        return self.body(latent_B4hw.to(compute_dtype(self))).to(torch.float32)
+        return self.body(latent_B4hw.to(self.dtype)).to(torch.float32)
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         """latent -> depth latent, both in the stage's own precision."""
@@ -138,7 +146,7 @@ class UnetStage(nn.Module):  # type: ignore[misc]
         return block(temb=self.time, **inputs)
 
 
-class DecoderStage(nn.Module):  # type: ignore[misc]
+class DecoderStage(Stage):
     """depth latent -> depth map: float32 [B, 4, h/8, w/8] -> depth and depth_unclipped, float32 [B, h, w].
 
     Convention: depth in [0, 1], 0 = nearest (of a "depth" model); depth_unclipped is the same value before
@@ -156,7 +164,7 @@ class DecoderStage(nn.Module):  # type: ignore[misc]
                 block.upsamplers[i] = Upsample(upsampler.conv)
 
     def forward(self, depth_latent_B4hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        unclipped = self.body(depth_latent_B4hw.to(compute_dtype(self))).to(torch.float32)
+        unclipped = self.body(depth_latent_B4hw.to(self.dtype)).to(torch.float32)
         depth = unclipped.clamp(-1.0, 1.0) * 0.5 + 0.5
         return depth, unclipped
 
@@ -168,11 +176,6 @@ class DecoderStage(nn.Module):  # type: ignore[misc]
             x = self.post_quant_conv(x)
         x = self.decoder(x)
         return x[:, 0] if x.shape[1] == 1 else x.mean(dim=1)
-
-
-def compute_dtype(stage: nn.Module) -> torch.dtype:
-    """The precision a stage computes in: that of its first convolution."""
-    return next(m.weight.dtype for m in stage.modules() if isinstance(m, nn.Conv2d))
 
 
 def _check_vae(vae: Any) -> None:

@@ -76,7 +76,7 @@ def build_module(cls: Any, config: Mapping[str, Any], tensors: Tensors, where: s
         "misshapen": [f"{k} {given[k]} for {wanted[k]}" for k in sorted(both) if wanted[k] != given[k]],
     }
     if any(complaints.values()):
-        said = "; ".join(f"{len(v)} {k}: {_listed(v)}" for k, v in complaints.items() if v)
+        said = "; ".join(f"{len(v)} {k}: {listed(v)}" for k, v in complaints.items() if v)
         raise CheckpointError(
             f"{where}: the tensors do not fit the {cls.__name__} of its configuration. {said}. "
             "Is it the right configuration, and the whole file?"
@@ -91,15 +91,16 @@ def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:
     if odd := [f"{k} ({v.dtype})" for k, v in tensors.items() if not v.dtype.is_floating_point]:
         raise CheckpointError(
             f"{where}: weights are float32, float16 or bfloat16, but {len(odd)} of another dtype: "
-            f"{_listed(odd)}. Convert them, or take the checkpoint before quantisation."
+            f"{listed(odd)}. Convert them, or take the checkpoint before quantisation."
         )
     if broken := [k for k, v in tensors.items() if not torch.isfinite(v).all()]:
         raise CheckpointError(
-            f"{where}: {len(broken)} tensors hold NaN or infinity: {_listed(broken)}. "
+            f"{where}: {len(broken)} tensors hold NaN or infinity: {listed(broken)}. "
             "The training diverged or the file is damaged: take an earlier checkpoint."
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first LISTED_AT_MOST, and how many more."""
     more = len(names) - LISTED_AT_MOST
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
