@@ -23,6 +23,7 @@ from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.engine_dir import BUNDLED, Manifest, open_engine_dir
 from fiffdepth_rt.errors import InferenceError, SizeError
 from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, as_rgb, fit, to_grid, to_photo
+from fiffdepth_rt.stream import Drop, Stream
 from fiffdepth_rt.version import __version__
 
 DepthMap = npt.NDArray[np.float32]
@@ -96,6 +97,44 @@ class Depth:
             maps = self._run(np.stack([to_grid(photos[i], fits[i]) for i in group]))
             depths |= {i: way_back(depth, fits[i]) for i, depth in zip(group, maps, strict=True)}
         return [depths[i] for i in range(len(photos))]
+
+    def stream(
+        self,
+        frames: Iterable[Any],
+        *,
+        color: Color = "rgb",
+        size: int | None = None,
+        inflight: int = 2,
+        drop: Drop = "never",
+        smooth: float | None = None,
+    ) -> Stream:
+        """frames -> their depth maps, in order: `for d in depth.stream(frames)`.
+
+        Reading, fitting, computing and finishing overlap, each in a thread of its own. Memory is bounded. The
+        threads end with the loop, however it is left. Where a name still holds the stream, a `with` block or
+        `close()` ends them.
+
+        frames: any iterable of photos as in `infer`, all of one size. It runs in another thread.
+        inflight: frames on their way at once, from the source to the loop. 1 holds least, and overlaps only
+            with the body of the loop; more than 4 gain nothing.
+        drop: "never" makes the source wait. "oldest", for live cameras, does not: the latest frame wins, and
+            `Stream.index` and `Stream.frame` tell which frame a depth map belongs to.
+        smooth: None, or the time constant in frames with which a correction against flicker leaks back to
+            none, such as 30; smoothing.py says what it does.
+
+        An error of the source comes out of the loop behind the depth maps of the frames before it.
+        Raises what `infer` raises, StreamError for an argument out of range, FrameSizeError.
+        """
+        size = self._size if size is None else _checked_size(size, self.manifest)
+        return Stream(
+            frames,
+            fit=lambda photo: self._fit(photo, size),
+            run=self._run,
+            color=color,
+            inflight=inflight,
+            drop=drop,
+            smooth=smooth,
+        )
 
     @property
     def output_space(self) -> str:

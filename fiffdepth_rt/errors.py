@@ -4,6 +4,11 @@ FiffDepthError
 ├── ImageError (ValueError)       a photo cannot be used: dtype, shape, size, NaN, unreadable, too many pixels
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
+├── StreamError                   a stream of frames cannot start, or breaks off; what it gave so far is good
+│   ├── FrameSizeError            a frame of another size in the middle of a stream
+│   ├── SourceError               a video or camera cannot be opened
+│   ├── SourceLostError           a camera or network stream that was open gives no more frames
+│   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
 ├── EngineDirError                an engine directory cannot be trusted
 │   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
 │   ├── UnsafePathError           a path in the manifest leaves the directory, or is a link
@@ -33,6 +38,26 @@ class SizeError(FiffDepthError, ValueError):
 
 class OutputError(FiffDepthError, OSError):
     """A result cannot be written. Nothing half-written is left behind."""
+
+
+class StreamError(FiffDepthError):
+    """A stream of frames cannot start, or breaks off. What it gave so far is good."""
+
+
+class FrameSizeError(StreamError):
+    """A frame of another size in the middle of a stream."""
+
+
+class SourceError(StreamError):
+    """A video or camera cannot be opened."""
+
+
+class SourceLostError(StreamError):
+    """A camera or network stream that was open gives no more frames."""
+
+
+class DamagedVideoError(StreamError):
+    """Frames of a video file are missing or cannot be decoded."""
 
 
 class EngineDirError(FiffDepthError):
