@@ -90,9 +90,7 @@ def test_the_directory_opens_and_says_where_it_comes_from(exported):
     assert (manifest.name, manifest.recipe, manifest.output_space) == ("tiny", "fiffdepth", "depth")
     assert (manifest.size.default, manifest.size.max, manifest.size.multiple) == (128, 512, 64)
     assert (manifest.licence.model, manifest.licence.data_sources) == ("CC0-1.0", ("random numbers",))
-    assert manifest.provenance["command"].startswith(
-        "python -m export.build_engines tiny.safetensors -o tiny"
-    )
+    assert manifest.provenance["command"] == "python -m export.build_engines tiny.safetensors -o tiny"
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
     assert files == {*manifest.files, "manifest.json"}
 
@@ -112,7 +110,7 @@ def test_the_golden_values_chain_and_are_the_references(exported):
         assert np.array_equal(stages["encoder"].output, stages["unet"].input)
         assert np.array_equal(stages["unet"].output, stages["decoder"].input)
         expected = depth_by_diffusers(stages["encoder"].input)
-        assert np.abs(stages["decoder"].output - expected).max() <= 1e-5
+        assert np.abs(stages["decoder"].output - expected).max() <= 1e-4
     shapes = [stages["encoder"].input.shape for stages in golden.values()]
     assert shapes == [(1, 128, 128, 3), (1, 128, 128, 3), (1, 128, 128, 3)]
 

@@ -35,14 +35,14 @@ def made():
     )
 
 
-def written(folder, layout, made, **kwargs):
+def written(folder, layout, made, *, recipe=FIFFDEPTH, **kwargs):
     """The checkpoint in a layout, and what has to be given beside it."""
     suffix = "" if layout in ("folder", "sharded", "unet") else ".safetensors"
     path = folder / f"{layout}{suffix}"
-    write_layout(path, layout, made, recipe=FIFFDEPTH, **kwargs)
+    write_layout(path, layout, made, recipe=recipe, **kwargs)
     if layout == "own":
         return path, Given()
-    given = {"prompt_embedding": folder / f"{path.name}.prompt.safetensors"}
+    given = {"recipe": recipe.name, "prompt_embedding": folder / f"{path.name}.prompt.safetensors"}
     if layout == "unet":
         given["vae"] = folder / "unet-vae"
     if layout in ("ldm", "prefixed"):  # too narrow for Stable Diffusion's heads and groups
@@ -267,6 +267,7 @@ def test_the_empty_prompt_is_computed_from_the_text_encoder_without_padding(tmp_
 def test_an_eight_channel_unet_is_not_taken_for_fiffdepth(tmp_path):
     made = tiny_checkpoint(in_channels=8)
     path, given = written(tmp_path, "folder", made)
+    given = Given(prompt_embedding=given.prompt_embedding)
     with pytest.raises(CheckpointError, match=r"takes 8 channels.*--recipe"):
         read_checkpoint(path, given)
 
