@@ -1,4 +1,4 @@
-"""The program `fiffdepth`: infer, info, doctor, bench.
+"""The program `fiffdepth`: infer, video, info, build, doctor, bench.
 
 What a command needs is imported inside it: `fiffdepth doctor` has to run where NumPy or
 OpenCV cannot be imported.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,8 +25,10 @@ from fiffdepth_rt import __version__
 from fiffdepth_rt.errors import FiffDepthError, OutputError
 
 if TYPE_CHECKING:
+    from fiffdepth_rt.build_progress import BuildProgress, OnProgress
     from fiffdepth_rt.depth import Depth
     from fiffdepth_rt.inputs import Job
+    from fiffdepth_rt.plans import Finished
 
 _VERBOSITY = (
     "fiffdepth_rt.verbosity"  # a key of click's ctx.meta; from 2 on, errors come with their traceback
@@ -92,6 +95,13 @@ def _parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) ->
         reason = f"{value!r} is no size: say height x width in px, such as 192x256."
         raise click.BadParameter(reason, ctx, option)
     return int(match[1]), int(match[2])
+
+
+def _parse_grids(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """("512x512", "384x640") -> ((512, 512), (384, 640))"""
+    return tuple(hw for value in values if (hw := _parse_hw(ctx, option, value)) is not None)
 
 
 _verbose = click.option(
@@ -297,6 +307,129 @@ def _summarize(done: Sequence[Job], seconds: float, depth: Depth) -> None:
 
 
 @program.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Engine directory. By default the bundled model, nano.",
+)
+@_backend
+@_device
+@click.option(
+    "--size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Longer side, in px, at which the model sees a frame. By default what the model was made for.",
+)
+@click.option(
+    "--smooth",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Take flicker away. N is how many frames a correction lasts, such as 30. By default off.",
+)
+@click.option("--side-by-side", is_flag=True, help="The video itself on the left. For .mp4.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@_verbose
+@click.pass_context
+def video(
+    ctx: click.Context,
+    source: str,
+    out: Path,
+    engine: Path | None,
+    backend: str,
+    device: str | None,
+    size: int | None,
+    smooth: float | None,
+    side_by_side: bool,
+    overwrite: bool,
+) -> None:
+    """Turn a video or a camera into depth.
+
+    IN is a video file, the number of a camera (0 is the first), or an address such as rtsp://10.0.0.7/live.
+
+    OUT ends in .mp4 for colours (warm is near), or in .mkv for 16-bit values without loss (FFV1). Without an
+    ending it is a folder, which gets a 16-bit PNG for each frame.
+
+    \b
+    Examples:
+      fiffdepth video walk.mp4 walk_color.mp4
+      fiffdepth video walk.mp4 walk_both.mp4 --side-by-side --smooth 30
+      fiffdepth video walk.mp4 walk_depth.mkv
+      fiffdepth video walk.mp4 walk_depth --size 512 --overwrite
+
+    A camera is not made to wait: of the frames that come while one is computed, the latest is taken. Ctrl-C
+    ends a recording; the file plays up to there. So it does when a camera disappears, or a video turns out to
+    be damaged; that is reported, and the exit status is 1.
+    """
+    from fiffdepth_rt.depth import Depth
+    from fiffdepth_rt.video import convert, open_result, open_source
+
+    if ctx.meta.get(_VERBOSITY, 0) < 2:
+        _silence_video_library()
+    with (
+        open_source(source) as opened,
+        Depth(engine, backend=backend, device=device, size=size) as depth,
+    ):
+        space = depth.output_space
+        result = open_result(
+            out,
+            fps=opened.fps,
+            space=space,
+            model=depth.manifest.name,
+            side_by_side=side_by_side,
+            overwrite=overwrite,
+        )
+        start = time.perf_counter()
+        try:
+            with closing(convert(depth, opened, result, smooth=smooth)) as steps:
+                _show_frames(steps, opened.frames, start)
+        except KeyboardInterrupt:
+            if not (opened.live and result.frames):
+                _say_kept(result.frames, out)
+                raise
+        except FiffDepthError:
+            _say_kept(result.frames, out)
+            raise
+        per_s = result.frames / (time.perf_counter() - start)
+        what = click.format_filename(opened.name), click.format_filename(out)
+        click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second")
+        black = {"depth": "nearest", "disparity": "farthest"}[space]
+        if out.suffix.lower() != ".mp4":
+            click.echo(f"Values are {space}: 0 is the {black}; relative, not metres.")
+
+
+def _show_frames(steps: Iterable[int], total: int | None, start: float) -> None:
+    """Runs through `steps`; where stderr is a terminal, with a line that moves."""
+    terminal = sys.stderr.isatty()
+    shown = 0.0
+    for done in steps:
+        now = time.perf_counter()
+        if terminal and now - shown > 0.2:
+            shown = now
+            of = f" of {total}" if total else ""
+            line = f"frame {done}{of}, {done / (now - start):.1f} per second"
+            click.echo(f"\r\033[K{line}", err=True, nl=False)
+    if terminal:
+        click.echo("\r\033[K", err=True, nl=False)
+
+
+def _say_kept(frames: int, out: Path) -> None:
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    kept = f"{click.format_filename(out)} holds the {frames} frames so far." if frames else "No frame was written."
+    click.echo(f"{clear}{kept}", err=True)
+
+
+def _silence_video_library() -> None:
+    """OpenCV and FFmpeg write to stderr what our errors say in their place. For the whole process."""
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    cv2.setLogLevel(0)
+
+
+@program.command()
 @_directory
 @_verbose
 def info(directory: Path | None) -> None:
@@ -316,15 +449,111 @@ def info(directory: Path | None) -> None:
 
 
 @program.command()
+@click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--grid",
+    "grids",
+    metavar="HxW",
+    multiple=True,
+    callback=_parse_grids,
+    help="Grid to build for, height x width in px; may be given again. By default a square of the size that "
+    "the model was made for.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N",
+    multiple=True,
+    default=(1,),
+    type=click.IntRange(min=1),
+    help="Photos that run at once; may be given again. By default 1.",
+)
+@click.option("--precision", metavar="P", help="Graph set. By default fp16, else bf16, else fp32.")
+@click.option("--static", is_flag=True, help="A plan for each grid and batch, instead of one for all.")
+@click.option(
+    "--opt-level",
+    metavar="0-5",
+    type=click.IntRange(0, 5),
+    help="How hard TensorRT looks for fast kernels. By default its own choice, 3.",
+)
+@click.option(
+    "--workspace",
+    "workspace_mib",
+    metavar="MIB",
+    type=click.IntRange(min=1),
+    help="Scratch memory that kernels may use, in MiB. By default all of the GPU's.",
+)
+@click.option(
+    "--strip-plan", is_flag=True, help="Plans without weights; they are read from the graphs when opened."
+)
+@click.option(
+    "--hardware-compatible",
+    is_flag=True,
+    help="Plans for every GPU of this compute capability, perhaps slower. TensorRT 10.12 or newer.",
+)
+@_verbose
+def build(directory: Path, **options: Any) -> None:
+    """Build TensorRT plans for this machine, and check them.
+
+    ENGINE_DIR is an engine directory; the plans are added to it. They run on this GPU model and this TensorRT
+    version only, so build on the machine that will run them. Each plan is held against the golden values of
+    the export before it is listed. A build that was stopped goes on where it was.
+
+    If no golden photo lies on one of the grids, that of the first is built as well, since only there a plan
+    can be checked.
+
+    \b
+    Examples:
+      fiffdepth build engines/fiffdepth
+      fiffdepth build engines/fiffdepth --grid 512x512 --grid 384x640
+      fiffdepth build engines/fiffdepth --precision fp32 --batch 1 --batch 4
+    """
+    from fiffdepth_rt.plan_rules import Request
+    from fiffdepth_rt.plans import build_plans
+
+    request = Request(**options, command=_command_line())
+    with _build_progress() as (on_progress, on_finished):
+        build_plans(directory, request, on_progress=on_progress, on_finished=on_finished)
+
+
+def _command_line() -> str:
+    """The command as it was typed, without the folders of this machine."""
+    words = [Path(word).name if "/" in word or "\\" in word else word for word in sys.argv[1:]]
+    return " ".join(("fiffdepth", *words))
+
+
+@contextmanager
+def _build_progress() -> Iterator[tuple[OnProgress | None, Callable[[Finished], None]]]:
+    """What `build_plans` calls: a line on stderr that moves, if it is a terminal; a line for each plan."""
+    terminal = sys.stderr.isatty()
+
+    def show(progress: BuildProgress) -> None:
+        phase = progress.phase[:60]
+        click.echo(f"\r\033[K{progress.stage} {progress.fraction:4.0%}  {phase}", err=True, nl=False)
+
+    def finish(finished: Finished) -> None:
+        if terminal:
+            click.echo("\r\033[K", err=True, nl=False)
+        how = "is here already" if finished.kept else f"built and checked in {finished.seconds:.0f} s"
+        click.echo(f"{finished.record.file}: {how}")
+
+    try:
+        yield (show if terminal else None), finish
+    finally:
+        if terminal:
+            click.echo("\r\033[K", err=True, nl=False)
+
+
+@program.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @_verbose
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Say what works on this machine, what does not, and what mends it.
 
-    Each backend with the reason why it is not usable, library versions, the GPU, wheels that overwrite each
-    other, and whether the bundled model is intact. The exit status is 1 if there is a problem. A note is no
-    problem: something more could be installed.
+    Each backend with the reason why it is not usable, TensorRT, library versions, the GPU, wheels that
+    overwrite each other, and whether the bundled model is intact. The exit status is 1 if there is a problem.
+    A note is no problem: something more could be installed.
 
     \b
     Examples:

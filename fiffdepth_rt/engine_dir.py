@@ -3,6 +3,8 @@
     manifest.json                 schema, output space, graph sets, tensor specs, licence, files by SHA-256
     graphs/<set>/encoder.onnx ... one set of three graphs per exported precision
     golden.npz                    inputs and reference outputs of every stage, to check engines with numpy
+    plans/*.plan                  TensorRT plans, each for one GPU and one TensorRT version
+    timing.cache                  TensorRT's notebook for the next build; not listed, no engine reads it
 
 `open_engine_dir` checks schema, stages, paths, sizes and hashes before an engine sees a byte.
 """
@@ -44,6 +46,7 @@ JOURNEY: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decoder": (("depth_latent",), ("depth", "depth_unclipped")),
 }
 STAGES = tuple(JOURNEY)
+HARDWARE_COMPATIBILITIES = ("none", "same_compute_capability")
 
 Dim = int | str
 T = TypeVar("T")
@@ -80,6 +83,41 @@ class GraphSet:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanProfile:
+    """One fixed shape that a plan runs at: grid as (height, width) in px, and batch."""
+
+    grid: tuple[int, int]
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """One TensorRT plan: a stage of a graph set, built for one GPU and one TensorRT version.
+
+    compute_capability: of the GPU, such as "8.9". profiles: in the order of the plan's own.
+    hardware_compatibility: "none" (this GPU model only) or "same_compute_capability".
+    stripped: without weights; whoever opens it refits it from the graph.
+    opt_level, workspace_mib: the builder's options; None for TensorRT's own choice.
+    graph_sha256: of what it was built from (`plan_rules.graph_digest`).
+    built: JSON about the build (date, driver, seconds); reported, and nothing reads it.
+    """
+
+    stage: str
+    precision: str
+    file: str
+    gpu_name: str
+    compute_capability: str
+    tensorrt_version: str
+    profiles: tuple[PlanProfile, ...]
+    hardware_compatibility: str
+    stripped: bool
+    opt_level: int | None
+    workspace_mib: int | None
+    graph_sha256: str
+    built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SizeLimits:
     """Processing size in px, along the longer side; both sides of a grid are multiples of `multiple`."""
 
@@ -109,8 +147,9 @@ class Manifest:
     """What an engine directory holds.
 
     output_space: "depth" (0 = nearest, 1 = farthest) or "disparity" (1 = nearest, 0 = farthest).
-    files: every file of the directory but the manifest, by its path relative to it (with "/").
-    plans, provenance, parity: JSON as the export wrote it; the runtime reports it and reads nothing in it.
+    files: every file of the directory but the manifest and timing.cache, by its path relative to it
+        (with "/").
+    provenance, parity: JSON as it was written; the runtime reports it and reads nothing in it.
     """
 
     name: str
@@ -121,7 +160,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     licence: Licence
     golden: str | None = None
-    plans: tuple[Mapping[str, Any], ...] = ()
+    plans: tuple[PlanRecord, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parity: tuple[Mapping[str, Any], ...] = ()
 
@@ -326,7 +365,7 @@ def _manifest(content: object) -> Manifest:
         files={key: _file(value, f"files.{key}") for key, value in _fields(fields["files"], "files").items()},
         licence=_licence(fields["licence"], "licence"),
         golden=None if fields["golden"] is None else _as(fields["golden"], str, "golden"),
-        plans=tuple(_fields(plan, "plans") for plan in _as(fields["plans"], list, "plans")),
+        plans=tuple(_plan(plan, "plans") for plan in _as(fields["plans"], list, "plans")),
         provenance=_fields(fields["provenance"], "provenance"),
         parity=tuple(_fields(row, "parity") for row in _as(fields["parity"], list, "parity")),
     )
@@ -336,6 +375,10 @@ def _manifest(content: object) -> Manifest:
     for graph_set in manifest.graph_sets.values():
         for stage in graph_set.stages.values():
             used |= {stage.file, *stage.external_data}
+    for plan in manifest.plans:
+        used |= {plan.file}
+        if plan.precision not in manifest.graph_sets:
+            raise _broken("plans", f"has a plan of {plan.precision!r}, which is no graph set")
     if unlisted := sorted(used - manifest.files.keys()):
         raise _broken("files", f"does not list {unlisted[0]!r}, which is used")
     return manifest
@@ -386,12 +429,58 @@ def _size(value: object, where: str) -> SizeLimits:
     return size
 
 
+def _plan(value: object, where: str) -> PlanRecord:
+    fields = _record(value, where, _field_names(PlanRecord))
+    profiles = _as(fields["profiles"], list, f"{where}.profiles")
+    if not profiles:
+        raise _broken(f"{where}.profiles", "is empty")
+    return PlanRecord(
+        stage=_one_of(fields["stage"], STAGES, f"{where}.stage"),
+        precision=_as(fields["precision"], str, f"{where}.precision"),
+        file=_as(fields["file"], str, f"{where}.file"),
+        gpu_name=_as(fields["gpu_name"], str, f"{where}.gpu_name"),
+        compute_capability=_version(fields["compute_capability"], f"{where}.compute_capability"),
+        tensorrt_version=_version(fields["tensorrt_version"], f"{where}.tensorrt_version"),
+        profiles=tuple(_profile(profile, f"{where}.profiles") for profile in profiles),
+        hardware_compatibility=_one_of(
+            fields["hardware_compatibility"], HARDWARE_COMPATIBILITIES, f"{where}.hardware_compatibility"
+        ),
+        stripped=_as(fields["stripped"], bool, f"{where}.stripped"),
+        opt_level=_whole_or_none(fields["opt_level"], f"{where}.opt_level", at_least=0),
+        workspace_mib=_whole_or_none(fields["workspace_mib"], f"{where}.workspace_mib", at_least=1),
+        graph_sha256=_sha256(fields["graph_sha256"], f"{where}.graph_sha256"),
+        built=_fields(fields["built"], f"{where}.built"),
+    )
+
+
+def _profile(value: object, where: str) -> PlanProfile:
+    fields = _record(value, where, _field_names(PlanProfile))
+    sides = [_whole(side, f"{where}.grid", at_least=1) for side in _as(fields["grid"], list, f"{where}.grid")]
+    if len(sides) != 2:
+        raise _broken(f"{where}.grid", "is not a height and a width")
+    return PlanProfile(grid=(sides[0], sides[1]), batch=_whole(fields["batch"], f"{where}.batch", at_least=1))
+
+
+def _version(value: object, where: str) -> str:
+    text = _as(value, str, where)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})+", text):
+        raise _broken(where, "is not numbers with dots between them")
+    return text
+
+
 def _file(value: object, where: str) -> FileRecord:
     fields = _record(value, where, _field_names(FileRecord))
-    sha256 = _as(fields["sha256"], str, f"{where}.sha256")
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise _broken(f"{where}.sha256", "is not 64 lower-case hexadecimal digits")
-    return FileRecord(sha256=sha256, bytes=_whole(fields["bytes"], f"{where}.bytes", at_least=0))
+    return FileRecord(
+        sha256=_sha256(fields["sha256"], f"{where}.sha256"),
+        bytes=_whole(fields["bytes"], f"{where}.bytes", at_least=0),
+    )
+
+
+def _sha256(value: object, where: str) -> str:
+    digits = _as(value, str, where)
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise _broken(where, "is not 64 lower-case hexadecimal digits")
+    return digits
 
 
 def _licence(value: object, where: str) -> Licence:
@@ -412,7 +501,13 @@ def _as(value: object, kind: type[T], where: str) -> T:
     return value
 
 
-_KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+_KINDS: Mapping[type, str] = {
+    str: "a text",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def _fields(value: object, where: str) -> dict[str, Any]:
@@ -449,3 +544,7 @@ def _whole(value: object, where: str, *, at_least: int) -> int:
     if number < at_least:
         raise _broken(where, f"should be at least {at_least}, but is {number}")
     return number
+
+
+def _whole_or_none(value: object, where: str, *, at_least: int) -> int | None:
+    return None if value is None else _whole(value, where, at_least=at_least)

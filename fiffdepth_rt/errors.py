@@ -15,13 +15,18 @@ FiffDepthError
 │   ├── MissingFileError          a listed file is not there
 │   ├── HashMismatchError         a listed file has another size or SHA-256
 │   ├── GraphError                a graph cannot be read by the engine (truncated, unsupported operator)
-│   └── StageMismatchError        a stage's tensors do not fit the next one, or not the manifest
+│   ├── StageMismatchError        a stage's tensors do not fit the next one, or not the manifest
+│   └── PlanMismatchError         a TensorRT plan was built for another TensorRT version or another GPU
+├── ParityError                   an engine does not compute what the checkpoint does, or nothing proves it
 └── BackendError
     ├── BackendUnavailableError   an engine asked for by name cannot be used here
+    ├── BuildError                TensorRT could not build a plan; carries its log
     └── InferenceError            the engine failed while running
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class FiffDepthError(Exception):
@@ -88,12 +93,28 @@ class StageMismatchError(EngineDirError):
     """A stage's tensors do not fit the next stage, or not the manifest."""
 
 
+class PlanMismatchError(EngineDirError):
+    """A TensorRT plan was built for another TensorRT version or another GPU."""
+
+
+class ParityError(FiffDepthError):
+    """An engine does not compute what the checkpoint does, or the comparison proves nothing."""
+
+
 class BackendError(FiffDepthError):
     """An inference engine failed."""
 
 
 class BackendUnavailableError(BackendError):
     """An engine asked for by name cannot be used here."""
+
+
+class BuildError(BackendError):
+    """TensorRT could not build a plan. log: what TensorRT said while it tried, oldest line first."""
+
+    def __init__(self, message: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
 
 
 class InferenceError(BackendError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fiffdepth_rt.engine_dir import STAGES, FileRecord, Manifest, Stage
+from fiffdepth_rt.engine_dir import STAGES, FileRecord, Manifest, PlanRecord, Stage
 
 _MEANING = {"depth": "0 = nearest, 1 = farthest", "disparity": "1 = nearest, 0 = farthest"}
 
@@ -26,7 +26,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for name in STAGES:
             yield "", f"  {name:8}{_stage(graphs.stages[name], manifest.files)}"
     for plan in manifest.plans:
-        yield "Plan", _pairs(plan)
+        yield "Plan", _plan(plan, manifest.files)
     yield from (("Parity", row) for row in _parity(manifest.parity))
     yield "Licence", manifest.licence.model
     for source in manifest.licence.data_sources:
@@ -58,5 +58,13 @@ def _parity(rows: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
         yield f"{graph_set} on {backend} ({device}): {passed} of {len(group)} checks passed{worst}"
 
 
-def _pairs(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in record.items())
+def _plan(plan: PlanRecord, files: Mapping[str, FileRecord]) -> str:
+    shapes = ", ".join(
+        f"{profile.grid[0]}x{profile.grid[1]} batch {profile.batch}" for profile in plan.profiles
+    )
+    gpu = plan.gpu_name if plan.hardware_compatibility == "none" else "any GPU"
+    stripped = ", without weights" if plan.stripped else ""
+    return (
+        f"{plan.precision} {plan.stage}: {files[plan.file].bytes / 1e6:.1f} MB{stripped}, for {gpu} of "
+        f"compute capability {plan.compute_capability} and TensorRT {plan.tensorrt_version}; {shapes}"
+    )

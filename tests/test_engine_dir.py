@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir import (
     DTYPES,
+    HARDWARE_COMPATIBILITIES,
+    JOURNEY,
     MANIFEST_MAX_BYTES,
     OUTPUT_SPACES,
     SYMBOLS,
@@ -25,6 +27,8 @@ from fiffdepth_rt.engine_dir import (
     GraphSet,
     Licence,
     Manifest,
+    PlanProfile,
+    PlanRecord,
     SizeLimits,
     Stage,
     TensorSpec,
@@ -97,6 +101,32 @@ sizes = st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 64)).map(
     lambda n: SizeLimits(multiple=8 * n[0], max=8 * n[0] * n[1], default=min(n[2], 8 * n[0] * n[1]))
 )
 
+versions = st.lists(st.integers(0, 999), min_size=2, max_size=4).map(lambda n: ".".join(map(str, n)))
+plan_records = st.builds(
+    PlanRecord,
+    stage=st.sampled_from(sorted(JOURNEY)),
+    precision=texts,
+    file=texts,
+    gpu_name=texts,
+    compute_capability=versions,
+    tensorrt_version=versions,
+    profiles=st.lists(
+        st.builds(
+            PlanProfile,
+            grid=st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+            batch=st.integers(1, 64),
+        ),
+        min_size=1,
+        max_size=2,
+    ).map(tuple),
+    hardware_compatibility=st.sampled_from(HARDWARE_COMPATIBILITIES),
+    stripped=st.booleans(),
+    opt_level=st.none() | st.integers(0, 5),
+    workspace_mib=st.none() | st.integers(1, 2**20),
+    graph_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    built=json_objects,
+)
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
@@ -106,6 +136,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
     for graph_set in sets.values():
         for stage in graph_set.stages.values():
             used |= {stage.file, *stage.external_data}
+    plans = [
+        dataclasses.replace(plan, precision=min(sets)) for plan in draw(st.lists(plan_records, max_size=2))
+    ]
+    used |= {plan.file for plan in plans}
     return Manifest(
         name=draw(texts),
         recipe=draw(texts),
@@ -115,7 +149,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         files={name: draw(records) for name in used},
         licence=Licence(model=draw(texts), data_sources=tuple(draw(st.lists(texts, max_size=2)))),
         golden=golden,
-        plans=tuple(draw(st.lists(json_objects, max_size=2))),
+        plans=tuple(plans),
         provenance=draw(json_objects),
         parity=tuple(draw(st.lists(json_objects, max_size=2))),
     )

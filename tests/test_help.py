@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks import latency
 from fiffdepth_rt import depth, engine_dir
+from fiffdepth_rt.backends import tensorrt as tensorrt_here
 from fiffdepth_rt.cli import program
 
 FROZEN = Path(__file__).parent / "help"
@@ -85,7 +86,10 @@ def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
     if "bench" in example:
         arguments += ["--runs", "1", "--warm-up", "1"]
     result = CliRunner().invoke(command, arguments)
-    assert (result.exit_code, result.stderr) == (0, "")
+    if words[:2] == ["fiffdepth", "build"] and not tensorrt_here.usable().usable:
+        assert (result.exit_code, "TensorRT cannot be used: " in result.stderr) == (1, True)
+    else:
+        assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_the_program_says_its_version() -> None:

@@ -1,0 +1,73 @@
+"""Whether TensorRT works here. Its plans are built by plans.py; running them comes with the next release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fiffdepth_rt import cuda
+from fiffdepth_rt.backends import Usability
+from fiffdepth_rt.errors import BackendUnavailableError
+from fiffdepth_rt.plan_rules import check_supported
+
+NAME = "tensorrt"
+
+_WHEELS = ("tensorrt", "cuda-python", "cuda-bindings")
+_JETSON = Path("/etc/nv_tegra_release")  # JetPack writes it
+
+
+def usable() -> Usability:
+    """Whether TensorRT and cuda-python can be imported here, and find a GPU. Never raises."""
+    versions = _installed_wheels()
+    try:
+        import tensorrt
+
+        version = str(tensorrt.__version__)
+        versions["tensorrt"] = version
+    except Exception as error:  # a broken wheel fails in its own ways
+        known = "tensorrt" in versions
+        why = f"tensorrt cannot be imported ({error})" if known else "tensorrt is not installed"
+        return _unusable(why, _install(again=known), versions)
+    try:
+        check_supported(version)
+    except BackendUnavailableError as error:
+        return _unusable(str(error), _install(again=False), versions)
+    try:
+        from cuda.bindings import runtime  # noqa: F401
+    except Exception as error:  # as above
+        why = f"TensorRT {version} is here, but cuda-python cannot be imported ({error})"
+        return _unusable(why, cuda.INSTALL, versions)
+    try:
+        gpu = cuda.gpu()
+    except Exception as error:  # BackendUnavailableError for what can be foreseen
+        return _unusable(f"TensorRT {version} is here, but {error}", "nvidia-smi", versions)
+    why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
+    return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
+
+
+def require() -> None:
+    """Raises BackendUnavailableError, with the mending command, unless TensorRT is usable here."""
+    usability = usable()
+    if not usability.usable:
+        raise BackendUnavailableError(f"TensorRT cannot be used: {usability.why}. Run: {usability.mend}")
+
+
+def _unusable(why: str, mend: str, versions: dict[str, str]) -> Usability:
+    return Usability(name=NAME, usable=False, why=why.rstrip("."), mend=mend, versions=versions)
+
+
+def _install(*, again: bool) -> str:
+    if _JETSON.exists():
+        return "sudo apt install python3-libnvinfer   (JetPack's own; pip's TensorRT is not for Jetson)"
+    return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[tensorrt]'"
+
+
+def _installed_wheels() -> dict[str, str]:
+    import importlib.metadata  # here, since it costs more to import than the rest of this package
+
+    found = {}
+    for wheel in _WHEELS:
+        try:
+            found[wheel] = importlib.metadata.version(wheel)
+        except Exception:  # not installed, or its metadata is damaged
+            continue
+    return found
