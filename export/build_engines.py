@@ -37,7 +37,15 @@ from export.precision import Precision
 from export.recipe import RECIPES
 from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
-from fiffdepth_rt.engine_dir import Licence, Manifest, SizeLimits, open_engine_dir, write_manifest
+from fiffdepth_rt.engine_dir import (
+    OUTPUT_SPACES,
+    Licence,
+    Manifest,
+    SizeLimits,
+    hash_file,
+    open_engine_dir,
+    write_manifest,
+)
 from fiffdepth_rt.errors import FiffDepthError
 
 GOLDEN = "golden.npz"
@@ -92,7 +100,9 @@ def export_engine_dir(options: Options) -> Path:
             parity.judge([parity.Row(**row) for row in found], form.precision)
         rows += found
     if (licence := options.licence_file or model.licence_file) is not None:
-        work.piece("licence", functools.partial(_copy_licence, work.folder, licence))
+        with writing(options.output):
+            name = f"licence {hash_file(licence).sha256[:16]}"
+        work.piece(name, functools.partial(_copy_licence, work.folder, licence))
     manifest = Manifest(
         name=model.name,
         recipe=model.recipe.name,
@@ -268,6 +278,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.argument("checkpoint", type=_FILE)
 @click.option("-o", "--output", type=_FILE, required=True, help="The engine directory to write.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
+@click.option("--output-space", type=click.Choice(OUTPUT_SPACES),
+              help="What values mean, if not what the recipe says.")
 @click.option("--name", help="The model's name in the manifest.")
 @click.option("--vae", type=_FILE, help="The VAE, where the checkpoint holds a UNet alone.")
 @click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")

@@ -46,6 +46,7 @@ class Given:
     """What the user says beside the checkpoint; it wins over what the checkpoint says. None: not said."""
 
     recipe: str | None = None
+    output_space: str | None = None
     name: str | None = None
     vae: Path | None = None
     prompt_embedding: Path | None = None
@@ -147,7 +148,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         layout=parts.layout,
         name=given.name or (info.name if info else recipe.name),
         recipe=recipe,
-        output_space=info.output_space if info else recipe.output_space,
+        output_space=given.output_space or (info.output_space if info else recipe.output_space),
         size_default=info.size_default if info else size,
         size_max=info.size_max if info else 2 * size,
         licence=given.licence or (info.licence if info else parts.licence),

@@ -172,7 +172,7 @@ def _write_part(folder: Path, module: Any, tensors: Tensors, dtype: torch.dtype,
         save_file(tensors, folder / f"{STEM}{variant}.safetensors")
         return
     keys = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i in range(shards):
         file = f"{STEM}{variant}-{i + 1:05}-of-{shards:05}.safetensors"
         mine = keys[i::shards]

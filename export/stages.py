@@ -92,7 +92,7 @@ class UnetStage(Stage):
         output_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_unet(unet, zero_channels)
+        _check_unet(unet, zero_channels, has_class=class_labels is not None)
         dtype = unet.conv_in.weight.dtype
         with torch.no_grad():
             time = unet.time_embedding(unet.time_proj(torch.tensor([timestep])).to(dtype))
@@ -192,14 +192,14 @@ def _check_vae(vae: Any) -> None:
         )
 
 
-def _check_unet(unet: Any, zero_channels: int) -> None:
+def _check_unet(unet: Any, zero_channels: int, *, has_class: bool) -> None:
     plain: dict[str, tuple[Any, ...]] = {
         "in_channels": (LATENT_CHANNELS + zero_channels,),
         "out_channels": (LATENT_CHANNELS,),
         "center_input_sample": (False, None),
         "addition_embed_type": (None,),
         "encoder_hid_dim_type": (None,),
-        "class_embed_type": (None, "projection"),
+        "class_embed_type": ("projection",) if has_class else (None,),
         "class_embeddings_concat": (False, None),
         "time_embedding_act_fn": (None,),
         "time_cond_proj_dim": (None,),

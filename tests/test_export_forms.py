@@ -1,4 +1,4 @@
-"""Forms of the graphs: half precision, exact sizes, a camera's resolution, TensorRT 8.5. In torch, then as graphs."""
+"""Forms of the graphs: half precision, exact sizes, a camera's resolution, TensorRT 8.5."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.checkpoint import save
 
 
 def attention(q, k, v, *, scale_first):
-    """Attention in the dtype of its inputs; the scale on Q and K before their product, or on the logits after."""
+    """Attention in its inputs' dtype; the scale on Q and K before their product, or on the logits after."""
     scale = 1 / math.sqrt(q.shape[-1])
     if scale_first:
         logits = (q * math.sqrt(scale)) @ (k * math.sqrt(scale)).transpose(-1, -2)
@@ -168,7 +168,7 @@ def test_the_cameras_stages_take_and_give_its_resolution():
         latent = cast(encoder, Precision.BF16)(picture)
         depth, unclipped = decoder(latent)
     assert latent.shape == (1, 4, 16, 16) and depth.shape == unclipped.shape == (1, 120, 200)
-    assert 0 <= depth.min() and depth.max() <= 1
+    assert depth.min() >= 0 and depth.max() <= 1
 
 
 # --- names, shapes, choices ---

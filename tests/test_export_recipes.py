@@ -14,11 +14,11 @@ from diffusers import DDIMScheduler
 
 from export import parity, recipe
 from export.checkpoint import Given, read_checkpoint
-from export.errors import RecipeError
+from export.errors import RecipeError, UnsupportedModelError
 from export.graph_set import build_stage
 from export.random_checkpoint import write_layout
 from export.recipe import RECIPES, output_scale
-from export.stages import STAGES
+from export.stages import STAGES, UnetStage
 from tests.tiny_models import tiny_checkpoint
 
 CONFIG = {
@@ -162,6 +162,22 @@ def test_a_scheduler_that_clips_is_refused():
 def test_a_scheduler_that_keeps_the_photo_in_the_depth_is_refused():
     with pytest.raises(RecipeError, match="would stay in the depth latent"):
         output_scale(RECIPES["genpercept"], recipe.SD2_SCHEDULER)
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "made_as"),
+    [("fiffdepth", "lotus-d"), ("lotus-d", "fiffdepth"), ("fiffdepth", "marigold-e2e")],
+)
+def test_a_network_that_is_not_the_recipes_is_refused(recipe_name, made_as):
+    row, made = RECIPES[recipe_name], made_for(made_as)
+    with pytest.raises(UnsupportedModelError, match=r"class_embed_type|in_channels"):
+        UnetStage(
+            made.unet,
+            timestep=row.timestep,
+            prompt=made.prompt_embedding,
+            class_labels=row.class_labels_tensor(),
+            zero_channels=row.zero_channels,
+        )
 
 
 def test_an_unknown_recipe_names_those_there_are():
