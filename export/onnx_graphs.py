@@ -19,6 +19,7 @@ import onnx_ir
 import torch
 
 from export.errors import GraphExportError
+from export.half_storage import store_exact_halves
 from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
 from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
@@ -101,6 +102,8 @@ def write_graph(
     _scrub(model)
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.shape = onnx_ir.Shape(spec.shape)
+    if not form.trt85:  # its parser reads weights, not what computes them
+        store_exact_halves(model)
     file, data = f"{stage_name}.onnx", f"{stage_name}.onnx.data"
     weights: int = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     beside = weights > external_data_above
