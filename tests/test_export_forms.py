@@ -150,7 +150,7 @@ def test_the_cameras_matrices_are_the_runtimes_own_resizing(camera_hw):
     fitted = camera_fit(camera_hw, 128)
     picture = np.random.default_rng(1).integers(0, 256, (*camera_hw, 3), dtype=np.uint8)
     rows, columns = to_grid_matrices(fitted)
-    ours = np.einsum("hH,HWc,wW->hwc", rows, picture.astype(np.float32), columns)
+    ours = np.einsum("hH,HWc,wW->hwc", rows, picture.astype(np.float32), columns, optimize=True)
     theirs = to_grid(picture, fitted).astype(np.float32)
     assert np.abs(ours.clip(0, 255) - theirs).max() <= 1.5  # the host rounds to 8 bits, once per direction
 
