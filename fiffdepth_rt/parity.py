@@ -116,9 +116,13 @@ def grid_of(values: Mapping[str, StageValues]) -> tuple[int, int]:
     return height, width
 
 
-def at_grid(golden: Golden, grid_hw: tuple[int, int]) -> Golden:
-    """The images that lie on this grid."""
-    return {image: values for image, values in golden.items() if grid_of(values) == grid_hw}
+def of_shape(golden: Golden, shapes: Mapping[str, tuple[int, ...]]) -> Golden:
+    """The images whose values fit a journey: each stage's input has the shape given for it, at batch 1."""
+    return {
+        image: values
+        for image, values in golden.items()
+        if all(values[stage].input.shape == shape for stage, shape in shapes.items())
+    }
 
 
 def is_photo(image: str) -> bool:

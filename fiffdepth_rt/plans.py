@@ -29,6 +29,7 @@ from fiffdepth_rt.build_progress import OnProgress
 from fiffdepth_rt.engine_dir import (
     STAGES,
     EngineDir,
+    GraphSet,
     Manifest,
     PlanProfile,
     PlanRecord,
@@ -47,6 +48,7 @@ from fiffdepth_rt.plan_rules import (
     choose_precision,
     choose_profiles,
     find_built,
+    input_shape,
     kind_of,
     parse_version,
     plan_jobs,
@@ -123,8 +125,15 @@ def build_plans(
     check_options(version, request)
     precision = choose_precision(engine_dir.manifest, request.precision, version, engine_dir.path)
     graphs = engine_dir.manifest.graph_sets[precision]
-    photos = [parity.grid_of(values) for image, values in golden.items() if parity.is_photo(image)]
-    profiles = choose_profiles(request, engine_dir.manifest, graphs, photos)
+    photo_grids = [
+        grid for grid in _photo_grids(golden) if _photos_at(golden, graphs, PlanProfile(grid=grid, batch=1))
+    ]
+    profiles = choose_profiles(request, engine_dir.manifest, graphs, photo_grids)
+    if not any(_photos_at(golden, graphs, profile) for profile in profiles):
+        raise ParityError(
+            f"No golden photo of {engine_dir.path} has the shape that the graphs {precision} take, so a plan "
+            "could not be checked. Export the directory again."
+        )
     journeys = plan_jobs(
         request,
         engine_dir.manifest,
@@ -157,6 +166,24 @@ def _golden(engine_dir: EngineDir) -> parity.Golden:
     golden = parity.read_golden(engine_dir.path / engine_dir.manifest.golden)
     parity.check_reference(golden)
     return golden
+
+
+def _golden_at(golden: parity.Golden, graphs: GraphSet, profile: PlanProfile) -> parity.Golden:
+    """The golden images that a graph set takes under a profile."""
+    one = dataclasses.replace(profile, batch=1)
+    return parity.of_shape(
+        golden, {name: input_shape(stage.inputs[0], one) for name, stage in graphs.stages.items()}
+    )
+
+
+def _photos_at(golden: parity.Golden, graphs: GraphSet, profile: PlanProfile) -> list[str]:
+    return [image for image in _golden_at(golden, graphs, profile) if parity.is_photo(image)]
+
+
+def _photo_grids(golden: parity.Golden) -> list[tuple[int, int]]:
+    return list(
+        dict.fromkeys(parity.grid_of(values) for image, values in golden.items() if parity.is_photo(image))
+    )
 
 
 class _Build:
@@ -227,7 +254,7 @@ class _Build:
     def _compare_stage(self, job: PlanJob, run: parity.RunStage) -> list[dict[str, Any]]:
         rows = []
         for profile in job.record.profiles:
-            golden = parity.at_grid(self._golden, profile.grid)
+            golden = self._golden_at(job, profile)
             rows += parity.compare_stage(golden, job.record.stage, run, self._where(job, profile))
         parity.judge(rows, advice=_ADVICE[kind_of(job.record.precision)])
         return [self._row_json(row) for row in rows]
@@ -236,7 +263,7 @@ class _Build:
         rows, unjudged = [], []
         for profile in job.record.profiles:
             where = self._where(job, profile)
-            golden = parity.at_grid(self._golden, profile.grid)
+            golden = self._golden_at(job, profile)
             rows += parity.compare_chain(golden, run, where)
             if not golden:
                 unjudged.append(self._row_without_reference(run, profile, where))
@@ -270,6 +297,9 @@ class _Build:
             "gated": False,
             "passed": True,
         }
+
+    def _golden_at(self, job: PlanJob, profile: PlanProfile) -> parity.Golden:
+        return _golden_at(self._golden, self._manifest.graph_sets[job.record.precision], profile)
 
     def _where(self, job: PlanJob, profile: PlanProfile) -> parity.Where:
         return parity.Where(

@@ -27,7 +27,7 @@ class OpenedPlan:
 
     def __init__(self, plan: Path, job: PlanJob) -> None:
         self._job = job
-        self._engine = _deserialize(plan, job)
+        self._engine = deserialize(plan, job)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise InferenceError(f"TensorRT has no memory to run {plan}. Close other programs on the GPU.")
@@ -72,7 +72,8 @@ class OpenedPlan:
         return InferenceError(f"The plan {self._job.record.file} {what}. Run: fiffdepth doctor")
 
 
-def _deserialize(plan: Path, job: PlanJob) -> Any:
+def deserialize(plan: Path, job: PlanJob) -> Any:
+    """Plan -> trt.ICudaEngine, refitted if it is stripped. Raises PlanMismatchError."""
     import tensorrt as trt
 
     with kept_lines() as lines:

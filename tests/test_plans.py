@@ -27,6 +27,7 @@ from fiffdepth_rt.engine_dir import (
     JOURNEY,
     STAGES,
     PlanProfile,
+    TensorSpec,
     hash_file,
     open_engine_dir,
     read_manifest,
@@ -329,6 +330,29 @@ def test_without_golden_values_nothing_is_built(toy_dir: Path) -> None:
     assert workshop.built == [] and not (toy_dir / "plans").exists()
 
 
+def test_graphs_of_a_shape_without_golden_photos_are_not_built(toy_dir: Path) -> None:
+    """As an export for a camera lists them: its resolution at the doors, other latents than the photo's."""
+    graphs = read_manifest(toy_dir).graph_sets["fp32"]
+    sizes = {"height": 128, "width": 192, "height/8": 24, "width/8": 32}
+
+    def fix(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            dataclasses.replace(spec, shape=tuple(sizes.get(str(dim), dim) for dim in spec.shape))
+            for spec in specs
+        )
+
+    stages = {
+        name: dataclasses.replace(stage, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
+        for name, stage in graphs.stages.items()
+    }
+    sets = {"fp32-camera-128x192": dataclasses.replace(graphs, stages=stages)}
+    edit(toy_dir, graph_sets=sets)
+    workshop = StandIn()
+    with pytest.raises(ParityError, match=r"No golden photo .* fp32-camera-128x192 take"):
+        build_plans(toy_dir, Request(), workshop=workshop)
+    assert workshop.built == []
+
+
 # --- refusals, before anything is built ---
 
 
@@ -443,10 +467,14 @@ def test_without_tensorrt_the_program_says_what_to_install(
 
 def test_usable_never_raises_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for body, words in (
-        ("raise OSError('libnvinfer.so.10: cannot open shared object file')", "is not installed"),
+        (
+            "raise OSError('libnvinfer.so.10: cannot open')",
+            "cannot be imported (libnvinfer.so.10: cannot open)",
+        ),
+        ("__version__ = '10.3.0'", "TensorRT 10.3.0 is here, but "),
         ("__version__ = '7.2.3'", "TensorRT 7.2.3 is not supported; 8.5 to 11 are"),
         ("__version__ = 'soon'", "is not understood"),
-        ("", "is not installed"),
+        ("", "cannot be imported (module 'tensorrt' has no attribute '__version__')"),
     ):
         (tmp_path / "tensorrt.py").write_text(body)
         monkeypatch.syspath_prepend(tmp_path)

@@ -24,9 +24,9 @@ def usable() -> Usability:
         version = str(tensorrt.__version__)
         versions["tensorrt"] = version
     except Exception as error:  # a broken wheel fails in its own ways
-        known = "tensorrt" in versions
-        why = f"tensorrt cannot be imported ({error})" if known else "tensorrt is not installed"
-        return _unusable(why, _install(again=known), versions)
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
+        why = "tensorrt is not installed" if absent else f"tensorrt cannot be imported ({error})"
+        return _unusable(why, _install(again=not absent), versions)
     try:
         check_supported(version)
     except BackendUnavailableError as error:

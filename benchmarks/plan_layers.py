@@ -1,0 +1,93 @@
+"""What TensorRT made of the graphs: the layers of this machine's plans, and whether attention was fused.
+
+python -m benchmarks.plan_layers engines/fiffdepth
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from fiffdepth_rt.engine_dir import EngineDir, PlanRecord, open_engine_dir
+from fiffdepth_rt.errors import FiffDepthError, PlanMismatchError
+from fiffdepth_rt.plan_rules import PlanJob, Target, check_fits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Layers by what their names say. fused: attention kernels; softmax: left alone; other: all others."""
+
+    fused: tuple[str, ...]
+    softmax: tuple[str, ...]
+    other: int
+
+    def verdict(self) -> str:
+        if not (self.fused or self.softmax):
+            return "no attention to be seen"
+        if not self.softmax:
+            return f"attention fused ({len(self.fused)} kernels)"
+        if not self.fused:
+            return f"attention NOT fused ({len(self.softmax)} softmax layers)"
+        return (
+            f"attention partly fused ({len(self.fused)} kernels, {len(self.softmax)} softmax layers beside)"
+        )
+
+
+def layer_names(information: str) -> tuple[str, ...]:
+    """The inspector's JSON -> layer names; it lists names, or objects if the plan was built to tell more."""
+    layers = json.loads(information)["Layers"]
+    return tuple(layer if isinstance(layer, str) else str(layer["Name"]) for layer in layers)
+
+
+def attention(names: Sequence[str]) -> Attention:
+    """Fused attention is called "mha" in TensorRT's own kernel names (such as _gemm_mha_v2)."""
+    fused = tuple(name for name in names if "mha" in name.lower())
+    softmax = tuple(name for name in names if "softmax" in name.lower() and name not in fused)
+    return Attention(fused=fused, softmax=softmax, other=len(names) - len(fused) - len(softmax))
+
+
+def inspect(engine_dir: EngineDir, target: Target) -> Iterator[tuple[PlanRecord, tuple[str, ...]]]:
+    """The plans that run here, with their layers."""
+    import tensorrt as trt
+
+    from fiffdepth_rt.trt_run import deserialize
+
+    for plan in engine_dir.manifest.plans:
+        try:
+            check_fits(plan, target, engine_dir.path)
+        except PlanMismatchError:
+            continue
+        stage = engine_dir.manifest.graph_sets[plan.precision].stages[plan.stage]
+        job = PlanJob(record=plan, graph=engine_dir.path / stage.file, stage=stage)
+        inspector = deserialize(engine_dir.path / plan.file, job).create_engine_inspector()
+        yield plan, layer_names(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+@click.command()
+@click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.option("--names", is_flag=True, help="Every layer's name as well.")
+def main(directory: Path, names: bool) -> None:
+    """Say for each plan of ENGINE_DIR that runs here how many layers it has, and whether attention was fused.
+
+    \b
+    Examples:
+      python -m benchmarks.plan_layers engines/fiffdepth
+    """
+    try:
+        engine_dir = open_engine_dir(directory)
+        from fiffdepth_rt.trt_build import TensorRtWorkshop
+
+        for plan, layers in inspect(engine_dir, TensorRtWorkshop().target):
+            click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
+            for name in layers if names else ():
+                click.echo(f"  {name}")
+    except FiffDepthError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
