@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -383,15 +384,16 @@ def video(
         )
         start = time.perf_counter()
         try:
-            with closing(convert(depth, opened, result, smooth=smooth)) as steps:
-                _show_frames(steps, opened.frames, start)
-        except KeyboardInterrupt:
-            if not (opened.live and result.frames):
-                _say_kept(result.frames, out)
-                raise
+            with _on_ctrl_c(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
+                for _ in _shown(steps, opened.frames, start):
+                    if opened.stopped:
+                        break
         except FiffDepthError:
             _say_kept(result.frames, out)
             raise
+        if opened.stopped and not (opened.live and result.frames):
+            _say_kept(result.frames, out)
+            raise click.Abort
         per_s = result.frames / (time.perf_counter() - start)
         what = click.format_filename(opened.name), click.format_filename(out)
         click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second")
@@ -400,8 +402,23 @@ def video(
             click.echo(f"Values are {space}: 0 is the {black}; relative, not metres.")
 
 
-def _show_frames(steps: Iterable[int], total: int | None, start: float) -> None:
-    """Runs through `steps`; where stderr is a terminal, with a line that moves."""
+@contextmanager
+def _on_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `stop`, and so ends the work between two frames; a second one interrupts it."""
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _shown(steps: Iterable[int], total: int | None, start: float) -> Iterator[int]:
+    """`steps`; where stderr is a terminal, with a line that moves."""
     terminal = sys.stderr.isatty()
     shown = 0.0
     for done in steps:
@@ -411,14 +428,15 @@ def _show_frames(steps: Iterable[int], total: int | None, start: float) -> None:
             of = f" of {total}" if total else ""
             line = f"frame {done}{of}, {done / (now - start):.1f} per second"
             click.echo(f"\r\033[K{line}", err=True, nl=False)
+        yield done
     if terminal:
         click.echo("\r\033[K", err=True, nl=False)
 
 
 def _say_kept(frames: int, out: Path) -> None:
     clear = "\r\033[K" if sys.stderr.isatty() else ""
-    kept = f"{click.format_filename(out)} holds the {frames} frames so far." if frames else "No frame was written."
-    click.echo(f"{clear}{kept}", err=True)
+    kept = f"{click.format_filename(out)} holds the {frames} frames so far."
+    click.echo(clear + (kept if frames else "No frame was written."), err=True)
 
 
 def _silence_video_library() -> None:
@@ -426,7 +444,7 @@ def _silence_video_library() -> None:
     import cv2
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @program.command()

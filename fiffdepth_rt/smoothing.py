@@ -118,5 +118,4 @@ def _apply(depth: DepthMap, correction: Correction) -> DepthMap:
     if (correction.scale, correction.shift) == (1.0, 0.0):
         return depth
     corrected = depth * np.float32(correction.scale) + np.float32(correction.shift)
-    np.clip(corrected, 0, 1, out=corrected)
-    return corrected
+    return np.asarray(np.clip(corrected, 0, 1), dtype=np.float32)

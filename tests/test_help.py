@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import click
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -71,6 +72,9 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "photos" / "trip").mkdir(parents=True)
     for name in ("kitchen.jpg", "hall.png", "photos/lake.jpg", "photos/trip/sea.jpg"):
         picture.save(tmp_path / name)
+    walk = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    walk.write(np.asarray(picture))
+    walk.release()
     shutil.copytree(toy_dir, tmp_path / "engines" / "fiffdepth")
     monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
     monkeypatch.setattr(depth, "BUNDLED", toy_dir)
