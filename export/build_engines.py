@@ -47,6 +47,7 @@ from fiffdepth_rt.engine_dir import (
     write_manifest,
 )
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.parity import Row, read_golden
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
@@ -97,7 +98,7 @@ def export_engine_dir(options: Options) -> Path:
         compare = functools.partial(_compare, work.folder, model, form, options)
         found = work.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
         if not options.accept_parity:
-            parity.judge([parity.Row(**row) for row in found], form.precision)
+            parity.judge([Row(**row) for row in found], form.precision)
         rows += found
     if (licence := options.licence_file or model.licence_file) is not None:
         with writing(options.output):
@@ -163,7 +164,7 @@ def _compare(
     folder: Path, model: Model, form: GraphForm, options: Options
 ) -> tuple[list[dict[str, Any]], list[str]]:
     log.info("comparing %s with the reference", form.name)
-    golden = parity.read_golden(folder / GOLDEN)
+    golden = read_golden(folder / GOLDEN)
     rows = compare_graph_set(folder, model, form, golden, leave_out=options.leave_out, photos=options.photos)
     for row in rows:
         log.info(

@@ -57,11 +57,11 @@ class TorchStages:
 
     def __init__(self, build: Callable[[str], Stage]) -> None:
         self._build = build
-        self._stage: tuple[str, Stage] | None = None  # one at a time: a full-size UNet has 3.5 GB
+        self._stages: dict[str, Stage] = {}
 
     def __call__(self, stage: str, value: Array) -> Array:
-        if self._stage is None or self._stage[0] != stage:
-            self._stage = (stage, self._build(stage))
+        if stage not in self._stages:
+            self._stages[stage] = self._build(stage)
         with torch.no_grad():
-            output = self._stage[1](torch.from_numpy(value))
+            output = self._stages[stage](torch.from_numpy(value))
         return np.asarray(output[-1] if isinstance(output, tuple) else output)

@@ -2,12 +2,12 @@
 
 FiffDepthError (fiffdepth_rt.errors)
 ├── OutputError                   the directory exists, or cannot be written
+├── ParityError                   graphs and checkpoint disagree, or the comparison proves nothing
 └── ExportError
     ├── CheckpointError           a file or tensor of the checkpoint cannot be used
     ├── RecipeError               the checkpoint and the recipe do not fit each other
     ├── UnsupportedModelError     the architecture has a part that the export does not implement
-    ├── GraphExportError          a stage could not be traced, or its graph is not valid
-    └── ParityError               graphs and checkpoint disagree, or the comparison proves nothing
+    └── GraphExportError          a stage could not be traced, or its graph is not valid
 """
 
 from __future__ import annotations
@@ -33,7 +33,3 @@ class UnsupportedModelError(ExportError, ValueError):
 
 class GraphExportError(ExportError):
     """A stage could not be traced, or its graph is not a valid one."""
-
-
-class ParityError(ExportError):
-    """The graphs do not agree with the checkpoint, or the comparison proves nothing."""

@@ -22,6 +22,7 @@ from export.stages import STAGES, DecoderStage, EncoderStage, Stage, UnetStage
 from export.workplace import Workplace
 from fiffdepth_rt import engine_dir
 from fiffdepth_rt.image import fit, to_grid, to_photo
+from fiffdepth_rt.parity import Array, Golden, Row, Where
 
 WEIGHTS_ONLY = "weights only: CPU kernels compute in fp32"
 OVERFLOW_ONLY = "overflow only: torch in half precision on the CPU"
@@ -77,21 +78,20 @@ def compare_graph_set(
     folder: Path,
     model: Model,
     form: GraphForm,
-    golden: parity.Golden,
+    golden: Golden,
     *,
     leave_out: frozenset[str],
     photos: Sequence[Path] = (),
-) -> list[parity.Row]:
+) -> list[Row]:
     """A written set -> its rows of the parity table: engines that run it here, and torch where they cannot.
 
     ONNX Runtime runs fp32 and fp16 (there computing in fp32); torch in half precision shows overflow. A bf16
     set is run by no engine here: its stages are, in torch.
     """
-    where: dict[str, Any] = {"precision": form.precision, "graph_set": form.name}
     engine = OnnxRuntimeStages(folder / "graphs" / form.name)
+    here = Where(graph_set=form.name, backend=engine.name, device="cpu")
     if form.camera_hw is not None:
-        pictures = _camera_pictures(model, form.camera_hw, photos)
-        return parity.compare_camera(pictures, engine, backend=engine.name, graph_set=form.name)
+        return parity.compare_camera(_camera_pictures(model, form.camera_hw, photos), engine, here)
     at = "" if form.grid_hw is None else "@{}x{}".format(*form.grid_hw)
     mine = {image: stages for image, stages in golden.items() if image.partition("@")[2] == at[1:]}
 
@@ -102,20 +102,17 @@ def compare_graph_set(
             stage.fix_size(form.grid_hw)
         return stage
 
-    rows = []
-    if engine.name in form.backends:
-        note = WEIGHTS_ONLY if form.precision is Precision.FP16 else ""
-        rows += parity.compare(mine, engine, backend=engine.name, note=note, **where)
-    if form.precision is Precision.FP16:
-        first = dict(list(mine.items())[:1])
-        torch_stages = TorchStages(build)
-        rows += parity.compare(
-            first, torch_stages, backend=torch_stages.name, gated=False, note=OVERFLOW_ONLY, **where
-        )
+    in_torch = TorchStages(build)
+    there = dataclasses.replace(here, backend=in_torch.name)
     if form.precision is Precision.BF16:
-        torch_stages = TorchStages(build)
-        rows += parity.compare(mine, torch_stages, backend=torch_stages.name, **where)
-    return rows
+        return parity.compare(mine, in_torch, there)
+    if form.precision is Precision.FP32:
+        return parity.compare(mine, engine, here)
+    rows = parity.compare(mine, engine, dataclasses.replace(here, note=WEIGHTS_ONLY))
+    first = dict(list(mine.items())[:1])
+    return rows + parity.compare(
+        first, in_torch, dataclasses.replace(there, note=OVERFLOW_ONLY), finite_only=True
+    )
 
 
 def _write_stage(
@@ -139,7 +136,7 @@ def _written(record: dict[str, Any]) -> WrittenGraph:
 
 def _camera_pictures(
     model: Model, camera_hw: tuple[int, int], photos: Sequence[Path]
-) -> dict[str, tuple[parity.Array, parity.Array]]:
+) -> dict[str, tuple[Array, Array]]:
     """Pictures of the camera's size, and the depth that the reference gives them with the host's resizing."""
     fitted = camera_fit(camera_hw, model.size_default)
     pairs = {}

@@ -22,10 +22,11 @@ import fiffdepth_rt
 from export import parity
 from export.build_engines import Options, export_engine_dir, main
 from export.engines import OnnxRuntimeStages
-from export.errors import ParityError
+from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir import open_engine_dir
-from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.errors import OutputError, ParityError
+from fiffdepth_rt.parity import Row, StageValues, Where, check_reference, read_golden
 from tests.tiny_models import tiny_checkpoint
 from training.checkpoint import save
 
@@ -104,7 +105,7 @@ def test_every_stage_and_the_chain_are_in_the_parity_table(exported):
 
 
 def test_the_golden_values_chain_and_are_the_references(exported):
-    golden = parity.read_golden(exported / "golden.npz")
+    golden = read_golden(exported / "golden.npz")
     assert list(golden) == ["photo0", "photo1", "noise"]
     for stages in golden.values():
         assert np.array_equal(stages["encoder"].output, stages["unet"].input)
@@ -211,15 +212,18 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
 
 
 def test_a_reference_that_is_constant_or_saturated_fails_the_check_itself():
+    def check(depth):
+        check_reference({"photo0": {"decoder": StageValues(input=depth, output=depth)}})
+
     flat = np.full((1, 8, 8), 0.25, np.float32)
     ramp = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    parity._check_reference("photo0", ramp)
+    check(ramp)
     with pytest.raises(ParityError, match="constant"):
-        parity._check_reference("photo0", flat)
+        check(flat)
     with pytest.raises(ParityError, match="outside"):
-        parity._check_reference("photo0", ramp * 2)
+        check(ramp * 2)
     with pytest.raises(ParityError, match="NaN"):
-        parity._check_reference("photo0", ramp * np.nan)
+        check(ramp * np.nan)
 
 
 def wrong_by(golden, error, *, stage, image="photo0"):
@@ -234,27 +238,52 @@ def wrong_by(golden, error, *, stage, image="photo0"):
 
 
 def test_an_error_beyond_the_gate_names_the_stage_and_the_next_thing_to_try(exported):
-    golden = parity.read_golden(exported / "golden.npz")
-    where = {"precision": parity.Precision.FP32, "backend": "onnxruntime", "graph_set": "fp32"}
-    parity.judge(parity.compare(golden, wrong_by(golden, 0.9e-5, stage="unet"), **where), where["precision"])
+    golden = read_golden(exported / "golden.npz")
+    where = Where(graph_set="fp32", backend="onnxruntime", device="cpu")
+    rows = parity.compare(golden, wrong_by(golden, 0.9e-5, stage="unet"), where)
+    parity.judge(rows, Precision.FP32)
+    rows = parity.compare(golden, wrong_by(golden, 1.1e-4, stage="unet"), where)
     with pytest.raises(ParityError, match=r"fp32/unet on photo0 .*--leave-out.*--accept-parity"):
-        rows = parity.compare(golden, wrong_by(golden, 1.1e-4, stage="unet"), **where)
-        parity.judge(rows, where["precision"])
+        parity.judge(rows, Precision.FP32)
 
 
 def test_the_half_precision_gates_are_for_photos_and_nan_is_for_all(exported):
-    golden = parity.read_golden(exported / "golden.npz")
-    where = {"precision": parity.Precision.FP16, "backend": "onnxruntime", "graph_set": "fp16"}
+    golden = read_golden(exported / "golden.npz")
+    where = Where(graph_set="fp16", backend="onnxruntime", device="cpu")
     std = golden["noise"]["decoder"].output.std()
-    noisy = parity.compare(golden, wrong_by(golden, std, stage="decoder", image="noise"), **where)
-    parity.judge(noisy, where["precision"])
+    noisy = parity.compare(golden, wrong_by(golden, std, stage="decoder", image="noise"), where)
+    parity.judge(noisy, Precision.FP16)
     reported = next(r for r in noisy if (r.stage, r.image) == ("decoder", "noise"))
     assert reported.mean_abs == pytest.approx(std, rel=1e-3) and not reported.gated
+    rows = parity.compare(golden, wrong_by(golden, np.nan, stage="decoder", image="noise"), where)
     with pytest.raises(ParityError, match=r"decoder on noise .*NaN or infinity.*--keep-fp32"):
-        rows = parity.compare(golden, wrong_by(golden, np.nan, stage="decoder", image="noise"), **where)
-        parity.judge(rows, where["precision"])
+        parity.judge(rows, Precision.FP16)
+
+
+def test_torch_in_half_precision_is_judged_by_overflow_alone(exported):
+    golden = read_golden(exported / "golden.npz")
+    where = Where(graph_set="fp16", backend="torch", device="cpu")
+    rows = parity.compare(golden, wrong_by(golden, 1.0, stage="unet"), where, finite_only=True)
+    assert all(row.passed and not row.gated for row in rows)
+    rows = parity.compare(golden, wrong_by(golden, np.inf, stage="unet"), where, finite_only=True)
+    with pytest.raises(ParityError, match="unet on photo0"):
+        parity.judge(rows, Precision.FP16)
+
+
+def test_a_camera_beyond_its_bound_is_told_to_let_the_host_resize(exported):
+    picture, expected = np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 0.5, np.float32)
+    where = Where(graph_set="fp32-camera-4x6", backend="onnxruntime", device="cpu")
+
+    def run(error):
+        return lambda stage, value: np.full((1, 4, 6), 2 * error, np.float32)  # in [-1, 1]
+
+    rows = parity.compare_camera({"photo0": (picture, expected)}, run(4.9e-3), where)
+    parity.judge(rows, Precision.FP32)
+    rows = parity.compare_camera({"photo0": (picture, expected)}, run(5.1e-3), where)
+    with pytest.raises(ParityError, match="the host resizes"):
+        parity.judge(rows, Precision.FP32)
 
 
 def test_parity_rows_survive_the_manifest(exported):
     rows = json.loads((exported / "manifest.json").read_text())["parity"]
-    assert [dataclasses.asdict(parity.Row(**row)) for row in rows] == rows
+    assert [dataclasses.asdict(Row(**row)) for row in rows] == rows
