@@ -45,8 +45,13 @@ def render_scene(seed: int, size_hw: tuple[int, int]) -> Render:
         depth_m, hits = _trace(scene, size_hw)
         near, middle, far = np.percentile(depth_m, [2, 50, 98])
         if near > 0.15 and far > MIN_RELIEF * near and middle > 0.3:
-            linear = _shade(scene, hits, size_hw, rng)
-            return Render(photo=_develop(linear, rng), depth_m=depth_m, kind=scene.kind)
+            return _photograph(scene, depth_m, hits, rng)
+
+
+def render_view(scene: Scene, size_hw: tuple[int, int], rng: np.random.Generator) -> Render:
+    """Scene as its camera sees it -> Render, whatever there is to see. For paths, replace the camera."""
+    depth_m, hits = _trace(scene, size_hw)
+    return _photograph(scene, depth_m, hits, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,11 @@ def _trace(scene: Scene, size_hw: tuple[int, int]) -> tuple[Array, _Hits]:
         distance=distance,
     )
     return depth.reshape(size_hw), hits
+
+
+def _photograph(scene: Scene, depth_m: Array, hits: _Hits, rng: np.random.Generator) -> Render:
+    linear = _shade(scene, hits, (depth_m.shape[0], depth_m.shape[1]), rng)
+    return Render(photo=_develop(linear, rng), depth_m=depth_m, kind=scene.kind)
 
 
 def _albedo(scene: Scene, hits: _Hits) -> tuple[Array, Array, Array]:

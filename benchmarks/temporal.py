@@ -1,0 +1,228 @@
+"""Temporal alignment error (TAE) of depth on a moving camera, with and without the smoothing of streams.
+
+    python -m benchmarks.temporal                          # the bundled model
+    python -m benchmarks.temporal --engine engines/fiffdepth --smooth 10 30 --save
+
+A camera swings through procedural scenes (training/scenes), so depth, poses and intrinsics are exact. The
+measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/eval_tae.py):
+
+1. One scale and shift for the whole clip, by least squares against the truth. (There in disparity; here in
+   the space that the model predicts.) Depth is then clipped to 1 mm … 10 m.
+2. For each two neighbouring frames, every pixel of one is lifted to 3-D by its depth, seen from the other
+   camera, rounded to a pixel there (no z-buffer) and compared: mean |d − d_projected| / d over the pixels
+   that were hit, where the truth is in range. Forwards and backwards.
+3. TAE = 100 × sum / (2 (N − 1)), in %; lower is better.
+
+The row "truth" is the error of exact depth: what rounding and hidden surfaces cost on this path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import metrics
+from fiffdepth_rt import Depth
+from training.scenes.layouts import Camera, Scene, make_scene
+from training.scenes.render import render_view
+
+Array = NDArray[np.float64]
+RESULTS = Path(__file__).parent / "results"
+
+MIN_M, MAX_M = 1e-3, 10.0
+SEEDS = (11, 42, 54, 60)  # rooms in which the path comes no nearer than 0.5 m to anything
+SIZE_HW = (192, 256)
+FRAMES = 48
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """N frames of one scene. Camera coordinates: x right, y down, z forward, metres."""
+
+    photos: list[NDArray[np.uint8]]  # N of H×W×3 RGB
+    depth_m: NDArray[np.float32]  # N×H×W, along the optical axis
+    pose: Array  # N×4×4, camera -> world
+    intrinsics: Array  # 3×3, px
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    method: str
+    scene: str
+    frames: int
+    tae: float  # %
+
+
+def pose_of(camera: Camera) -> Array:
+    """Camera -> 4×4 matrix, camera coordinates to world; the rotation that `render` gives its rays."""
+    cr, sr = np.cos(camera.roll), np.sin(camera.roll)
+    cp, sp, cy, sy = np.cos(camera.pitch), np.sin(camera.pitch), np.cos(camera.yaw), np.sin(camera.yaw)
+    about_axis = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])  # right, up, forward
+    tilted = np.array([[1, 0, 0], [0, -sp, cp], [0, cp, sp]])  # -> x, y, z of a camera that looks along y
+    turned = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    pose = np.eye(4)
+    pose[:3, :3] = turned @ tilted @ about_axis @ np.diag([1, -1, 1])
+    pose[:3, 3] = camera.eye
+    return pose
+
+
+def intrinsics_of(camera: Camera, size_hw: tuple[int, int]) -> Array:
+    """Camera -> 3×3 pinhole matrix in px."""
+    (height, width), focal_px = size_hw, camera.focal * max(size_hw)
+    return np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
+
+
+def render_clip(seed: int, frames: int = FRAMES, size_hw: tuple[int, int] = SIZE_HW) -> Clip:
+    """seed -> Clip: a room, and a camera that swings once around its place; noise is new in each frame."""
+    scene = _room(seed)
+    views, poses = [], []
+    for step in range(frames):
+        moved = dataclasses.replace(scene, camera=_swung(scene.camera, 2 * np.pi * step / frames))
+        views.append(render_view(moved, size_hw, _camera_rng(seed)))
+        poses.append(pose_of(moved.camera))
+    noise = np.random.default_rng([13, seed])
+    return Clip(
+        photos=[
+            np.clip(view.photo + noise.normal(0, 2, view.photo.shape), 0, 255).astype(np.uint8)
+            for view in views
+        ],
+        depth_m=np.stack([view.depth_m for view in views]),
+        pose=np.stack(poses),
+        intrinsics=intrinsics_of(scene.camera, size_hw),
+    )
+
+
+def _room(seed: int) -> Scene:
+    rng = np.random.default_rng([11, seed])
+    while (scene := make_scene(rng)).kind != "room":
+        pass
+    return scene
+
+
+def _camera_rng(seed: int) -> np.random.Generator:
+    """The same for all frames of a clip: one camera, one setting; only its automatic exposure follows."""
+    return np.random.default_rng([12, seed])
+
+
+def _swung(camera: Camera, angle: float) -> Camera:
+    """Up to 15 cm to the sides and forward, 10° to the sides, 3° up and down."""
+    right = np.array([np.cos(camera.yaw), np.sin(camera.yaw), 0])
+    ahead = np.array([-np.sin(camera.yaw), np.cos(camera.yaw), 0])
+    eye = np.asarray(camera.eye) + 0.15 * np.sin(angle) * right + 0.075 * (1 - np.cos(angle)) * ahead
+    return dataclasses.replace(
+        camera,
+        eye=(float(eye[0]), float(eye[1]), float(eye[2])),
+        yaw=camera.yaw + np.radians(10) * np.sin(angle),
+        pitch=camera.pitch + np.radians(3) * np.sin(2 * angle),
+    )
+
+
+def tae(depth_m: Array, valid: NDArray[np.bool_], pose: Array, intrinsics: Array) -> float:
+    """Temporal alignment error in %, steps 2 and 3 above.
+
+    depth_m: N×H×W metres. valid: N×H×W. pose: N×4×4, camera to world. Raises ValueError for N < 2.
+    """
+    if len(depth_m) < 2:
+        raise ValueError("A temporal error needs at least 2 frames.")
+    total = 0.0
+    for i in range(len(depth_m) - 1):
+        for here, there in ((i, i + 1), (i + 1, i)):
+            move = np.linalg.inv(pose[there]) @ pose[here]
+            projected = _project(depth_m[here], move, intrinsics)
+            total += _relative_error(depth_m[there], projected, valid[there])
+    return 100 * total / (2 * (len(depth_m) - 1))
+
+
+def _project(depth_m: Array, move: Array, intrinsics: Array) -> Array:
+    """H×W depth of one camera -> H×W depth in another, 0 where nothing fell."""
+    height, width = depth_m.shape
+    y, x = np.mgrid[0:height, 0:width]
+    rays = np.linalg.inv(intrinsics) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    points = move[:3, :3] @ (rays * depth_m.ravel()) + move[:3, 3:]
+    u, v, z = intrinsics @ points
+    ahead = z > 1e-6
+    u, v, z = u[ahead], v[ahead], z[ahead]
+    column, row = np.rint(u / z), np.rint(v / z)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    projected = np.zeros_like(depth_m)
+    projected[row[inside].astype(int), column[inside].astype(int)] = z[inside]
+    return projected
+
+
+def _relative_error(depth_m: Array, projected: Array, valid: NDArray[np.bool_]) -> float:
+    both = valid & (depth_m > 0) & (projected > 0)
+    return float(np.mean(np.abs(depth_m - projected)[both] / depth_m[both])) if both.any() else 0.0
+
+
+def score(clip: Clip, predictions: NDArray[np.float32], *, space: str) -> float:
+    """Affine-invariant N×H×W predictions -> TAE in %, all three steps."""
+    valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
+    aligned = metrics.align(predictions, clip.depth_m, valid, space=space)
+    return tae(np.clip(aligned, MIN_M, MAX_M), valid, clip.pose, clip.intrinsics)
+
+
+def evaluate(depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames: int = FRAMES) -> list[Row]:
+    """Each scene, and their mean: exact depth, the model's, and the model's smoothed."""
+    methods: dict[str, float | None] = {depth.manifest.name: None}
+    methods |= {f"{depth.manifest.name}, smooth={n:g}": n for n in smooth}
+    rows = []
+    for seed in seeds:
+        clip = render_clip(seed, frames)
+        valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
+        scores = {"truth": tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)}
+        for method, constant in methods.items():
+            predictions = np.stack(list(depth.stream(clip.photos, smooth=constant)))
+            scores[method] = score(clip, predictions, space=depth.output_space)
+        rows += [Row(method=m, scene=f"room {seed}", frames=frames, tae=value) for m, value in scores.items()]
+    for method in ("truth", *methods):
+        mean = float(np.mean([row.tae for row in rows if row.method == method]))
+        rows.append(Row(method=method, scene="mean", frames=frames * len(seeds), tae=mean))
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    lines = ["| scene | method | frames | TAE % ↓ |", "|---|---|---:|---:|"]
+    return "\n".join(lines + [f"| {r.scene} | {r.method} | {r.frames} | {r.tae:.2f} |" for r in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
+    parser.add_argument("--smooth", type=float, nargs="*", default=[10, 30], help="time constants in frames")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="per scene")
+    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
+    args = parser.parse_args()
+    with Depth(args.engine) as depth:
+        rows = evaluate(depth, SEEDS, args.smooth, args.frames)
+        sha256 = depth.describe()["sha256"]
+    today = datetime.date.today().isoformat()
+    constants = " ".join(f"{n:g}" for n in args.smooth)
+    command = f"python -m benchmarks.temporal --frames {args.frames} --smooth {constants}".rstrip()
+    report = {
+        "benchmark": "temporal",
+        "date": today,
+        "command": command,
+        "size_hw": SIZE_HW,
+        "sha256": sha256,
+        "rows": [dataclasses.asdict(r) for r in rows],
+    }
+    table, line = markdown(rows), json.dumps(report)
+    print(table)
+    print(line)
+    if args.save:
+        RESULTS.mkdir(exist_ok=True)
+        text = f"# Temporal error, {today}\n\n`{command}`\n\n{table}\n\n```json\n{line}\n```\n"
+        (RESULTS / f"temporal-{today}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
