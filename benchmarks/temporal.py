@@ -13,7 +13,8 @@ measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/
    that were hit, where the truth is in range. Forwards and backwards.
 3. TAE = 100 × sum / (2 (N − 1)), in %; lower is better.
 
-The row "truth" is the error of exact depth: what rounding and hidden surfaces cost on this path.
+The row "truth" is the error of exact depth: what rounding and hidden surfaces cost on this path. In the rows
+"+ flicker" each map got a random scale (3 %) and shift (0.015), as an unsteady model would give it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks import metrics
 from fiffdepth_rt import Depth
+from fiffdepth_rt.smoothing import Smoother
 from training.scenes.layouts import Camera, Scene, make_scene
 from training.scenes.render import render_view
 
@@ -40,6 +42,7 @@ MIN_M, MAX_M = 1e-3, 10.0
 SEEDS = (11, 42, 54, 60)  # rooms in which the path comes no nearer than 0.5 m to anything
 SIZE_HW = (192, 256)
 FRAMES = 48
+FLICKER = (0.03, 0.015)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,23 +171,37 @@ def score(clip: Clip, predictions: NDArray[np.float32], *, space: str) -> float:
     return tae(np.clip(aligned, MIN_M, MAX_M), valid, clip.pose, clip.intrinsics)
 
 
+def flickering(maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Each map with a scale and a shift of its own (standard deviations FLICKER), clipped to [0, 1]."""
+    rng = np.random.default_rng(14)
+    return [
+        np.clip(m * (1 + rng.normal(0, FLICKER[0])) + rng.normal(0, FLICKER[1]), 0, 1).astype(np.float32)
+        for m in maps
+    ]
+
+
+def smoothed(maps: Sequence[NDArray[np.float32]], time_constant: float) -> list[NDArray[np.float32]]:
+    """What `Depth.stream(smooth=time_constant)` does, frame by frame."""
+    smoother = Smoother(time_constant)
+    return [smoother(m) for m in maps]
+
+
 def evaluate(depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames: int = FRAMES) -> list[Row]:
-    """Each scene, and their mean: exact depth, the model's, and the model's smoothed."""
-    methods: dict[str, float | None] = {depth.manifest.name: None}
-    methods |= {f"{depth.manifest.name}, smooth={n:g}": n for n in smooth}
-    rows = []
+    """Each scene, and their mean: exact depth, the model's, the model's with flicker added, and smoothed."""
+    name, scores = depth.manifest.name, dict[tuple[str, str], float]()
     for seed in seeds:
-        clip = render_clip(seed, frames)
+        clip, scene = render_clip(seed, frames), f"room {seed}"
         valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
-        scores = {"truth": tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)}
-        for method, constant in methods.items():
-            predictions = np.stack(list(depth.stream(clip.photos, smooth=constant)))
-            scores[method] = score(clip, predictions, space=depth.output_space)
-        rows += [Row(method=m, scene=f"room {seed}", frames=frames, tae=value) for m, value in scores.items()]
-    for method in ("truth", *methods):
-        mean = float(np.mean([row.tae for row in rows if row.method == method]))
-        rows.append(Row(method=method, scene="mean", frames=frames * len(seeds), tae=mean))
-    return rows
+        scores[scene, "truth"] = tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)
+        maps = list(depth.stream(clip.photos))
+        for method, variant in ((name, maps), (f"{name} + flicker", flickering(maps))):
+            scores[scene, method] = score(clip, np.stack(variant), space=depth.output_space)
+            for n in smooth:
+                steadied = np.stack(smoothed(variant, n))
+                scores[scene, f"{method}, smooth={n:g}"] = score(clip, steadied, space=depth.output_space)
+    for method in dict.fromkeys(method for _, method in scores):
+        scores["mean", method] = float(np.mean([v for (_, m), v in scores.items() if m == method]))
+    return [Row(method=m, scene=scene, frames=frames, tae=value) for (scene, m), value in scores.items()]
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -9,7 +9,9 @@ leak back to none, so that it follows a true change and cannot drift:
 
 No time is looked into the future, and a map that needs no correction is returned bit by bit.
 
-What it costs: a true change of the whole scene's depth is followed with the same time constant.
+What it costs: a true change of depth over the whole picture, as under a fast camera, looks like flicker
+and is followed only with the same time constant. A model that hardly flickers is better left alone;
+benchmarks/temporal.py measures both.
 """
 
 from __future__ import annotations

@@ -97,7 +97,9 @@ def test_flicker_is_measured_and_smoothing_lowers_it(clip: temporal.Clip) -> Non
 def test_the_benchmark_has_a_row_for_each_method(depth: fiffdepth_rt.Depth) -> None:
     rows = temporal.evaluate(depth, [54], [10], frames=3)
     assert [(r.scene, r.method) for r in rows] == [
-        (scene, method) for scene in ("room 54", "mean") for method in ("truth", "toy", "toy, smooth=10")
+        (scene, method)
+        for scene in ("room 54", "mean")
+        for method in ("truth", "toy", "toy, smooth=10", "toy + flicker", "toy + flicker, smooth=10")
     ]
     assert all(np.isfinite(r.tae) and r.tae > 0 for r in rows)
     assert temporal.markdown(rows).count("\n") == len(rows) + 1
