@@ -37,7 +37,8 @@ bench: $(VENV)/ready  ## latency of the bundled model on this machine
 
 nano: $(VENV)/ready  ## train and export the bundled model again (about two hours on 2 cores; resumes)
 	$(VENV)/bin/python -m training.nano all --run runs/nano
-	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano --overwrite
+	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano \
+	  --precision fp32 --licence-file LICENSE --overwrite
 
 clean:
 	rm -rf $(VENV) $(DEMO) demo_out build dist *.egg-info

@@ -37,6 +37,7 @@ from export.precision import Precision
 from export.recipe import RECIPES
 from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
+from fiffdepth_rt.backends import tensorrt
 from fiffdepth_rt.engine_dir import (
     OUTPUT_SPACES,
     Licence,
@@ -46,8 +47,10 @@ from fiffdepth_rt.engine_dir import (
     open_engine_dir,
     write_manifest,
 )
-from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.errors import BuildError, FiffDepthError
 from fiffdepth_rt.parity import Row, read_golden
+from fiffdepth_rt.plan_rules import Request
+from fiffdepth_rt.plans import build_plans
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
@@ -120,7 +123,27 @@ def export_engine_dir(options: Options) -> Path:
         write_manifest(work.folder, manifest)
     open_engine_dir(work.folder)
     work.finish()
+    _build_plans_here(options)
     return options.output
+
+
+def _build_plans_here(options: Options) -> None:
+    """TensorRT plans into the finished directory, where TensorRT and a GPU are present.
+
+    A set that this TensorRT cannot read leaves the others their plans.
+    """
+    usability = tensorrt.usable()
+    if not usability.usable:
+        log.info("No TensorRT plans here: %s. Build them where they will run: fiffdepth build", usability.why)
+        return
+    forms = [form for form in options.forms if "tensorrt" in form.backends and form.camera_hw is None]
+    # fp32 is the reference, not something to deploy: only where there is nothing else.
+    for form in [f for f in forms if f.precision is not Precision.FP32] or forms:
+        grids = () if form.grid_hw is None else (form.grid_hw,)
+        try:
+            build_plans(options.output, Request(precision=form.name, grids=grids, command=options.command))
+        except BuildError as e:
+            log.warning("No plans of %s: %s", form.name, e)
 
 
 def _sized(model: Model, options: Options) -> Model:
@@ -289,7 +312,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--scheduler-config", type=_FILE, help="scheduler_config.json, where the checkpoint has none.")
 @click.option("--licence", help="The weights' licence, where the checkpoint does not state it.")
 @click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
-@click.option("--precision", "precisions", default="fp32", show_default=True, callback=_precisions,
+@click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=_precisions,
               help="Graph sets to write, with commas: fp32, fp16, bf16.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME",
               help="Layers that stay in fp32, such as 'unet.mid_block.*'. May be repeated.")
@@ -315,7 +338,7 @@ def main(ctx: click.Context, /, verbose: bool, **said: Any) -> None:
     \b
     Examples:
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
-      python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp32,fp16
+      python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp16
       python -m export.build_engines sd2-depth/ --recipe marigold-e2e -o engines/marigold
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)

@@ -55,7 +55,7 @@ class Plan:
     unet_batch: int = 48
     unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
     joint_batch: int = 8
-    joint: loop.Schedule = loop.Schedule(steps=1_600, lr=6e-4, warmup=50, save_every=100)
+    joint: loop.Schedule = loop.Schedule(steps=1_300, lr=6e-4, warmup=50, save_every=100)
 
 
 TINY = Plan(

@@ -1,6 +1,6 @@
 """ONNX Runtime: the default engine, on the CPU everywhere, on an NVIDIA GPU with the [gpu] extra.
 
-A session per stage. Grids are free: any multiple of the manifest's, any batch.
+A session per stage. Grids are free, any multiple of the manifest's, unless the graphs were exported for one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array, Usability
 from fiffdepth_rt.backends.threads import default_threads
-from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, Stage, TensorSpec
+from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, GraphSet, Stage, TensorSpec
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.image import grid_for
 
@@ -69,6 +69,7 @@ class OnnxRuntimeBackend:
         self.device, provider = _provider(device)
         onnxruntime.disable_telemetry_events()
         self._size = engine_dir.manifest.size
+        self._own_grid = _own_grid(engine_dir.manifest.graph_sets[precision])
         self._threads = default_threads() if threads is None else threads
         options = _session_options(self._threads)
         self._provider = provider if isinstance(provider, str) else provider[0]
@@ -77,7 +78,7 @@ class OnnxRuntimeBackend:
         }
 
     def grid_for(self, photo_hw: tuple[int, int], size: int) -> tuple[int, int]:
-        return grid_for(photo_hw, size=size, multiple=self._size.multiple)
+        return self._own_grid or grid_for(photo_hw, size=size, multiple=self._size.multiple)
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         batch, height, width, _ = image_BHW3.shape
@@ -110,6 +111,12 @@ class OnnxRuntimeBackend:
         if not self._sessions:
             raise InferenceError("This engine is closed. Open a new Depth.")
         return self._sessions
+
+
+def _own_grid(graphs: GraphSet) -> tuple[int, int] | None:
+    """The only (height, width) that the graphs take, px; None where both are free."""
+    _, height, width, _ = graphs.stages["encoder"].inputs[0].shape
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _main_output(stage: str) -> str:
