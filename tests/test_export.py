@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def exported(checkpoint, tmp_path_factory) -> Path:
     """One export by the command, in this process."""
     target = tmp_path_factory.mktemp("exported") / "tiny"
-    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(target)])
+    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(target), "--precision", "fp32"])
     assert run.exit_code == 0, run.output
     return target
 
@@ -91,7 +91,10 @@ def test_the_directory_opens_and_says_where_it_comes_from(exported):
     assert (manifest.name, manifest.recipe, manifest.output_space) == ("tiny", "fiffdepth", "depth")
     assert (manifest.size.default, manifest.size.max, manifest.size.multiple) == (128, 512, 64)
     assert (manifest.licence.model, manifest.licence.data_sources) == ("CC0-1.0", ("random numbers",))
-    assert manifest.provenance["command"] == "python -m export.build_engines tiny.safetensors -o tiny"
+    assert (
+        manifest.provenance["command"]
+        == "python -m export.build_engines tiny.safetensors -o tiny --precision fp32"
+    )
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
     assert files == {*manifest.files, "manifest.json"}
 
@@ -143,6 +146,7 @@ def test_inputs_and_outputs_are_named_with_their_free_sizes(exported):
 
 def start_export(checkpoint, target, **environment):
     command = [sys.executable, "-m", "export.build_engines", str(checkpoint), "-o", str(target)]
+    command += ["--precision", "fp32"]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
