@@ -1,4 +1,7 @@
-"""What the reference is compared with: graph files on an engine, or a stage in torch at its own precision."""
+"""What the reference is compared with: graph files on an engine, or a stage in torch at its own precision.
+
+Each keeps the stage it ran last and lets go of the others: a full-size UNet is several GiB in either.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,13 @@ class OnnxRuntimeStages:
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self._folder = folder
         self._threads = threads
-        self._sessions: dict[str, Any] = {}
+        self._opened: tuple[str, Any] = ("", None)
 
     def __call__(self, stage: str, value: Array) -> Array:
-        session = self._sessions.get(stage) or self._open(stage)
+        if self._opened[0] != stage:
+            self._opened = ("", None)  # freed before the next one is loaded
+            self._opened = (stage, self._open(stage))
+        session = self._opened[1]
         takes, gives = JOURNEY[stage]
         # the decoder's last output is depth_unclipped
         return np.asarray(session.run([gives[-1]], {takes[0]: value})[0])
@@ -41,13 +47,11 @@ class OnnxRuntimeStages:
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:
-            session = onnxruntime.InferenceSession(
+            return onnxruntime.InferenceSession(
                 str(self._folder / f"{stage}.onnx"), options, providers=["CPUExecutionProvider"]
             )
         except Exception as e:  # ONNX Runtime's errors share no base class
             raise GraphExportError(f"ONNX Runtime refuses the graph of the {stage}: {e}") from e
-        self._sessions[stage] = session
-        return session
 
 
 class TorchStages:
@@ -57,11 +61,14 @@ class TorchStages:
 
     def __init__(self, build: Callable[[str], Stage]) -> None:
         self._build = build
-        self._stages: dict[str, Stage] = {}
+        self._built: tuple[str, Stage | None] = ("", None)
 
     def __call__(self, stage: str, value: Array) -> Array:
-        if stage not in self._stages:
-            self._stages[stage] = self._build(stage)
+        if self._built[0] != stage:
+            self._built = ("", None)
+            self._built = (stage, self._build(stage))
+        module = self._built[1]
+        assert module is not None
         with torch.no_grad():
-            output = self._stages[stage](torch.from_numpy(value))
+            output = module(torch.from_numpy(value))
         return np.asarray(output[-1] if isinstance(output, tuple) else output)

@@ -90,20 +90,23 @@ def compare_graph_set(
     """
     engine = OnnxRuntimeStages(folder / "graphs" / form.name)
     here = Where(graph_set=form.name, backend=engine.name, device="cpu")
-    if form.camera_hw is not None:
-        return parity.compare_camera(_camera_pictures(model, form.camera_hw, photos), engine, here)
-    at = "" if form.grid_hw is None else "@{}x{}".format(*form.grid_hw)
-    mine = {image: stages for image, stages in golden.items() if image.partition("@")[2] == at[1:]}
 
     def build(name: str) -> Stage:
         kept = [k.partition(".")[2] for k in form.keep_fp32 if k.startswith(f"{name}.")]
-        stage = cast(build_stage(name, model, leave_out=leave_out), form.precision, keep_fp32=kept)
+        stage = cast(build_stage(name, model, form=form, leave_out=leave_out), form.precision, keep_fp32=kept)
         if form.grid_hw is not None:
             stage.fix_size(form.grid_hw)
         return stage
 
     in_torch = TorchStages(build)
     there = dataclasses.replace(here, backend=in_torch.name)
+    if form.camera_hw is not None:
+        pictures = _camera_pictures(model, form.camera_hw, photos)
+        if form.precision is Precision.BF16:
+            return parity.compare_camera(pictures, in_torch, there)
+        return parity.compare_camera(pictures, engine, here)
+    at = "" if form.grid_hw is None else "@{}x{}".format(*form.grid_hw)
+    mine = {image: stages for image, stages in golden.items() if image.partition("@")[2] == at[1:]}
     if form.precision is Precision.BF16:
         return parity.compare(mine, in_torch, there)
     if form.precision is Precision.FP32:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from torch import nn
@@ -257,6 +258,17 @@ def test_large_weights_lie_beside_the_graph_and_it_runs(decoders):
     assert expected.std() > 0.05
 
 
+def test_a_bf16_graph_runs_on_openvino(decoders):
+    folder, stage = decoders
+    compiled = openvino.Core().compile_model(str(folder / "bf16" / "decoder.onnx"), "CPU")
+    latent = np.random.default_rng(0).standard_normal((1, 4, 9, 13)).astype(np.float32)
+    found = compiled(latent)["depth_unclipped"]
+    with torch.no_grad():
+        expected = stage(torch.from_numpy(latent))[1].numpy()
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).mean() <= 0.05 * expected.std()
+
+
 def test_the_form_for_tensorrt_8_5_has_no_norm_that_it_cannot_read_and_computes_the_same(decoders):
     folder, stage = decoders
     model = graph_of(decoders, "trt85")
@@ -295,6 +307,11 @@ def test_every_form_goes_the_whole_way(tmp_path):
     for row in manifest.parity:
         assert row["passed"] or row["graph_set"].startswith(("fp16", "bf16")), row
         assert row["mean_abs"] <= 0.05 * row["reference_std"], row
+    photo = np.random.default_rng(3).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    for precision, grid_hw in (("fp32-72x104", (72, 104)), ("fp32-camera-240x320", (240, 320))):
+        with Depth(tmp_path / "engines", precision=precision, threads=1) as depth:
+            assert depth.infer(photo).shape == (200, 300)
+            assert depth.infer(photo, at="grid").shape == grid_hw
 
 
 @pytest.mark.soak
