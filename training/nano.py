@@ -1,7 +1,7 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
     python -m training.nano all --run runs/nano          # about two hours on two cores
-    python -m training.nano all --run /tmp/try --tiny    # the same journey in a minute, good for nothing
+    python -m training.nano all --run runs/try --tiny    # the same journey in a minute, good for nothing
 
 Stages, each a folder in the run that is finished when its result is there:
 

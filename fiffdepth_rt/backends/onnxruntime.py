@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array, Usability
 from fiffdepth_rt.backends.threads import default_threads
+from fiffdepth_rt.backends.wheels import installed
 from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, GraphSet, Stage, TensorSpec
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.image import grid_for
@@ -29,7 +30,7 @@ Sessions = Mapping[str, Any]  # by stage
 
 def usable() -> Usability:
     """Whether `import onnxruntime` works here, and which wheels it may come from. Never raises."""
-    versions = _installed_wheels()
+    versions = installed(_WHEELS)
     try:
         import onnxruntime
 
@@ -218,15 +219,3 @@ def _mismatch(where: str, found: str, listed: str) -> StageMismatchError:
     return StageMismatchError(
         f"The graph {where} {found}; the manifest lists {listed}. Export the directory again."
     )
-
-
-def _installed_wheels() -> dict[str, str]:
-    import importlib.metadata  # here, since it costs more to import than the rest of this package
-
-    found = {}
-    for wheel in _WHEELS:
-        try:
-            found[wheel] = importlib.metadata.version(wheel)
-        except Exception:  # not installed, or its metadata is damaged
-            continue
-    return found

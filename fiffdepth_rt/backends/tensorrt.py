@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fiffdepth_rt import cuda
 from fiffdepth_rt.backends import Usability
+from fiffdepth_rt.backends.wheels import installed
 from fiffdepth_rt.errors import BackendUnavailableError
 from fiffdepth_rt.plan_rules import check_supported
 
@@ -17,7 +18,7 @@ _JETSON = Path("/etc/nv_tegra_release")  # JetPack writes it
 
 def usable() -> Usability:
     """Whether TensorRT and cuda-python can be imported here, and find a GPU. Never raises."""
-    versions = _installed_wheels()
+    versions = installed(_WHEELS)
     try:
         import tensorrt
 
@@ -59,15 +60,3 @@ def _install(*, again: bool) -> str:
     if _JETSON.exists():
         return "sudo apt install python3-libnvinfer   (JetPack's own; pip's TensorRT is not for Jetson)"
     return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[tensorrt]'"
-
-
-def _installed_wheels() -> dict[str, str]:
-    import importlib.metadata  # here, since it costs more to import than the rest of this package
-
-    found = {}
-    for wheel in _WHEELS:
-        try:
-            found[wheel] = importlib.metadata.version(wheel)
-        except Exception:  # not installed, or its metadata is damaged
-            continue
-    return found
