@@ -32,6 +32,7 @@ from fiffdepth_rt.errors import (
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
+GRAPHS = "graphs"
 MANIFEST_MAX_BYTES = 4 * 2**20
 BUNDLED = Path(__file__).parent / "nano"
 
@@ -200,7 +201,7 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
     in the directory, is no link, is there, and has the listed size and SHA-256. `verify=False` leaves out
-    only the SHA-256.
+    only the SHA-256. Beside the graphs no other file may lie: a graph can name it for its weights.
 
     Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError.
     """
@@ -210,7 +211,19 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
         _check_chain(precision, graph_set)
     for name, record in manifest.files.items():
         _check_file(root, name, record, verify=verify)
+    _check_nothing_unlisted(root / GRAPHS, manifest)
     return EngineDir(path=root, manifest=manifest)
+
+
+def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
+    for file in graphs.rglob("*"):
+        name = file.relative_to(graphs.parent).as_posix()
+        known = name in manifest.files or file.name.startswith(".")  # .DS_Store and its like
+        if not known and not file.is_dir():
+            raise ManifestError(
+                f"{file} is not listed in {MANIFEST_NAME}: nothing vouches for it, and a graph might load "
+                "it as weights. Remove it, or export the directory again."
+            )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

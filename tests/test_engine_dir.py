@@ -357,6 +357,12 @@ def test_a_missing_file_is_named(toy_dir: Path) -> None:
         Depth(toy_dir)
 
 
+def test_a_file_beside_the_graphs_that_nothing_vouches_for_is_refused(toy_dir: Path) -> None:
+    (toy_dir / UNET).with_suffix(".weights").write_bytes(b"weights of somebody else")
+    with pytest.raises(ManifestError, match="nothing vouches for it"):
+        Depth(toy_dir)
+
+
 def test_a_changed_bit_is_found_by_the_hash(toy_dir: Path) -> None:
     data = bytearray((toy_dir / UNET).read_bytes())
     data[len(data) // 2] ^= 1
