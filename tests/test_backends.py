@@ -95,7 +95,10 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
         ({"device": "cuda:x"}, "say 'cpu', 'cuda'"),
         ({"precision": "int4"}, "precision='int4' is not here. The directory holds bf16, fp32"),
         ({"precision": "int4", "backend": "onnxruntime"}, "precision='int4' is not here"),
-        ({"precision": "bf16"}, "onnxruntime cannot run bf16; openvino, tensorrt can"),
+        (
+            {"precision": "bf16", "backend": "onnxruntime"},
+            "onnxruntime cannot run bf16; openvino, tensorrt can",
+        ),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
     ],
@@ -115,10 +118,10 @@ def test_a_gpu_asked_for_is_there_or_an_error_never_the_cpu_instead(toy_dir: Pat
         fiffdepth_rt.Depth(toy_dir, device="cuda")
 
 
-def test_a_directory_without_graphs_for_any_engine_here_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_directory_without_graphs_for_the_engine_says_what_it_holds(tmp_path: Path) -> None:
     directory = write_toy_engine_dir(tmp_path / "toy", precisions=("bf16",))
     with pytest.raises(BackendUnavailableError, match="The directory holds bf16; onnxruntime takes none"):
-        fiffdepth_rt.Depth(directory)
+        fiffdepth_rt.Depth(directory, backend="onnxruntime")
 
 
 def test_the_precision_is_the_engines_first_choice_or_the_callers(tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_the_number_of_threads_changes_no_more_than_rounding(toy_dir: Path) -> N
 
 
 def test_every_engine_of_the_table_can_say_whether_it_is_usable() -> None:
-    assert [engine.name for engine in ENGINES] == ["onnxruntime"]
+    assert [engine.name for engine in ENGINES] == ["onnxruntime", "openvino"]
     for engine in ENGINES:
         said = engine.usable()
         assert said.name == engine.name
@@ -175,7 +178,8 @@ def test_onnxruntime_is_usable_here_and_says_its_version() -> None:
 
 def test_without_an_engine_the_error_is_the_command_that_installs_one(toy_dir: Path) -> None:
     code = (
-        "import sys; sys.modules['onnxruntime'] = None\n"  # makes `import onnxruntime` raise ImportError
+        # makes importing them raise ImportError
+        "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None\n"
         "import fiffdepth_rt; from fiffdepth_rt.backends import onnxruntime\n"
         "assert not onnxruntime.usable().usable\n"
         f"try: fiffdepth_rt.Depth({str(toy_dir)!r})\n"

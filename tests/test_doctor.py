@@ -72,7 +72,8 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_command(monkeypatch:
 
 
 def test_no_engine_at_all_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for engine in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, engine, None)
     backend = finding("backend onnxruntime")
     assert backend.verdict == "problem" and backend.found.startswith("not usable: ")
     assert backend.mend is not None and "fiffdepth-rt[cpu]" in backend.mend
@@ -148,10 +149,10 @@ def test_each_problem_and_note_says_what_mends_it(
     (toy_dir / "manifest.json").write_text("{")
     for wheel in ("onnxruntime", "onnxruntime-directml"):
         install(tmp_path, wheel, monkeypatch)
-    for module in ("numpy", "cv2", "PIL", "onnxruntime"):
+    for module in ("numpy", "cv2", "PIL", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
     findings = examine().findings
-    assert sum(found.verdict == "problem" for found in findings) == 6
+    assert sum(found.verdict == "problem" for found in findings) == 7
     assert all(found.mend for found in findings if found.verdict != "ok")
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array, Usability
+from fiffdepth_rt.backends.grids import own_grid, split
 from fiffdepth_rt.backends.threads import default_threads
 from fiffdepth_rt.backends.wheels import installed
-from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, GraphSet, Stage, TensorSpec
+from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, Stage, TensorSpec
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.image import grid_for
 
@@ -70,7 +71,7 @@ class OnnxRuntimeBackend:
         self.device, provider = _provider(device)
         onnxruntime.disable_telemetry_events()
         self._size = engine_dir.manifest.size
-        self._own_grid = _own_grid(engine_dir.manifest.graph_sets[precision])
+        self._own_grid = own_grid(engine_dir.manifest.graph_sets[precision])
         self._threads = default_threads() if threads is None else threads
         options = _session_options(self._threads)
         self._provider = provider if isinstance(provider, str) else provider[0]
@@ -82,13 +83,9 @@ class OnnxRuntimeBackend:
         return self._own_grid or grid_for(photo_hw, size=size, multiple=self._size.multiple)
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        batch, height, width, _ = image_BHW3.shape
-        # No call takes more pixels than one image of the largest size has: that bounds a batch's memory.
-        at_once = max(1, self._size.max**2 // (height * width))
-        sessions = self._opened()
-        parts = []
-        for start in range(0, batch, at_once):
-            value: Array = image_BHW3[start : start + at_once]
+        sessions, parts = self._opened(), []
+        for part in split(image_BHW3, self._size):
+            value: Array = part
             for stage in JOURNEY:
                 value = _run(sessions, stage, value, _main_output(stage))
             parts.append(value)
@@ -112,12 +109,6 @@ class OnnxRuntimeBackend:
         if not self._sessions:
             raise InferenceError("This engine is closed. Open a new Depth.")
         return self._sessions
-
-
-def _own_grid(graphs: GraphSet) -> tuple[int, int] | None:
-    """The only (height, width) that the graphs take, px; None where both are free."""
-    _, height, width, _ = graphs.stages["encoder"].inputs[0].shape
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _main_output(stage: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-from fiffdepth_rt.backends import Backend, Usability, onnxruntime
+from fiffdepth_rt.backends import Backend, Usability, onnxruntime, openvino
 from fiffdepth_rt.engine_dir import EngineDir, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
@@ -36,6 +36,12 @@ ENGINES: tuple[Engine, ...] = (
         precisions=onnxruntime.PRECISIONS,
         usable=onnxruntime.usable,
         open=onnxruntime.open_backend,
+    ),
+    Engine(
+        name=openvino.NAME,
+        precisions=openvino.PRECISIONS,
+        usable=openvino.usable,
+        open=openvino.open_backend,
     ),
 )
 
