@@ -168,7 +168,7 @@ def _open_session(engine_dir: EngineDir, precision: str, stage: str, options: An
     except Exception as error:  # as in _run
         raise GraphError(
             f"ONNX Runtime {onnxruntime.__version__} cannot read {path}: {error}. "
-            "Copy the directory again, or export it for this version (--opset)."
+            "Copy the directory again, or export it again."
         ) from error
     name = provider if isinstance(provider, str) else provider[0]
     if session.get_providers()[0] != name:  # ONNX Runtime falls back to the CPU without an error
