@@ -26,7 +26,6 @@ from benchmarks import metrics
 from fiffdepth_rt import Depth, colorize
 from fiffdepth_rt.files import read_photo
 
-Photo = NDArray[np.uint8]
 RESULTS = Path(__file__).parent / "results"
 
 

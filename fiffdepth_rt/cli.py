@@ -114,6 +114,12 @@ _verbose = click.option(
     callback=_log_to_stderr,
     help="Say what is being done. Twice, -v -v: in detail, and errors with their traceback.",
 )
+_engine = click.option(
+    "--engine",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Engine directory. By default the bundled model, nano.",
+)
 _backend = click.option(
     "--backend",
     metavar="NAME",
@@ -155,12 +161,7 @@ def program() -> None:
     type=click.Path(path_type=Path),
     help="Folder for the results; made if it is not there. By default beside each photo.",
 )
-@click.option(
-    "--engine",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Engine directory. By default the bundled model, nano.",
-)
+@_engine
 @_backend
 @_device
 @click.option(
@@ -310,12 +311,7 @@ def _summarize(done: Sequence[Job], seconds: float, depth: Depth) -> None:
 @program.command()
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option(
-    "--engine",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Engine directory. By default the bundled model, nano.",
-)
+@_engine
 @_backend
 @_device
 @click.option(

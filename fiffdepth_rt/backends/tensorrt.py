@@ -1,4 +1,4 @@
-"""Whether TensorRT works here. Its plans are built by plans.py; running them comes with the next release."""
+"""Whether TensorRT works here. Its plans are built by plans.py; no backend runs them yet."""
 
 from __future__ import annotations
 

@@ -106,8 +106,7 @@ def _room(rng: np.random.Generator) -> Scene:
         ((w / 2, d / 2), -np.pi / 2, d),
         ((0, 0), np.pi, w),
     ]
-    openings = 0
-    for (x, y), yaw, length in [sides[i] for i in range(4)]:
+    for (x, y), yaw, length in sides:
         place = frame(at=(x, y, 0), yaw=yaw)
         material = walls[0] if yaw == 0 else walls[1 if yaw > 0 else 2]
         if rng.random() < 0.3 and yaw != np.pi:  # a doorway to the next room
@@ -120,7 +119,7 @@ def _room(rng: np.random.Generator) -> Scene:
                 "box",
                 place,
                 (a, half, h - 0.15),
-                (gap, 2 * half, h - 4.2 + 1.8 if h > 2.5 else 0.3),
+                (gap, 2 * half, h - 2.4 if h > 2.5 else 0.3),
                 material,
             )
             beyond = rng.uniform(1, 4)
@@ -130,7 +129,6 @@ def _room(rng: np.random.Generator) -> Scene:
             trim = m.material(plain=0.9)
             for s in (-1, 1):
                 m.part("box", place, (a + s * gap / 2, 0, 1.0), (0.1, 0.25, 2.1), trim)
-            openings += 1
         else:
             m.part("box", place, (0, half, h / 2), (length + 0.4, 2 * half, h), material)
             m.part(
