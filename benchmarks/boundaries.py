@@ -1,0 +1,189 @@
+"""Are the edges where they belong? Depth Pro's boundary metrics, plain numpy, and a command on folders.
+
+    python -m benchmarks.boundaries DIR                           # the bundled model
+    python -m benchmarks.boundaries DIR --engine engines/fiffdepth --far-over-near 10
+
+DIR holds NAME_rgb.jpg (or .png) with NAME_depth_mm.png beside it (16-bit millimetres, 0 = no reading) for F1,
+or NAME_matte.png (8-bit alpha, white = foreground) for recall. For F1 the prediction is aligned to the truth by
+least squares and clipped to 1 mm … 10 m, as in benchmarks/metrics.py. A matte has no depth to align to: there a
+map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from near/far to 1), and the score
+depends on that ratio.
+
+Source: Bochkovskii et al., Depth Pro (ICLR 2025), section 4.2 and its eval/boundary_metrics.py. An edge is a
+pair of neighbours whose inverse depths have a ratio above t, in one of four directions; scale cancels, shift
+does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks import metrics
+from benchmarks.accuracy import read_truth
+from fiffdepth_rt import Depth
+from fiffdepth_rt.files import read_photo
+
+Mask = NDArray[np.bool_]
+
+THRESHOLDS = np.linspace(1.05, 1.25, 10)
+"""Ratios t; each one's score weighs t / Σ t in the mean."""
+MIN_DEPTH = 1e-6
+
+
+def boundary_f1(
+    prediction_depth: NDArray[np.floating], truth_depth: NDArray[np.floating], valid: Mask | None = None
+) -> float:
+    """F1 of occlusion edges, 0 … 1: two H×W depth maps (positive, small = near, each in its own unit) -> score.
+
+    For each t: precision and recall are means over the four directions, F1 = 2PR / (P + R); then the mean over
+    THRESHOLDS weighted by t. Pixels must match exactly. `valid` H×W: pairs with an invalid pixel are no edge
+    in either map (None: all pixels count).
+    Raises ValueError for unequal shapes or values that are not finite where valid.
+    """
+    both = _pairs_valid(prediction_depth, truth_depth, valid)
+    predicted, true = _log_steps(prediction_depth, both), _log_steps(truth_depth, both)
+    scores = []
+    for t in THRESHOLDS:
+        found, wanted = _edges(predicted, t), _edges(true, t)
+        hits = [np.count_nonzero(f & w) for f, w in zip(found, wanted, strict=True)]
+        recall = _mean_share(hits, wanted)
+        precision = _mean_share(hits, found)
+        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
+    return float(np.average(scores, weights=THRESHOLDS))
+
+
+def boundary_recall(prediction_depth: NDArray[np.floating], foreground: Mask) -> float:
+    """Recall of a matte's outline, 0 … 1: H×W depth map (positive, small = near), H×W foreground -> score.
+
+    foreground = alpha > 0.1. Of a run of neighbouring predicted edges across the outline only the strongest
+    counts, so a blurred edge does not win by being wide.
+    Raises ValueError for unequal shapes or values that are not finite.
+    """
+    both = _pairs_valid(prediction_depth, foreground, None)
+    predicted = _log_steps(prediction_depth, both)
+    right, down = np.diff(foreground.astype(np.int8), axis=1), np.diff(foreground.astype(np.int8), axis=0)
+    wanted = [right > 0, right < 0, down > 0, down < 0]
+    scores = []
+    for t in THRESHOLDS:
+        edges = _edges(predicted, t)
+        ridges = [_strongest_of_runs(e, s, axis=a) for (s, a), e in zip(predicted, edges, strict=True)]
+        hits = [np.count_nonzero(f & w) for f, w in zip(ridges, wanted, strict=True)]
+        scores.append(_mean_share(hits, wanted))
+    return float(np.average(scores, weights=THRESHOLDS))
+
+
+def _pairs_valid(a: NDArray[np.generic], b: NDArray[np.generic], valid: Mask | None) -> tuple[Mask, Mask]:
+    """Which (left, right) and (upper, lower) neighbours are both valid."""
+    if a.ndim != 2 or a.shape != b.shape or (valid is not None and valid.shape != a.shape):
+        shapes = [a.shape, b.shape] + ([] if valid is None else [valid.shape])
+        raise ValueError(f"Boundary metrics need H×W arrays of one shape, got {shapes}: resize first.")
+    keep = np.ones(a.shape, bool) if valid is None else valid
+    if not (np.isfinite(a[keep]).all() and np.isfinite(b[keep]).all()):
+        raise ValueError("A depth map has NaN or infinite values: mark them invalid.")
+    return keep[:, 1:] & keep[:, :-1], keep[1:] & keep[:-1]
+
+
+def _log_steps(depth: NDArray[np.floating], both: tuple[Mask, Mask]) -> list[tuple[NDArray[np.float64], int]]:
+    """(log ratio of inverse depths, axis) for right, left, down, up; > 0: the neighbour that way is nearer.
+
+    "left" reads: the left one of the pair is nearer. 0 where a pixel of the pair is invalid.
+    """
+    near = -np.log(np.maximum(np.nan_to_num(depth.astype(np.float64), nan=1), MIN_DEPTH))
+    right = np.where(both[0], np.diff(near, axis=1), 0)
+    down = np.where(both[1], np.diff(near, axis=0), 0)
+    return [(right, 1), (-right, 1), (down, 0), (-down, 0)]
+
+
+def _edges(steps: list[tuple[NDArray[np.float64], int]], t: float) -> list[Mask]:
+    return [step > np.log(t) for step, _ in steps]
+
+
+def _mean_share(hits: list[int], of: list[Mask]) -> float:
+    return float(np.mean([h / max(np.count_nonzero(m), 1) for h, m in zip(hits, of, strict=True)]))
+
+
+def _strongest_of_runs(edges: Mask, steps: NDArray[np.float64], *, axis: int) -> Mask:
+    """Keep, of each maximal run of edges along `axis`, the first strongest step."""
+    e, s = (edges, steps) if axis == 1 else (edges.T, steps.T)
+    kept = np.zeros_like(e)
+    for y in np.flatnonzero(e.any(axis=1)):
+        columns = np.flatnonzero(e[y])
+        for run in np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1):
+            kept[y, run[np.argmax(s[y, run])]] = True
+    return kept if axis == 1 else kept.T
+
+
+def _frames(folder: Path, suffix: str) -> Iterator[tuple[Path, Path]]:
+    """(photo, truth) for each truth file NAME`suffix` of `folder`."""
+    for truth in sorted(folder.glob(f"*{suffix}")):
+        name = truth.name.removesuffix(suffix)
+        photo = next(
+            (p for p in (folder / f"{name}_rgb.jpg", folder / f"{name}_rgb.png") if p.exists()), None
+        )
+        if photo is None:
+            raise SystemExit(f"No {name}_rgb.jpg or .png beside {truth}: every truth needs its photo.")
+        yield photo, truth
+
+
+def _unaligned_depth(map_: NDArray[np.float32], *, space: str, far_over_near: float) -> NDArray[np.float32]:
+    """Affine map in [0, 1] -> depth in near planes, 1 … far_over_near."""
+    if space == "disparity":
+        return 1 / (1 / far_over_near + map_ * (1 - 1 / far_over_near))
+    return 1 + map_ * (far_over_near - 1)
+
+
+def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: float) -> dict[str, list[float]]:
+    """Every pair of `folder` -> {"f1": [...], "recall": [...]}, each in the order of the file names."""
+    scores: dict[str, list[float]] = {"f1": [], "recall": []}
+    for photo, path in tqdm(list(_frames(folder, "_depth_mm.png")), unit="frame", desc="depth"):
+        truth = read_truth(path)
+        valid = (truth > 1e-3) & (truth < 10)
+        map_ = depth.infer(read_photo(photo), size=size)
+        aligned = np.clip(metrics.align(map_, truth, valid, space=depth.output_space), 1e-3, 10)
+        scores["f1"].append(boundary_f1(aligned, truth, valid))
+    for photo, path in tqdm(list(_frames(folder, "_matte.png")), unit="frame", desc="mattes"):
+        alpha = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if alpha is None:
+            raise SystemExit(f"{path} is not a picture.")
+        map_ = depth.infer(read_photo(photo), size=size)
+        shown = _unaligned_depth(map_, space=depth.output_space, far_over_near=far_over_near)
+        scores["recall"].append(boundary_recall(shown, alpha > 0.1 * 255))
+    if not any(scores.values()):
+        raise SystemExit(
+            f"No NAME_depth_mm.png and no NAME_matte.png in {folder}: see --help for the layout."
+        )
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
+    parser.add_argument("--size", type=int, help="longer side of the processed image (default: the model's)")
+    parser.add_argument(
+        "--far-over-near", type=float, default=10, help="for mattes: the depth range of a map (default: 10)"
+    )
+    args = parser.parse_args()
+    with Depth(args.engine) as depth:
+        scores = evaluate(args.folder, depth, size=args.size, far_over_near=args.far_over_near)
+        name, sha256 = depth.manifest.name, depth.describe()["sha256"]
+    print("| method | score | n | mean |\n|---|---|---|---|")
+    for kind, values in scores.items():
+        if values:
+            print(f"| {name} | boundary {kind} | {len(values)} | {np.mean(values):.3f} |")
+    report = {"benchmark": "boundaries", "sha256": sha256, "far_over_near": args.far_over_near} | scores
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
