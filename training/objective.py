@@ -1,12 +1,12 @@
-"""The paper's objective, equations 1 to 7, one function each, on latents or on depth pictures alike (N×C×h×w).
+"""The paper's objective: equations 1 to 7, one function each, on latents or depth pictures alike (B×C×h×w).
 
     photo's latent  ──ε(·, t = 0)──►  d0  (1)   supervised on synthetic pictures          (5), (6)
     d0              ──ε(·, t = −1)─►  d−1 (4)   supervised by the teacher on real photos  (5), (6)
     blended latent, noised  (2)  ──ε(·, t)──►  v, t = 1 … T − 1, synthetic pictures alone (3)
 
 Legend: B batch, C channels, h×w latent or picture. `valid` is bool B×1×h×w, None: all of it. Every term is a
-sum over valid elements (pixels × channels) divided by their count. The count may be that of a larger batch, of
-which this one is a part: then the terms of all parts, and their gradients, add up to those of the whole.
+sum over valid elements (pixels × channels) divided by their count. The count may be that of a larger batch
+of which this one is a part: then the terms of all parts, and their gradients, add up to those of the whole.
 """
 
 from __future__ import annotations
@@ -204,7 +204,10 @@ class Half:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Valid elements that the terms are divided by, float64. synthetic, real: [gradient_scales]; trajectory: []."""
+    """Valid elements that the terms are divided by, float64 on the CPU.
+
+    synthetic, real: [gradient_scales], the first at full resolution; trajectory: [].
+    """
 
     synthetic: torch.Tensor
     real: torch.Tensor
@@ -226,7 +229,7 @@ class Terms:
     parts: Mapping[str, torch.Tensor]
 
 
-def count(method: Method, synthetic: Half, real: Half | None) -> Counts:
+def count_valid(method: Method, synthetic: Half, real: Half | None) -> Counts:
     """What the terms of this batch are divided by; counts of several batches add up with +."""
     everything = torch.tensor(float(synthetic.depth.numel()), dtype=torch.float64)
     halves = [
@@ -255,14 +258,14 @@ def objective(
 ) -> Terms:
     """L = Σ_{t = 0, −1} (λ_MAE L_MAE + λ_GM L_GM) + λ_k L_k  (eq. 7).
 
-    t: long [B] on the CPU, in 1 … T − 1; noise: B×C×h×w; both for the synthetic half, which alone carries L_k.
+    t: long [B] on the CPU, in 1 … T − 1; noise: B×C×h×w; for the synthetic half, which alone carries L_k.
     counts: of the whole batch (all processes and accumulated parts); None: this batch is the whole.
     Parts: mae_0, gm_0, mae_-1, gm_-1 (the real half's, on d−1 or on d0 as `method.teacher` says), k.
     Raises ValueError where the method wants real photos and there are none.
     """
     if real is None and method.teacher != "off":
         raise ValueError(f"teacher = {method.teacher!r} supervises real photos, and the batch has none.")
-    counts = counts or count(method, synthetic, real)
+    counts = counts or count_valid(method, synthetic, real)
     d0 = feed_forward(unet, synthetic.image, prompt)
     parts = {
         "mae_0": mae(synthetic.depth, d0, synthetic.valid, count=counts.synthetic[0]),
