@@ -1,0 +1,98 @@
+"""What a dataset gives: a photo with its depth picture (synthetic), or a photo alone (real).
+
+    Synthetic   dataset[i] -> Pair      exact depth: the half of a batch for t = 0
+    Real        dataset[i] -> Photo     labelled by a teacher: the half for t = -1
+
+Convention: a depth picture is float32 H×W in [-1, 1]. In the space "depth" near = -1 and far = +1; in the space
+"disparity" it is the picture of 1/z and near = +1. All samples of one run are of one space.
+
+Errors (both ValueError):
+├── DataError       a dataset cannot be used at all: no such folder, another layout, a space it does not have
+└── SampleError     one sample cannot be used: its file is damaged, or there is nothing to learn from it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Space = Literal["depth", "disparity"]
+
+
+class DataError(ValueError):
+    """A dataset cannot be used; the message says why and what to do."""
+
+
+class SampleError(ValueError):
+    """One sample cannot be used. `name` says which: a path, or a name within its dataset."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both, so that it can be pickled on its way out of a worker
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """photo uint8 H×W×3 RGB; picture float32 H×W in [-1, 1]; valid bool H×W; name, unique in its dataset."""
+
+    photo: NDArray[np.uint8]
+    picture: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricPair:
+    """As a Pair, before it is normalised: depth_m float32 H×W, metres along the optical axis.
+
+    Where `valid` is False, depth_m is whatever the file says: 0, the sky, more than the dataset's limit.
+    """
+
+    photo: NDArray[np.uint8]
+    depth_m: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Photo:
+    """photo uint8 H×W×3 RGB; name, unique in its dataset: the name that its label goes by."""
+
+    photo: NDArray[np.uint8]
+    name: str
+
+
+class Dataset(Protocol):
+    """name: in front of every sample's name in logs and keys. licence: goes into the checkpoint's metadata."""
+
+    name: str
+    licence: str
+
+    def __len__(self) -> int: ...
+
+
+class Synthetic(Dataset, Protocol):
+    def __getitem__(self, index: int) -> Pair:
+        """Raises SampleError if this sample cannot be used."""
+
+
+class Real(Dataset, Protocol):
+    def __getitem__(self, index: int) -> Photo:
+        """Raises SampleError if this sample cannot be used."""
+
+
+class Labels(Protocol):
+    """What a teacher said about the photos of a Real dataset."""
+
+    def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Photo.name -> depth picture and its valid pixels, at any size of the photo's shape.
+
+        Raises SampleError if there is no label, or it is damaged.
+        """
