@@ -155,7 +155,7 @@ def measure(
             host_overhead_ms=end_to_end.p50_ms - sum(stage.p50_ms for stage in stages.values()),
             peak_memory_mib=_peak_memory_mib(),  # before the ceiling, whose arrays are large
             ceiling=_ceiling(),
-            card=_card(depth.describe()["versions"]),
+            card=machine_card(depth.describe()["versions"]),
             date=datetime.date.today().isoformat(),
         )
 
@@ -204,7 +204,7 @@ def _ceiling() -> dict[str, float]:
     }
 
 
-def _card(versions: Mapping[str, str]) -> dict[str, str]:
+def machine_card(versions: Mapping[str, str]) -> dict[str, str]:
     """The machine, as far as it explains the figures."""
     release = platform.release().partition("-")[0]  # the rest may name who built the kernel
     return {
