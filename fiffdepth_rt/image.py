@@ -101,10 +101,14 @@ def to_grid(photo_rgb: Pixels, fitted: Fit) -> Pixels:
 def to_photo(depth_hw: npt.NDArray[np.float32], fitted: Fit) -> npt.NDArray[np.float32]:
     """depth map on the grid -> depth map of the photo: float32 h×w -> float32 H×W, both in [0, 1]."""
     (height, width), top, left = fitted.content_hw, fitted.top, fitted.left
-    content = np.ascontiguousarray(depth_hw[top : top + height, left : left + width])
+    content = depth_hw[top : top + height, left : left + width]
     # Linear when enlarging: cubic would overshoot at depth edges, and leave [0, 1].
     depth = _resize(content, fitted.photo_hw, enlarging=cv2.INTER_LINEAR)
-    return np.asarray(np.clip(depth, 0, 1), dtype=np.float32)  # weights may sum to 1 plus a rounding
+    if depth is content:
+        return content.copy()  # the caller's own, and not a view that keeps the grid's padding alive
+    # Weights may sum to 1 plus a rounding. In place: a second array of a camera's size costs more to allocate
+    # than all of the arithmetic.
+    return np.asarray(np.clip(depth, 0, 1, out=depth), dtype=np.float32)
 
 
 def _resize(pixels: Array, hw: tuple[int, int], *, enlarging: int) -> Array:

@@ -1,19 +1,115 @@
-"""Which grids a graph set takes, and how many images go through at once."""
+"""Which grids an engine takes, which of them a photo goes on, and how many images go through at once.
+
+Free grids (dynamic graphs): the longer side is the size asked for, both are rounded up to the multiple.
+Fixed grids (graphs exported with --static, TensorRT plans): the one that wastes least, see `least_wasteful`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.engine_dir import GraphSet, SizeLimits
+from fiffdepth_rt.engine_dir import GraphSet, Manifest, SizeLimits
+from fiffdepth_rt.errors import SizeError
+from fiffdepth_rt.image import grid_for
+
+GridHW = tuple[int, int]
+Size = int | GridHW | None
+"""The longer side in px; a grid's (height, width); None for the model's default, or any fixed grid."""
 
 
-def own_grid(graphs: GraphSet) -> tuple[int, int] | None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grids:
+    """What an engine takes. fixed: the only (height, width), px; empty where all within `limits` are."""
+
+    limits: SizeLimits
+    fixed: tuple[GridHW, ...] = ()
+
+    def choose(self, photo_hw: tuple[int, int], size: Size = None) -> GridHW:
+        """photo's (height, width) -> the grid it goes on; the same for the same photo, always.
+
+        A grid asked for is taken as it is. Of fixed grids, those whose longer side is nearest to a size asked
+        for are left, all of them where none is; see `least_wasteful` for the rest.
+        Raises SizeError for a grid that this engine does not take.
+        """
+        if isinstance(size, tuple):
+            return self._checked(size)
+        if not self.fixed:
+            return grid_for(photo_hw, size=size or self.limits.default, multiple=self.limits.multiple)
+        left = self.fixed
+        if size is not None:
+            nearest = min(abs(max(grid) - size) for grid in left)
+            left = tuple(grid for grid in left if abs(max(grid) - size) == nearest)
+        return least_wasteful(photo_hw, left, default=self.limits.default)
+
+    def _checked(self, grid: GridHW) -> GridHW:
+        if self.fixed:
+            if grid not in self.fixed:
+                there = ", ".join(f"{h}x{w}" for h, w in self.fixed)
+                raise SizeError(
+                    f"No engine is here for the grid {grid[0]}x{grid[1]}; there is one for {there}. Take one "
+                    "of these, or export it (--static) or build it (fiffdepth build --grid)."
+                )
+            return grid
+        step, largest = self.limits.multiple, self.limits.max
+        if any(side % step for side in grid) or not 0 < min(grid) <= max(grid) <= largest:
+            raise SizeError(
+                f"The grid {grid[0]}x{grid[1]} is not possible: both sides are multiples of {step} px, "
+                f"up to {largest}."
+            )
+        return grid
+
+
+def wasted_share(photo_hw: tuple[int, int], grid: GridHW) -> Fraction:
+    """The share of a grid that padding takes, before any rounding to whole px; 0 where the aspects agree.
+
+    1 − min(h·W, w·H) / max(h·W, w·H) for a photo of H×W on a grid of h×w.
+    """
+    one, other = grid[0] * photo_hw[1], grid[1] * photo_hw[0]
+    return 1 - Fraction(min(one, other), max(one, other))
+
+
+def least_wasteful(photo_hw: tuple[int, int], grids: Iterable[GridHW], *, default: int) -> GridHW:
+    """The grid with the smallest share of padding.
+
+    Of those that waste the same: the one whose longer side is nearest to `default` px, then the one with
+    fewer pixels, then the lower one.
+    """
+    return min(
+        grids,
+        key=lambda grid: (
+            wasted_share(photo_hw, grid),
+            abs(max(grid) - default),
+            grid[0] * grid[1],
+            grid,
+        ),
+    )
+
+
+def own_grid(graphs: GraphSet) -> GridHW | None:
     """The only (height, width) that the graphs take, px; None where both are free."""
     _, height, width, _ = graphs.stages["encoder"].inputs[0].shape
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def families(manifest: Manifest) -> dict[str, dict[GridHW | None, str]]:
+    """Names by which graph sets can be asked for -> their keys in the manifest, by the grid each is for.
+
+    Every set by its own key, the grid being None where grids are free; and sets that differ in their grid
+    alone together: "fp16" for fp16-512x512 and fp16-384x640, unless a set of that name is there.
+    """
+    sets = {key: own_grid(graphs) for key, graphs in manifest.graph_sets.items()}
+    found: dict[str, dict[GridHW | None, str]] = {}
+    for key, grid in sorted(sets.items()):
+        name = key if grid is None else key.removesuffix("-{}x{}".format(*grid))
+        # A camera's graphs take pictures of one camera: nobody else's photo belongs on them.
+        if name not in sets and not name.endswith("-camera"):
+            found.setdefault(name, {})[grid] = key
+    return found | {key: {grid: key} for key, grid in sets.items()}
 
 
 def split(image_BHW3: npt.NDArray[np.uint8], size: SizeLimits) -> Iterator[npt.NDArray[np.uint8]]:
