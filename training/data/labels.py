@@ -5,9 +5,7 @@
       trip/sea.jpg.png            the label of photo "trip/sea.jpg" (uint16), or
       trip/sea.jpg.safetensors    the same as float16
 
-Convention: a label is a depth picture, float32 H×W in [-1, 1], 2 %/98 % normalised, in the header's space:
-    "depth"      -1 = nearest, +1 = farthest
-    "disparity"  +1 = nearest, -1 = farthest
+Convention: a label is a depth picture as in samples.py, 2 %/98 % normalised, in the header's space.
 uint16 holds 1 + round((picture + 1) / 2 × 65534), 0 where invalid; float16 the picture, NaN where invalid.
 """
 
@@ -18,7 +16,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +25,8 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load, save
 
 from fiffdepth_rt.atomic import replacing
+from training.data.samples import DataError, SampleError, Space
 
-Space = Literal["depth", "disparity"]
 Dtype = Literal["uint16", "float16"]
 
 HEADER = "header.json"
@@ -43,10 +41,6 @@ ENCODING = {
     "float16": "picture; NaN = invalid",
 }
 _ENDINGS = {"uint16": ".png", "float16": ".safetensors"}
-
-
-class LabelError(ValueError):
-    """A store or one of its labels is missing, damaged, or not what was asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,17 +59,16 @@ class Header:
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.space not in CONVENTION:
-            raise LabelError(f"space={self.space!r} is not known: say 'depth' or 'disparity'.")
-        if self.dtype not in ENCODING:
-            raise LabelError(f"dtype={self.dtype!r} is not known: say 'uint16' or 'float16'.")
+        for name, known in (("space", get_args(Space)), ("dtype", get_args(Dtype))):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name}={getattr(self, name)!r} is not known: say {' or '.join(known)}.")
 
 
 class LabelStore:
     """The labels in a folder, by photo name: `name in store`, `store.picture(name)`, `store.header.space`.
 
     Any number of processes may read and write one store at once; a label that is there is complete.
-    Raises LabelError if the folder holds no readable header.
+    Raises DataError if the folder holds no readable header.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -86,7 +79,7 @@ class LabelStore:
     def create(cls, folder: str | Path, header: Header) -> LabelStore:
         """A new store, or the one that is there if it has the same header.
 
-        Raises LabelError if it has another one (labels of two kinds never mix), OutputError.
+        Raises DataError if it has another one (labels of two kinds never mix), OutputError.
         """
         path = Path(folder) / HEADER
         if path.exists():
@@ -97,7 +90,7 @@ class LabelStore:
                 if mine != (theirs := getattr(header, field))
             ]
             if differing:
-                raise LabelError(
+                raise DataError(
                     f"{folder} holds labels of another kind ({'; '.join(differing)}): "
                     "name another folder, or ask for the same kind again."
                 )
@@ -109,10 +102,10 @@ class LabelStore:
         return cls(folder)
 
     def path(self, name: str) -> Path:
-        """Where the label of photo `name` lies, be it there or not. Raises LabelError for a name like "../x"."""
+        """Where the label of photo `name` lies, there or not. Raises SampleError for a name like "../x"."""
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise LabelError(f"{name!r} cannot name a label: names are relative paths without '..'.")
+            raise SampleError(name, "cannot name a label: names are relative paths without '..'")
         return self.folder.joinpath(*parts[:-1], parts[-1] + _ENDINGS[self.header.dtype])
 
     def __contains__(self, name: str) -> bool:
@@ -121,37 +114,38 @@ class LabelStore:
     def __iter__(self) -> Iterator[str]:
         """Names of all labels, sorted."""
         ending = _ENDINGS[self.header.dtype]
-        files = (p for p in self.folder.rglob("*" + ending) if not _is_temporary(p))
+        files = self.folder.rglob("*" + ending)
         return iter(sorted(p.relative_to(self.folder).as_posix().removesuffix(ending) for p in files))
 
     def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """name -> (picture float32 H×W in [-1, 1], valid bool H×W); 0 where not valid.
 
-        Raises LabelError if the label is not there or damaged.
+        Raises SampleError if the label is not there or damaged.
         """
         path = self.path(name)
         try:
             data = path.read_bytes()
             return _decode_uint16(data) if self.header.dtype == "uint16" else _decode_float16(data)
         except FileNotFoundError as error:
-            raise LabelError(
-                f"{path} is not there: no label was made of {name!r}; run training.pseudo_labels again."
+            raise SampleError(
+                name, f"has no label in {self.folder}: run training.pseudo_labels again"
             ) from error
         except Exception as error:  # Pillow and safetensors raise a dozen kinds on damaged files
-            raise LabelError(
-                f"{path} is damaged ({error}): delete it, and run training.pseudo_labels again."
+            raise SampleError(
+                name,
+                f"its label {path} is damaged ({error}): delete it, and run training.pseudo_labels again",
             ) from error
 
     def write(self, name: str, picture: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        """(picture float32 H×W in [-1, 1], valid bool H×W) -> file, whole or not there; replaces an older one.
+        """(picture float32 H×W in [-1, 1], valid bool H×W) -> file, whole or not there; an older one goes.
 
-        Raises LabelError for values out of range where valid, OutputError where the disk refuses.
+        Raises SampleError for values out of range where valid, OutputError where the disk refuses.
         """
         if picture.ndim != 2 or picture.shape != valid.shape:
-            raise LabelError(f"{name}: picture {picture.shape} and valid {valid.shape} are not one H×W.")
+            raise SampleError(name, f"picture {picture.shape} and valid {valid.shape} are not one H×W")
         inside = picture[valid]
         if inside.size and not (inside.min() >= -1 and inside.max() <= 1):  # NaN fails both
-            raise LabelError(f"{name}: values outside of [-1, 1] where valid: normalise them first.")
+            raise SampleError(name, "values outside of [-1, 1] where valid: normalise them first")
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         encode = _encode_uint16 if self.header.dtype == "uint16" else _encode_float16
@@ -161,15 +155,10 @@ class LabelStore:
 
     def sweep(self) -> int:
         """Remove what killed writers left half-written; returns how many. Only while nobody else writes."""
-        left = [p for p in self.folder.rglob(".*.tmp") if _is_temporary(p)]
+        left = list(self.folder.rglob(".*.tmp"))  # what atomic.replacing calls its temporary siblings
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
-
-
-def _is_temporary(path: Path) -> bool:
-    """Whether `path` is named like atomic.replacing's temporary siblings."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _described(header: Header) -> dict[str, Any]:
@@ -184,14 +173,14 @@ def _read_header(path: Path) -> Header:
     try:
         text = json.loads(path.read_bytes())
         if (text["format"], text["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise LabelError(f"format {text['format']!r}, version {text['format_version']!r}")
+            raise ValueError(f"format {text['format']!r}, version {text['format_version']!r}")
         return Header(**{field.name: text[field.name] for field in dataclasses.fields(Header)})
     except FileNotFoundError as error:
-        raise LabelError(
+        raise DataError(
             f"{path.parent} is no label store: it has no {HEADER}. Make one with training.pseudo_labels."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabelError(f"{path} cannot be used ({error}): make the labels again.") from error
+        raise DataError(f"{path} cannot be used ({error}): make the labels again.") from error
 
 
 def _encode_uint16(picture: NDArray[np.float32], valid: NDArray[np.bool_], text: dict[str, str]) -> bytes:
@@ -211,7 +200,7 @@ def _decode_uint16(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.bool_]]
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         values = np.asarray(file)
     if values.dtype != np.uint16 or values.ndim != 2:
-        raise LabelError(f"{values.dtype} of shape {values.shape} instead of uint16 H×W")
+        raise ValueError(f"{values.dtype} of shape {values.shape} instead of uint16 H×W")
     valid = values > 0
     picture = (values.astype(np.float32) - 1) * np.float32(2 / 65534) - 1
     return np.where(valid, np.clip(picture, -1, 1), np.float32(0)), valid
@@ -224,6 +213,6 @@ def _encode_float16(picture: NDArray[np.float32], valid: NDArray[np.bool_], text
 def _decode_float16(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     picture = load(data)["picture"].astype(np.float32)
     if picture.ndim != 2:
-        raise LabelError(f"shape {picture.shape} instead of H×W")
+        raise ValueError(f"shape {picture.shape} instead of H×W")
     valid = np.isfinite(picture)
     return np.where(valid, np.clip(picture, -1, 1), np.float32(0)), valid
