@@ -43,6 +43,10 @@ ENCODING = {
 _ENDINGS = {"uint16": ".png", "float16": ".safetensors"}
 
 
+class LabelError(SampleError):
+    """The label of one photo is missing, damaged, or cannot be written as it is."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
     """What all labels of one store have in common.
@@ -102,10 +106,10 @@ class LabelStore:
         return cls(folder)
 
     def path(self, name: str) -> Path:
-        """Where the label of photo `name` lies, there or not. Raises SampleError for a name like "../x"."""
+        """Where the label of photo `name` lies, there or not. Raises LabelError for a name like "../x"."""
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise SampleError(name, "cannot name a label: names are relative paths without '..'")
+            raise LabelError(name, "cannot name a label: names are relative paths without '..'")
         return self.folder.joinpath(*parts[:-1], parts[-1] + _ENDINGS[self.header.dtype])
 
     def __contains__(self, name: str) -> bool:
@@ -120,18 +124,18 @@ class LabelStore:
     def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """name -> (picture float32 H×W in [-1, 1], valid bool H×W); 0 where not valid.
 
-        Raises SampleError if the label is not there or damaged.
+        Raises LabelError if the label is not there or damaged.
         """
         path = self.path(name)
         try:
             data = path.read_bytes()
             return _decode_uint16(data) if self.header.dtype == "uint16" else _decode_float16(data)
         except FileNotFoundError as error:
-            raise SampleError(
+            raise LabelError(
                 name, f"has no label in {self.folder}: run training.pseudo_labels again"
             ) from error
         except Exception as error:  # Pillow and safetensors raise a dozen kinds on damaged files
-            raise SampleError(
+            raise LabelError(
                 name,
                 f"its label {path} is damaged ({error}): delete it, and run training.pseudo_labels again",
             ) from error
@@ -139,13 +143,13 @@ class LabelStore:
     def write(self, name: str, picture: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         """(picture float32 H×W in [-1, 1], valid bool H×W) -> file, whole or not there; an older one goes.
 
-        Raises SampleError for values out of range where valid, OutputError where the disk refuses.
+        Raises LabelError for values out of range where valid, OutputError where the disk refuses.
         """
         if picture.ndim != 2 or picture.shape != valid.shape:
-            raise SampleError(name, f"picture {picture.shape} and valid {valid.shape} are not one H×W")
+            raise LabelError(name, f"picture {picture.shape} and valid {valid.shape} are not one H×W")
         inside = picture[valid]
         if inside.size and not (inside.min() >= -1 and inside.max() <= 1):  # NaN fails both
-            raise SampleError(name, "values outside of [-1, 1] where valid: normalise them first")
+            raise LabelError(name, "values outside of [-1, 1] where valid: normalise them first")
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         encode = _encode_uint16 if self.header.dtype == "uint16" else _encode_float16

@@ -36,8 +36,8 @@ def check_conversion(output: Output, space: Space) -> None:
     """Raises DataError for the one field of the table above that is empty."""
     if (output, space) == ("depth", "disparity"):
         raise DataError(
-            "This teacher's depth is known up to scale and shift, so its reciprocal is not known: make labels "
-            "with space 'depth', or take a teacher that puts out disparity or metres."
+            "This teacher's depth is known up to scale and shift, so its reciprocal is not known: make "
+            "labels in space 'depth', or take a teacher that puts out disparity or metres."
         )
 
 
