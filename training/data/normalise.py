@@ -49,7 +49,7 @@ def renormalise(
 ) -> NDArray[np.float32]:
     """A cut-out of a depth picture -> its own depth picture: the same quantiles, over what is left of it.
 
-    The network sees the cut-out alone, and cannot know what else was in the photo. Either space; near stays on
+    The network sees the cut-out alone and cannot know what else was in the photo. Either space: near stays on
     its side. Raises SampleError where nothing is valid or the quantiles span less than MIN_SPAN.
     """
     lo, hi = _quantiles(picture, valid, name)

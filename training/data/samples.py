@@ -3,8 +3,8 @@
     Synthetic   dataset[i] -> Pair      exact depth: the half of a batch for t = 0
     Real        dataset[i] -> Photo     labelled by a teacher: the half for t = -1
 
-Convention: a depth picture is float32 H×W in [-1, 1]. In the space "depth" near = -1 and far = +1; in the space
-"disparity" it is the picture of 1/z and near = +1. All samples of one run are of one space.
+Convention: a depth picture is float32 H×W in [-1, 1]. In the space "depth" near = -1 and far = +1; in
+the space "disparity" it is the picture of 1/z and near = +1. All samples of one run are of one space.
 
 Errors (both ValueError):
 ├── DataError       a dataset cannot be used at all: no such folder, another layout, a space it does not have
@@ -70,7 +70,7 @@ class Photo:
 
 
 class Dataset(Protocol):
-    """name: in front of every sample's name in logs and keys. licence: goes into the checkpoint's metadata."""
+    """name: stands before every sample's name in logs and keys. licence: for the checkpoint's metadata."""
 
     name: str
     licence: str
@@ -94,5 +94,5 @@ class Labels(Protocol):
     def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Photo.name -> depth picture and its valid pixels, at any size of the photo's shape.
 
-        Raises SampleError if there is no label, or it is damaged.
+        Raises LabelError if there is no label, or it is damaged.
         """
