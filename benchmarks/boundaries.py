@@ -4,10 +4,10 @@
     python -m benchmarks.boundaries DIR --engine engines/fiffdepth --far-over-near 10
 
 DIR holds NAME_rgb.jpg (or .png) with NAME_depth_mm.png beside it (16-bit millimetres, 0 = no reading) for F1,
-or NAME_matte.png (8-bit alpha, white = foreground) for recall. For F1 the prediction is aligned to the truth by
-least squares and clipped to 1 mm … 10 m, as in benchmarks/metrics.py. A matte has no depth to align to: there a
-map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from near/far to 1), and the score
-depends on that ratio.
+or NAME_matte.png (8-bit alpha, white = foreground) for recall. For F1 the prediction is aligned to the truth
+by least squares and clipped to 1 mm … 10 m, as in benchmarks/metrics.py. A matte has no depth to align to:
+there a map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from near/far to 1), and the
+score depends on that ratio.
 
 Source: Bochkovskii et al., Depth Pro (ICLR 2025), section 4.2 and its eval/boundary_metrics.py. An edge is a
 pair of neighbours whose inverse depths have a ratio above t, in one of four directions; scale cancels, shift
@@ -41,11 +41,11 @@ MIN_DEPTH = 1e-6
 def boundary_f1(
     prediction_depth: NDArray[np.floating], truth_depth: NDArray[np.floating], valid: Mask | None = None
 ) -> float:
-    """F1 of occlusion edges, 0 … 1: two H×W depth maps (positive, small = near, each in its own unit) -> score.
+    """F1 of occlusion edges, 0 … 1: two H×W depth maps (positive, small = near, any unit) -> score.
 
-    For each t: precision and recall are means over the four directions, F1 = 2PR / (P + R); then the mean over
-    THRESHOLDS weighted by t. Pixels must match exactly. `valid` H×W: pairs with an invalid pixel are no edge
-    in either map (None: all pixels count).
+    For each t: precision and recall are means over the four directions, F1 = 2PR / (P + R); then the mean
+    over THRESHOLDS weighted by t. Pixels must match exactly. `valid` H×W: pairs with an invalid pixel are no
+    edge in either map (None: all pixels count).
     Raises ValueError for unequal shapes or values that are not finite where valid.
     """
     both = _pairs_valid(prediction_depth, truth_depth, valid)
