@@ -108,8 +108,8 @@ class Plan:
 class Batch:
     """photos float32 B×3×H×W in [-1, 1]; pictures float32 B×1×H×W in [-1, 1]; valid bool B×1×H×W.
 
-    names: dataset/sample, of every row. keys: stable names of what a row shows: sample, cut-out, flip and size;
-    equal keys, equal pixels.
+    names: dataset/sample, of every row. keys: the same with cut-out, size and flip, stable over runs: rows of
+    equal keys have equal pixels (as long as the source's filter and labels stay).
     """
 
     photos: torch.Tensor
@@ -419,7 +419,7 @@ def _named_pair(source: SyntheticSource | RealSource, index: int) -> Pair:
     if abs(math.log(picture.shape[0] / picture.shape[1] / (hw[0] / hw[1]))) > 0.05:
         raise SampleError(
             sample.name,
-            f"its label is {picture.shape[0]}×{picture.shape[1]}, the photo {hw[0]}×{hw[1]}: of another photo?",
+            f"label of {picture.shape[0]}×{picture.shape[1]}, photo of {hw[0]}×{hw[1]}: not of one shape",
         )
     picture, valid = _smoothly(picture, valid, hw)
     return Pair(photo=sample.photo, picture=picture, valid=valid, name=sample.name)
