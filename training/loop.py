@@ -118,6 +118,8 @@ def _average(averaged: torch.nn.Module, module: torch.nn.Module, keep: float) ->
     with torch.no_grad():
         for slow, fast in zip(averaged.parameters(), module.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
+        for slow, fast in zip(averaged.buffers(), module.buffers(), strict=True):
+            slow.copy_(fast)  # running means of batch norms are averages already
 
 
 def _contiguous(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,13 +30,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tqdm import tqdm
+from transformers import UperNetForSemanticSegmentation
 
 from fiffdepth_rt.atomic import replacing
-from training import checkpoint, loop, objective
+from training import checkpoint, loop, objective, robust_teacher
 from training.data import procedural
 from training.model import nano_prompt, nano_unet, nano_vae
+from training.tensors import autocast, depth_tensor, photo_tensor
 
 KL_WEIGHT = 1e-6
+WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,10 @@ class Plan:
     unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
     joint_batch: int = 8
     joint: loop.Schedule = loop.Schedule(steps=1_300, lr=6e-4, warmup=50, save_every=100)
+    wide_batch: int = 16
+    wide: loop.Schedule = loop.Schedule(steps=1_500, lr=5e-4, warmup=50, save_every=50, average=0.995)
+    teacher_batch: int = 32
+    teacher: loop.Schedule = loop.Schedule(steps=2_400, lr=1e-3, save_every=100, average=0.995)
 
 
 TINY = Plan(
@@ -72,20 +79,11 @@ TINY = Plan(
     unet_batch=2,
     joint=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     joint_batch=1,
+    wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    wide_batch=1,
+    teacher=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    teacher_batch=2,
 )
-
-
-# ---- photo, depth picture -> tensors ----
-
-
-def photo_tensor(photos: NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 N×H×W×3 -> float N×3×H×W in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(photos.transpose(0, 3, 1, 2))).float() / 127.5 - 1
-
-
-def depth_tensor(depth: NDArray[np.uint16]) -> torch.Tensor:
-    """Stored depth N×H×W -> float N×3×H×W in [-1, 1]: what the VAE sees, three equal channels."""
-    return torch.from_numpy(procedural.to_picture(depth))[:, None].expand(-1, 3, -1, -1)
 
 
 def jitter(photos: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -96,12 +94,13 @@ def jitter(photos: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (((photos + 1) / 2).clamp(0, 1) ** gamma * gain).clamp(0, 1) * 2 - 1
 
 
-def autocast() -> torch.autocast:
-    """bfloat16 where the CPU multiplies it fast; fp32 elsewhere (bf16 without hardware is slower)."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
-
-
 # ---- stages ----
+
+
+def train_teacher(run: Path, plan: Plan) -> UperNetForSemanticSegmentation:
+    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
+    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
+    return robust_teacher.train(shards, held_out, plan.teacher, run / "teacher", batch=plan.teacher_batch)
 
 
 def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
@@ -269,17 +268,38 @@ def train_joint(run: Path, plan: Plan, vae: AutoencoderKL, unet: UNet2DCondition
             predicted = journey(photos)
         return objective.depth_loss(depth, predicted, gradient_weight=1.0)
 
-    def validate(module: torch.nn.Module) -> dict[str, float]:
-        errors = []
-        with torch.no_grad(), autocast():
-            for s in itertools.islice(held_out, 5):
-                photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
-                errors.append(objective.mae(depth, module(photos).clamp(-1, 1)).item())
-        return {"held_out_mae": float(np.mean(errors))}
-
-    loop.fit(journey, loss_at, plan.joint, run / "joint", validate=validate)
+    loop.fit(journey, loss_at, plan.joint, run / "joint", validate=lambda m: held_out_error(m, held_out))
     journey.load_state_dict(load_file(run / "joint" / loop.WEIGHTS))
     return journey
+
+
+def train_wide(run: Path, plan: Plan, journey: Journey) -> Journey:
+    """The same through strong augmentation, at half the size: many more scenes for the time."""
+    torch.manual_seed(5)
+    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
+    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
+
+    def loss_at(step: int) -> torch.Tensor:
+        photos, pictures = robust_teacher.scene_batch(
+            shards, step, plan.wide_batch, WIDE_SHAPES, seed=31, strength=0.8
+        )
+        with autocast():
+            predicted = journey(photos)
+        return objective.depth_loss(pictures, predicted, gradient_weight=1.0)
+
+    loop.fit(journey, loss_at, plan.wide, run / "wide", validate=lambda m: held_out_error(m, held_out))
+    journey.load_state_dict(load_file(run / "wide" / loop.WEIGHTS))
+    return journey
+
+
+def held_out_error(journey: torch.nn.Module, held_out: Sequence[procedural.Shard]) -> dict[str, float]:
+    """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on."""
+    errors = []
+    with torch.no_grad(), autocast():
+        for s in held_out[:5]:
+            photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
+            errors.append(objective.mae(depth, journey(photos).clamp(-1, 1)).item())
+    return {"held_out_mae": float(np.mean(errors))}
 
 
 def write_checkpoint(run: Path, plan: Plan, journey: Journey) -> Path:
@@ -315,7 +335,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "stage", choices=["scenes", "vae", "unet", "all"], help="how far to go; earlier ones come first"
+        "stage",
+        choices=["scenes", "teacher", "vae", "unet", "wide", "all"],
+        help="how far to go; earlier ones come first",
     )
     parser.add_argument(
         "--run", type=Path, required=True, help="folder of this run; an interrupted one goes on"
@@ -331,13 +353,19 @@ def main() -> None:
     render(run / "scenes", count=plan.scenes)
     if args.stage == "scenes":
         return
+    if args.stage == "teacher":
+        train_teacher(run, plan)
+        return
     vae = train_vae(run, plan)
     if args.stage == "vae":
         return
     unet = train_unet(run, plan, vae)
     if args.stage == "unet":
         return
-    print(write_checkpoint(run, plan, train_joint(run, plan, vae, unet)))
+    journey = train_wide(run, plan, train_joint(run, plan, vae, unet))
+    if args.stage == "wide":
+        return
+    print(write_checkpoint(run, plan, journey))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""Rendered photos and depth pictures -> what a camera might have made of them: other framing, light, sensor.
+
+Rendered light is clean and neutral, photos are not: a network that must read geometry through all of this
+cannot lean on what renderers do alike.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SKY = np.float32(1.0)
+"""Depth pictures hold the sky at exactly +1; it takes no part in the normalisation."""
+MIN_SPAN = 0.05
+"""A crop whose depth spans less of the whole picture's range than this is taken as it is: its picture would
+be the renderer's rounding, stretched."""
+
+
+def frame(
+    photo: NDArray[np.uint8],
+    picture: NDArray[np.float32],
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    smallest: float = 0.6,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """H×W×3, H×W -> a random crop of both, half of them mirrored, resized to `shape` and normalised anew.
+
+    smallest: the least part of each side that a crop keeps; its aspect is off `shape`'s by up to 1.2.
+    Depth is resized to the nearest pixel, so that no edge is softened.
+    """
+    H, W = picture.shape
+    aspect = shape[1] / shape[0] * np.exp(rng.uniform(-0.18, 0.18))
+    width = min(W, H * aspect) * rng.uniform(smallest, 1)
+    w, h = max(1, round(width)), max(1, min(H, round(width / aspect)))
+    y, x = rng.integers(0, H - h + 1), rng.integers(0, W - w + 1)
+    photo, picture = photo[y : y + h, x : x + w], picture[y : y + h, x : x + w]
+    if rng.random() < 0.5:
+        photo, picture = photo[:, ::-1], picture[:, ::-1]
+    size = (shape[1], shape[0])
+    resized = cv2.resize(np.ascontiguousarray(photo), size, interpolation=cv2.INTER_AREA)
+    depth = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_NEAREST)
+    return resized.astype(np.uint8, copy=False), renormalised(depth)
+
+
+def renormalised(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Part of a depth picture -> a depth picture: 2 % and 98 % quantiles of its surface at ±1, clipped."""
+    surface = picture[picture < SKY]
+    if surface.size < 16:
+        return picture
+    near, far = np.quantile(surface, [0.02, 0.98])
+    if far - near < MIN_SPAN:
+        return picture
+    return np.clip((picture - near) / (far - near) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def expose(photo: NDArray[np.uint8], rng: np.random.Generator, *, strength: float = 1.0) -> NDArray[np.uint8]:
+    """uint8 H×W×3 -> other light, lens and sensor: gamma, gain, colour matrix, grey, blur, noise, JPEG."""
+    x = photo.astype(np.float32) / 255
+    x **= np.exp(rng.normal(0, 0.35 * strength))
+    mix = np.eye(3) + rng.normal(0, 0.12 * strength, (3, 3))
+    x = x @ mix.astype(np.float32).T * np.float32(np.exp(rng.normal(0, 0.2 * strength)))
+    x = (x - 0.5) * np.float32(np.exp(rng.normal(0, 0.2 * strength))) + 0.5
+    if rng.random() < 0.15 * strength:
+        x[:] = x.mean(-1, keepdims=True)
+    if rng.random() < 0.3 * strength:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.5))
+    if rng.random() < 0.5 * strength:
+        x += rng.normal(0, rng.uniform(0.005, 0.06), x.shape).astype(np.float32)
+    out = (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
+    if rng.random() < 0.3 * strength:
+        _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
+        out = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+    return out
