@@ -1,0 +1,157 @@
+"""A row of ours: an engine directory on one backend in one precision, as `Depth` runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import flops, machine
+from benchmarks.rows import Row, Spec, median_ms, noise_photo, timed
+from fiffdepth_rt import Depth
+from fiffdepth_rt.backends.select import ENGINES
+from fiffdepth_rt.engine_dir import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
+from fiffdepth_rt.image import as_rgb, fit, to_grid
+from fiffdepth_rt.parity import is_photo, read_golden
+
+STREAM_FRAMES = 4  # at least, beyond the two that fill the stream
+_COMPUTES_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+def options_of(directory: Path) -> Iterator[dict[str, Any]]:
+    """An engine directory -> the options of every row it gives here: usable backends × the sets they take.
+
+    Raises an EngineDirError that says what is wrong with the directory.
+    """
+    manifest = open_engine_dir(directory).manifest
+    digest = hash_file(directory / MANIFEST_NAME).sha256
+    for engine in ENGINES:
+        for name, graphs in manifest.graph_sets.items():
+            if engine.name in graphs.backends and engine.usable().usable:
+                yield {
+                    "directory": str(directory.resolve()),
+                    "manifest": digest,
+                    "backend": engine.name,
+                    "precision": name,
+                }
+
+
+def measure(spec: Spec) -> Row:
+    """options: directory, backend, precision; manifest (a hash) tells a changed directory from the same."""
+    options = spec.options
+    opening = time.perf_counter()
+    depth = Depth(
+        options["directory"],
+        backend=options["backend"],
+        precision=options["precision"],
+        device=spec.device,
+        size=max(spec.size_hw),
+        threads=spec.threads,
+    )
+    load_s = time.perf_counter() - opening
+    with depth:
+        photo = as_rgb(noise_photo(spec.size_hw))
+        inside = _clock_engine(depth.backend)
+        first_s = _seconds(lambda: depth.infer(photo))
+        for _ in range(spec.warm_up):
+            depth.infer(photo)
+        inside.clear()
+        wall = [_seconds(lambda: depth.infer(photo)) for _ in range(spec.runs)]
+        overhead = [all_s - engine_s for all_s, engine_s in zip(wall, inside, strict=True)]
+        fps = _stream_fps(depth, photo, spec.runs)
+        grid_hw = depth.backend.grid_for(spec.size_hw, depth.size)
+        stages = _stages_ms(depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None], spec.runs)
+        peak = machine.peak_host_mib()
+        computes_in = _computes_in(depth)
+        engine_dir = open_engine_dir(options["directory"])
+        return Row(
+            name=spec.name,
+            kind=spec.kind,
+            size_hw=spec.size_hw,
+            computes_in=computes_in,
+            **timed(wall),
+            stages_ms=stages,
+            host_overhead_ms=median_ms(overhead),
+            fps=fps,
+            gflop=flops.engine_dir_gflop(engine_dir, options["precision"], grid_hw),
+            deviation=_deviation(depth, engine_dir),
+            load_ms=load_s * 1e3,
+            first_frame_ms=first_s * 1e3,
+            peak_host_mib=peak,
+            note=f"grid {grid_hw[0]}×{grid_hw[1]}" if grid_hw != spec.size_hw else "",
+        )
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _clock_engine(backend: Any) -> list[float]:
+    """Make `backend.run` note how long each of its calls takes, in the list returned."""
+    seconds: list[float] = []
+    run = backend.run
+
+    def clocked(image_BHW3: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return run(image_BHW3)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    backend.run = clocked
+    return seconds
+
+
+def _stream_fps(depth: Depth, photo: Any, runs: int) -> float:
+    """Frames per second with 2 in flight, from the second result to the last."""
+    count = max(runs, STREAM_FRAMES)
+    moments = []
+    with depth.stream((photo for _ in range(count + 2)), inflight=2) as stream:
+        for _ in stream:
+            moments.append(time.perf_counter())
+    return (len(moments) - 2) / (moments[-1] - moments[1])
+
+
+def _stages_ms(depth: Depth, image: Any, runs: int) -> dict[str, float]:
+    """image -> the median of each stage alone, on host arrays; what one gives, the next one takes."""
+    stages, value = {}, image
+    for stage in STAGES:
+        result = depth.backend.run_stage(stage, value)
+        stages[stage] = median_ms(
+            [_seconds(lambda s=stage, v=value: depth.backend.run_stage(s, v)) for _ in range(runs)]
+        )
+        value = result
+    return stages
+
+
+def _computes_in(depth: Depth) -> str:
+    """What the engine multiplies in, as it says; on a CPU ONNX Runtime computes fp16 graphs in fp32."""
+    backend = depth.backend
+    said = _COMPUTES_IN.get(str(backend.describe().get("computes_in")))
+    if said is not None:
+        return said
+    return "fp32" if backend.device == "cpu" else backend.precision.partition("-")[0]
+
+
+def _deviation(depth: Depth, engine_dir: EngineDir) -> float | None:
+    """Of the whole journey on the first golden photo; None where there is none on a grid of this engine."""
+    name = engine_dir.manifest.golden
+    if name is None:
+        return None
+    for image, values in read_golden(engine_dir.path / name).items():
+        hw = values["encoder"].input.shape[1:3]
+        if is_photo(image) and depth.backend.grid_for(hw, max(hw)) == hw:
+            latent = depth.backend.run_stage("encoder", values["encoder"].input)
+            found = depth.backend.run_unclipped(depth.backend.run_stage("unet", latent))
+            return relative_deviation(found, values["decoder"].output)
+    return None
+
+
+def relative_deviation(found: Any, reference: Any) -> float:
+    """Mean |found − reference| over the reference's standard deviation, both before the clip."""
+    return float(np.abs(found.astype(np.float64) - reference).mean() / reference.std())
