@@ -16,11 +16,15 @@ FiffDepthError
 │   ├── HashMismatchError         a listed file has another size or SHA-256
 │   ├── GraphError                a graph cannot be read by the engine (truncated, unsupported operator)
 │   ├── StageMismatchError        a stage's tensors do not fit the next one, or not the manifest
-│   └── PlanMismatchError         a TensorRT plan was built for another TensorRT version or another GPU
+│   └── PlanMismatchError         a TensorRT plan cannot run here, or is not of these graphs
+│       ├── PlanVersionError      built by another TensorRT version
+│       └── PlanGpuError          built for another GPU model or compute capability
 ├── ParityError                   an engine does not compute what the checkpoint does, or nothing proves it
 └── BackendError
     ├── BackendUnavailableError   an engine asked for by name cannot be used here
+    │   └── DriverError           the NVIDIA driver is too old for what is installed
     ├── BuildError                TensorRT could not build a plan; carries its log
+    ├── DeviceMemoryError         a GPU has no room, at load or at inference; says what was needed and free
     └── InferenceError            the engine failed while running
 """
 
@@ -94,7 +98,15 @@ class StageMismatchError(EngineDirError):
 
 
 class PlanMismatchError(EngineDirError):
-    """A TensorRT plan was built for another TensorRT version or another GPU."""
+    """A TensorRT plan cannot run here, or was built from other graphs than those beside it."""
+
+
+class PlanVersionError(PlanMismatchError):
+    """A TensorRT plan was built by another TensorRT version."""
+
+
+class PlanGpuError(PlanMismatchError):
+    """A TensorRT plan was built for another GPU model or compute capability."""
 
 
 class ParityError(FiffDepthError):
@@ -109,12 +121,36 @@ class BackendUnavailableError(BackendError):
     """An engine asked for by name cannot be used here."""
 
 
+class DriverError(BackendUnavailableError):
+    """The NVIDIA driver is too old for the CUDA or TensorRT that is installed."""
+
+
 class BuildError(BackendError):
     """TensorRT could not build a plan. log: what TensorRT said while it tried, oldest line first."""
 
     def __init__(self, message: str, log: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.log = tuple(log)
+
+
+class DeviceMemoryError(BackendError):
+    """A GPU has no room for what is needed. What was open before stays usable.
+
+    needed_bytes: None where the library does not say. free_bytes, total_bytes: of the GPU, when it happened.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+        total_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.total_bytes = total_bytes
 
 
 class InferenceError(BackendError):

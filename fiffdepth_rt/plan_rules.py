@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.engine_dir import STAGES, GraphSet, Manifest, PlanProfile, PlanRecord, Stage, TensorSpec
-from fiffdepth_rt.errors import BackendUnavailableError, BuildError, PlanMismatchError, SizeError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    BuildError,
+    PlanGpuError,
+    PlanVersionError,
+    SizeError,
+)
 
 Version = tuple[int, ...]
 
@@ -401,15 +407,15 @@ def find_built(plans: Collection[PlanRecord], wanted: PlanRecord) -> PlanRecord 
 
 
 def check_fits(plan: PlanRecord, target: Target, directory: Path) -> None:
-    """Raises PlanMismatchError, with the command that mends it, unless the plan may run on `target`."""
+    """Raises PlanVersionError or PlanGpuError, with what mends it, unless the plan may run on `target`."""
     if parse_version(plan.tensorrt_version) != parse_version(target.tensorrt_version):
-        raise PlanMismatchError(
+        raise PlanVersionError(
             f"{plan.file} was built by TensorRT {plan.tensorrt_version}; this machine has "
             f"{target.tensorrt_version}. Run: {rebuild_command(plan, directory)}   "
             f"(or install TensorRT {plan.tensorrt_version})"
         )
     if plan.compute_capability != target.compute_capability:
-        raise PlanMismatchError(
+        raise PlanGpuError(
             f"{plan.file} was built on {plan.gpu_name}, of compute capability {plan.compute_capability}; "
             f"this machine has {target.gpu_name}, of {target.compute_capability}. "
             f"Run: {rebuild_command(plan, directory)}"
@@ -420,7 +426,7 @@ def check_fits(plan: PlanRecord, target: Target, directory: Path) -> None:
             if parse_version(plan.tensorrt_version) >= SAME_CAPABILITY_SINCE
             else ""
         )
-        raise PlanMismatchError(
+        raise PlanGpuError(
             f"{plan.file} was built for {plan.gpu_name} only; this machine has {target.gpu_name}. "
             f"Run: {rebuild_command(plan, directory)}   (here{share})"
         )
