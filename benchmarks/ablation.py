@@ -1,0 +1,258 @@
+"""The paper in miniature: does each part of the method do what the paper says it does? START HERE.
+
+    python -m benchmarks.ablation --out runs/ablation          # hours of one core; resumable
+    python -m benchmarks.ablation --out runs/ablation --save   # and the report into benchmarks/results
+    python -m benchmarks.ablation --out /tmp/a --tiny          # seconds: the path, no figures to believe
+
+    scenes.py   what a world looks like: a rendered one, a photographed one, and anything between
+    worlds.py   synthetic photos with exact depth; real photos with a soft teacher's maps; tests
+    prior.py    a small latent-diffusion model of photos: the start of every run
+    runs.py     variant × seed -> figures, trained with training/objective.py
+
+Paper, section 4.2 and Fig. 7: without the teacher the depth of real photos is worse; with the teacher on d0
+their edges are; without L_k, or with L_k on pure image latents, one of the two is. A claim counts as seen
+when every seed agrees and the difference of the means exceeds the larger of the two spreads between seeds.
+Everything is kept in --out and skipped the next time; a killed run goes on from its last hundred steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.miniature.prior import Size, decode, depth_latent, train_prior
+from benchmarks.miniature.runs import VARIANTS, Budget, Figures, run, score_pictures
+from benchmarks.miniature.worlds import Worlds, make_worlds
+from fiffdepth_rt import colorize
+from fiffdepth_rt.atomic import replacing
+from training.data.normalise import normalise
+
+RESULTS = Path(__file__).parent / "results"
+FULL = "full method"
+BETTER = {"abs_rel": -1, "delta1": 1, "boundary_f1": 1}
+"""Which way each figure is better."""
+CLAIMS = {
+    "no teacher": ("abs_rel",),
+    "teacher on d0": ("boundary_f1",),
+    "no L_k": ("abs_rel", "boundary_f1"),
+    "L_k on image latents": ("abs_rel", "boundary_f1"),
+}
+"""What the paper says gets worse: any one of these figures."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """images of each world (twice that for the prior), test_images, the prior's steps, and each run's."""
+
+    images: int = 4000
+    test_images: int = 200
+    prior_steps: int = 1500
+    size: Size = Size()
+    budget: Budget = Budget()
+
+
+TINY = Plan(
+    images=16,
+    test_images=2,
+    prior_steps=2,
+    size=Size(channels=(16, 16, 32), batch=2),
+    budget=Budget(steps=2),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One claim about one variant: the difference to the full method, > 0 where the variant is worse."""
+
+    variant: str
+    figure: str
+    worse_by: float
+    spread: float
+    seeds_agree: bool
+
+    @property
+    def text(self) -> str:
+        if not self.seeds_agree or abs(self.worse_by) <= self.spread:
+            return "no evidence"
+        return "worse, as claimed" if self.worse_by > 0 else "BETTER, against the claim"
+
+
+def run_all(out: Path, plan: Plan, seeds: list[int]) -> tuple[Worlds, list[dict]]:
+    """Draw, pre-train, train and score whatever `out` has not -> the worlds and every run's record."""
+    worlds = make_worlds(out / "worlds", images=plan.images, test_images=plan.test_images)
+    prior = out / "prior"
+    train_prior(worlds.prior, plan.size, prior, steps=plan.prior_steps)
+    records = []
+    for seed in seeds:
+        for name in VARIANTS:
+            result = run(
+                name,
+                seed,
+                worlds,
+                prior=prior,
+                place=run_folder(out, name, seed),
+                size=plan.size,
+                budget=plan.budget,
+            )
+            records.append(json.loads(result.read_text(encoding="utf-8")))
+    return worlds, records
+
+
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    return out / "runs" / f"{name.replace(' ', '-')}-{seed}"
+
+
+def references(worlds: Worlds) -> dict[str, Figures]:
+    """What bounds the table: the teacher itself, and the truth as a depth picture sent through the latent."""
+    truth = worlds.test.depth_m
+    everywhere = np.ones(truth.shape[1:], bool)
+    pictures = np.stack([normalise(d, everywhere, space="depth") for d in truth])
+    return {
+        "the teacher's maps": score_pictures(worlds.test.pictures, truth),
+        "the truth as a picture": score_pictures(decode(depth_latent(pictures)), truth),
+    }
+
+
+def values(records: list[dict], variant: str, figure: str, world: str = "real") -> NDArray[np.float64]:
+    """One figure of one variant, a value per seed in the order of the seeds."""
+    chosen = sorted((r for r in records if r["variant"] == variant), key=lambda r: r["seed"])
+    return np.array([r[world][figure] for r in chosen])
+
+
+def spread(per_seed: NDArray[np.float64]) -> float:
+    """Standard deviation between seeds (n − 1); infinite for a single seed, which shows nothing."""
+    return float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else float("inf")
+
+
+def verdicts(records: list[dict]) -> list[Verdict]:
+    results = []
+    for variant, figures in CLAIMS.items():
+        for figure in figures:
+            ours, theirs = values(records, FULL, figure), values(records, variant, figure)
+            worse = BETTER[figure] * (ours - theirs)
+            results.append(
+                Verdict(
+                    variant=variant,
+                    figure=figure,
+                    worse_by=float(worse.mean()),
+                    spread=max(spread(ours), spread(theirs)),
+                    seeds_agree=bool((worse > 0).all() or (worse < 0).all()),
+                )
+            )
+    return results
+
+
+def tables(records: list[dict], bounds: dict[str, Figures]) -> str:
+    """The figures and the verdicts, Markdown."""
+    seeds = sorted({r["seed"] for r in records})
+    lines = [
+        f"Real-looking test photos, mean ± deviation between {len(seeds)} seeds, in percent:",
+        "",
+        "| variant | AbsRel ↓ | δ1 ↑ | boundary F1 ↑ | AbsRel on synthetic ↓ | F1 on synthetic ↑ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for variant in VARIANTS:
+        cells = [values(records, variant, figure) for figure in BETTER]
+        cells += [values(records, variant, figure, "synthetic") for figure in ("abs_rel", "boundary_f1")]
+        lines.append(f"| {variant} | " + " | ".join(_percent(c) for c in cells) + " |")
+    for name, figures in bounds.items():
+        cells = [f"{100 * value:.1f}" for value in dataclasses.asdict(figures).values()]
+        lines.append(f"| *{name}* | " + " | ".join(cells) + " | | |")
+    names = {"abs_rel": "AbsRel", "delta1": "δ1", "boundary_f1": "boundary F1"}
+    lines += ["", "| variant | figure | worse by (points) | seeds' spread | |", "|---|---|---|---|---|"]
+    for v in verdicts(records):
+        lines.append(
+            f"| {v.variant} | {names[v.figure]} | {100 * v.worse_by:+.2f} | {100 * v.spread:.2f} | {v.text} |"
+        )
+    return "\n".join(lines)
+
+
+def _percent(per_seed: NDArray[np.float64]) -> str:
+    return f"{100 * per_seed.mean():.1f} ± {100 * spread(per_seed):.1f}"
+
+
+def picture_grid(out: Path, worlds: Worlds, seed: int, *, rows: int = 10) -> NDArray[np.uint8]:
+    """The first test photos: photo | truth | teacher | each variant in the order of VARIANTS; RGB.
+
+    Near is bright, two pixels for one; each map is shown between its own 2 % and 98 % quantiles.
+    """
+    columns = [
+        [_shown(d) for d in worlds.test.depth_m[:rows]],
+        [_shown(p) for p in worlds.test.pictures[:rows]],
+    ]
+    for name in VARIANTS:
+        pictures = np.load(run_folder(out, name, seed) / "pictures.npy")[:rows].astype(np.float32)
+        columns.append([_shown(p) for p in pictures])
+    grid = np.hstack([np.vstack(column) for column in [list(worlds.test.photos[:rows]), *columns]])
+    grid = cv2.resize(grid, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    titles = ["photo", "truth", "teacher", *VARIANTS]
+    header = np.full((24, grid.shape[1], 3), 255, np.uint8)
+    for i, title in enumerate(titles):
+        at = (i * grid.shape[1] // len(titles) + 3, 16)
+        cv2.putText(header, title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([header, grid])
+
+
+def _shown(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = np.quantile(depth, [0.02, 0.98])
+    scaled = np.clip((depth - low) / max(float(high - low), 1e-6), 0, 1)
+    return colorize(scaled.astype(np.float32), space="depth")
+
+
+def write_report(folder: Path, stem: str, report: dict, text: str, grid: NDArray[np.uint8]) -> None:
+    """`stem`.md, .json and .png in `folder`, each whole or not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ok, png = cv2.imencode(".png", cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise ValueError("The picture grid cannot be encoded as PNG.")
+    for suffix, content in (
+        (".md", text.encode()),
+        (".json", (json.dumps(report, indent=1) + "\n").encode()),
+        (".png", png.tobytes()),
+    ):
+        with replacing(folder / f"{stem}{suffix}") as file:
+            file.write(content)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="worlds, weights and results of every run")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: 1 2 3; 0 was the design's pilot)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="seconds instead of hours, to see the path")
+    parser.add_argument("--save", action="store_true", help="write the report into benchmarks/results/ too")
+    args = parser.parse_args(arguments)
+    plan = TINY if args.tiny else Plan()
+    worlds, records = run_all(args.out, plan, args.seeds)
+    bounds, today = references(worlds), datetime.date.today().isoformat()
+    report = {
+        "benchmark": "ablation",
+        "date": today,
+        "command": f"python -m benchmarks.ablation --out DIR --seeds {' '.join(map(str, args.seeds))}",
+        "plan": dataclasses.asdict(plan),
+        "torch": torch.__version__,
+        "references": {name: dataclasses.asdict(figures) for name, figures in bounds.items()},
+        "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],
+        "runs": records,
+    }
+    text = f"# The paper in miniature, {today}\n\n`{report['command']}`\n\n{tables(records, bounds)}\n"
+    grid = picture_grid(args.out, worlds, args.seeds[0])
+    write_report(args.out, "report", report, text, grid)
+    if args.save:
+        write_report(RESULTS, f"ablation-{today}", report, text, grid)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
