@@ -1,1 +1,1 @@
-"""Where training samples come from. START HERE: procedural.py."""
+"""Where training samples come from. START HERE: mixing.py."""

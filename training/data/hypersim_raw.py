@@ -61,8 +61,8 @@ MISSING, DAMAGED = "missing", "damaged"
 def tone_map(color: NDArray, entity: NDArray) -> NDArray[np.uint8]:
     """Linear light H×W×3, entity ids H×W -> 8-bit RGB, truncated.
 
-    rgb = clip((s c)^(1/2.2), 0, 1) with s = 0.8^2.2 / p90, p90 over the brightness .3R + .59G + .11B of pixels
-    that show something; s = 1 where none does, 0 (black) where p90 < 1e-4.
+    rgb = clip((s c)^(1/2.2), 0, 1) with s = 0.8^2.2 / p90, p90 over the brightness .3R + .59G + .11B of the
+    pixels that show something; s = 1 where none does, 0 (black) where p90 < 1e-4.
     """
     shows = entity != -1
     scale = 1.0
@@ -82,7 +82,7 @@ def pinhole(height: int, width: int, *, focal_px: float = FOCAL_PX) -> NDArray[n
 
 
 def scene_camera(height: int, width: int, cam_from_uv: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As `pinhole`, of a scene's own camera: ray = cam_from_uv (u, v, 1), u to the right, v up, both in (-1, 1).
+    """As `pinhole`, of a scene's own camera: ray = cam_from_uv (u, v, 1); u right, v up, both in (-1, 1).
 
     cam_from_uv: 3×3, the columns M_cam_from_uv_* of Hypersim's metadata_camera_parameters.csv.
     """
@@ -127,7 +127,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What came of it, over all splits. excluded: frames by reason. damaged: raw files that cannot be used."""
+    """What came of it, in all. excluded: frames by reason. damaged: raw files that cannot be read."""
 
     used: int
     excluded: dict[str, int]
@@ -145,8 +145,8 @@ def prepare(
 ) -> Prepared:
     """Raw Hypersim -> prepared Hypersim. Goes on after a stop, and after more was downloaded.
 
-    split_csv: None = the one in `raw`. camera_parameters: metadata_camera_parameters.csv, for each scene's own
-    camera; None = FOCAL_PX for all, as Marigold does.
+    split_csv: None = the one in `raw`. camera_parameters: metadata_camera_parameters.csv, for each scene's
+    own camera; None = FOCAL_PX for all, as Marigold does.
     Raises DataError (no such table, another kind of folder in `out`), OutputError (disk full).
     """
     frames = read_split(split_csv or raw / SPLIT_CSV, splits=tuple(splits))

@@ -69,7 +69,7 @@ def _quantiles(
 ) -> tuple[np.float32, np.float32]:
     seen = values[taking_part]
     if seen.size == 0:
-        raise SampleError(name, "no valid pixel, so there is nothing to normalise by")
+        raise SampleError(name, "No surface: not one pixel is valid")
     lo, hi = np.quantile(seen, QUANTILES)
     return lo, hi
 

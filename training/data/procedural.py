@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.data.normalise import normalise as normalise_depth
+from training.data.samples import DataError, Pair, SampleError, Space
 from training.scenes.layouts import FAR_M
 from training.scenes.render import render_scene
 
@@ -31,18 +33,12 @@ HELD_OUT_SEED = 1 << 40
 
 
 def normalise(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Depth in metres -> depth picture in [-1, 1], near = -1 (Marigold: 2 % and 98 % quantiles, clipped).
+    """Rendered depth in metres -> depth picture in [-1, 1], near = -1.
 
     The sky takes no part in the quantiles and ends up at +1.
-    Raises ValueError when there is no surface or it is flat: such a picture teaches nothing.
+    Raises SampleError when there is no surface or it is flat: such a picture teaches nothing.
     """
-    surface = depth_m[depth_m < FAR_M]
-    if surface.size == 0:
-        raise ValueError("No surface in the picture: nothing to normalise by.")
-    near, far = np.quantile(surface, [0.02, 0.98])
-    if not far > near:
-        raise ValueError(f"The picture is flat: 2 % and 98 % quantiles are both {near} m.")
-    return np.clip((depth_m - near) / (far - near) * 2 - 1, -1, 1).astype(np.float32)
+    return normalise_depth(depth_m, depth_m < FAR_M, space="depth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +86,66 @@ def open_shard(path: Path) -> Shard:
     return Shard(
         photos=np.load(path / "photos.npy", mmap_mode="r"), depth=np.load(path / "depth.npy", mmap_mode="r")
     )
+
+
+class ProceduralScenes:
+    """Rendered scenes of one shape -> Pair. Every pixel is valid: the sky is far, and that is to be learnt.
+
+    Raises DataError: no shard of this shape; a space other than "depth", as metres are not kept.
+    """
+
+    licence = "Apache-2.0"
+
+    def __init__(self, folder: str | Path, *, space: Space, shape_hw: tuple[int, int]) -> None:
+        if space != "depth":
+            raise DataError(
+                f'Procedural shards hold depth pictures, not metres, so the space "{space}" is out of reach: '
+                'train in the space "depth", or leave them out.'
+            )
+        self.name = f"procedural-{shape_hw[0]}x{shape_hw[1]}"
+        self._shards = [path for path in _shards_in(folder) if _shape_of(path)[1:] == shape_hw]
+        if not self._shards:
+            raise DataError(f"{folder} holds no shard of {shape_hw[0]}×{shape_hw[1]}: render more scenes.")
+        self._ends = np.cumsum([_shape_of(path)[0] for path in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[at - 1]) if at else 0)
+        name = f"{self._shards[at].name}/{row:05d}"
+        try:
+            shard = open_shard(self._shards[at])
+            photo, picture = np.array(shard.photos[row]), to_picture(shard.depth[row])
+        except (OSError, ValueError, IndexError) as error:
+            raise SampleError(name, f"{self._shards[at]} is damaged ({error})") from error
+        return Pair(photo=photo, picture=picture, valid=np.ones(picture.shape, np.bool_), name=name)
+
+
+def by_shape(folder: str | Path, *, space: Space) -> list[ProceduralScenes]:
+    """The scenes in a folder, one dataset per shape: a batch is of one. Raises DataError."""
+    shapes = sorted({_shape_of(path)[1:] for path in _shards_in(folder)})
+    return [ProceduralScenes(folder, space=space, shape_hw=shape) for shape in shapes]
+
+
+def _shards_in(folder: str | Path) -> list[Path]:
+    if not Path(folder).is_dir() or not (paths := shard_paths(Path(folder))):
+        raise DataError(
+            f"{folder} holds no rendered scenes: `python -m training.data.procedural {folder} --count 24000`."
+        )
+    return paths
+
+
+def _shape_of(shard: Path) -> tuple[int, int, int]:
+    """(N, H, W), from the header of its depth. Raises DataError."""
+    try:
+        count, height, width = np.load(shard / "depth.npy", mmap_mode="r").shape
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shard} is damaged ({error}): delete it, and render it again.") from error
+    return count, height, width
 
 
 def render_all(folder: Path, *, count: int, workers: int, per_shard: int = 200, seed_base: int = 0) -> None:
