@@ -1,0 +1,178 @@
+"""The same labels on many machines: Ray Data reads photos everywhere, actors hold the teacher.
+
+    indices ──► read (tasks, any CPU) ──► label (one actor per GPU) ──► the store ──► tally
+
+This package is shipped to the workers. What they must have is its dependencies, and the photos, labels and
+the teacher (unless it is a hub id) under the same paths, on a file system that all machines share.
+
+A worker may die at any moment: Ray runs its task again elsewhere. A label is written whole or not at all, and
+the same photo gives the same label, so nothing is lost or there twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import fiffdepth_rt
+import training
+from training.data.labels import LabelStore
+from training.data.samples import Photo, SampleError
+from training.labelling import (
+    PENDING_BATCHES,
+    Skipped,
+    Tally,
+    in_batches,
+    label_batch,
+    missing,
+    write_skipped,
+)
+from training.loop import TrainingError
+from training.named_photos import Photos
+from training.teachers import Teacher
+
+PACKAGES = (fiffdepth_rt, training)
+LOCAL = "local"
+
+Rows = dict[str, NDArray[Any]]
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """Connect to a Ray cluster, with this package on its workers; disconnect at the end.
+
+    address: "auto" or "host:6379" on one of its machines, "ray://host:10001" from outside, or "local" for one
+    that is started here, on all cores, and gone at the end. Raises TrainingError where nothing answers.
+    """
+    shipped = {"py_modules": [str(Path(package.__path__[0])) for package in PACKAGES]}
+    with contextlib.ExitStack() as undo:
+        local: dict[str, Any] = {}
+        if address == LOCAL:
+            # Short, because the sockets in it have names of limited length.
+            folder = tempfile.mkdtemp(prefix="ray-")
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0"))
+            local = {"include_dashboard": False, "_temp_dir": folder}
+        try:
+            ray.init(
+                address, runtime_env=shipped, log_to_driver=False, logging_level=logging.WARNING, **local
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"No Ray cluster at {address} ({error}): start one with `ray start --head` and name its "
+                "address, or say --ray local."
+            ) from error
+        undo.callback(ray.shutdown)
+        yield
+
+
+def label_photos(
+    photos: Photos,
+    make_teacher: Callable[[], Teacher],
+    store: LabelStore,
+    *,
+    batch: int = 8,
+    actors: int | None = None,
+) -> Tally:
+    """As training.labelling.label_photos, on the cluster that this process is connected to.
+
+    photos, make_teacher: pickled, and opened where they are needed.
+    actors: so many teachers at once; None for one per GPU, or one per two cores where there is no GPU.
+    Raises TrainingError if a worker fails for another reason than its death.
+    """
+    todo = missing(photos, store)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    chunk = PENDING_BATCHES * batch
+    rows = (
+        ray.data.from_numpy(
+            [np.array(todo[i : i + chunk]) for i in range(0, len(todo), chunk)], column="index"
+        )
+        .map(_read, fn_args=(ray.put(photos),))
+        .map_batches(
+            _Label,
+            fn_constructor_args=(make_teacher, str(store.folder), batch),
+            batch_size=chunk,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors or gpus or max(1, cores // 2)),
+            num_gpus=1 if gpus else 0,
+            num_cpus=0 if gpus else 1,
+        )
+    )
+    skipped: list[Skipped] = []
+    try:
+        with tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
+            for row in rows.iter_rows():
+                if row["reason"]:
+                    skipped.append(Skipped(name=row["name"], reason=row["reason"]))
+                progress.update()
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"Labelling stopped: {error}. What is finished is kept; run the same command again to go on."
+        ) from error
+    write_skipped(store, skipped)
+    return Tally(made=len(todo) - len(skipped), there=len(photos) - len(todo), skipped=skipped)
+
+
+def _read(row: dict[str, Any], photos: Photos) -> dict[str, Any]:
+    """index -> name, pixels as bytes, height, width; or a reason why not."""
+    try:
+        one = photos[int(row["index"])]
+    except SampleError as error:
+        return {"name": error.name, "pixels": b"", "height": 0, "width": 0, "reason": error.reason}
+    height, width, _ = one.photo.shape
+    return {"name": one.name, "pixels": one.photo.tobytes(), "height": height, "width": width, "reason": ""}
+
+
+class _Label:
+    """Rows of photos -> labels in the store; rows of name and reason ("" where a label was made)."""
+
+    def __init__(self, make_teacher: Callable[[], Teacher], folder: str, batch: int) -> None:
+        self._teacher = make_teacher()
+        self._store = LabelStore(folder)
+        self._batch = batch
+
+    def __call__(self, rows: Rows) -> Rows:
+        skipped: list[Skipped] = []
+        for group in in_batches(_photos(rows), self._teacher, self._batch, skipped):
+            skipped += label_batch(group, self._teacher, self._store)
+        reasons = {one.name: one.reason for one in skipped}
+        names = [str(name) for name in rows["name"]]
+        return {"name": np.array(names), "reason": np.array([reasons.get(name, "") for name in names])}
+
+
+def _photos(rows: Rows) -> Iterator[Photo | SampleError]:
+    for name, pixels, height, width, reason in zip(
+        *(rows[k] for k in ("name", "pixels", "height", "width", "reason")), strict=True
+    ):
+        if reason:
+            yield SampleError(str(name), str(reason))
+        else:
+            yield Photo(photo=np.frombuffer(pixels, np.uint8).reshape(height, width, 3), name=str(name))
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
