@@ -184,7 +184,7 @@ class Pinned:
         _check(status)
         self.address = int(results[0])
         memory = (ctypes.c_uint8 * nbytes).from_address(self.address)
-        self.array: Array = np.frombuffer(memory, dtype=dtype).reshape(shape)
+        self.array: Array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def fill(self, part: Array) -> None:
         """Rows of an array -> the first rows of this memory."""

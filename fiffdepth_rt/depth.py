@@ -12,16 +12,17 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.backends import Backend
+from fiffdepth_rt.backends import Backend, DeviceBackend
 from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.device_arrays import is_on_gpu
 from fiffdepth_rt.engine_dir import BUNDLED, Manifest, open_engine_dir
-from fiffdepth_rt.errors import InferenceError, SizeError
+from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
 from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, as_rgb, fit, to_grid, to_photo
 from fiffdepth_rt.stream import Drop, Stream
 from fiffdepth_rt.version import __version__
@@ -34,12 +35,14 @@ class Depth:
     """An opened engine directory that turns photos into depth maps.
 
     engine_dir: an engine directory; None for the bundled model.
-    backend: "onnxruntime", or "auto" for the best that is usable here; `describe` tells which.
+    backend: "tensorrt", "onnxruntime", "openvino", or "auto" for the best that is usable here; `describe`
+        tells which.
     device: "cpu", "cuda", "cuda:1"; None for the backend's own default.
     precision: a graph set of the directory, e.g. "fp32"; None for the backend's first choice.
     size: the longer side, in px, at which photos are processed; None for the model's default. Larger shows
         finer detail, and costs more than its square; at most the manifest's maximum.
     threads: for engines on the CPU; None for the physical cores available.
+    cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` tells whether.
 
     Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds
     its own activations: n calls need n times that memory, and each takes longer.
@@ -56,26 +59,71 @@ class Depth:
         precision: str | None = None,
         size: int | None = None,
         threads: int | None = None,
+        cuda_graph: bool = True,
     ) -> None:
         self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir)
         self._size = _checked_size(self.manifest.size.default if size is None else size, self.manifest)
         self._backend = open_backend(
-            self._engine_dir, backend=backend, device=device, precision=precision, threads=threads
+            self._engine_dir,
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            cuda_graph=cuda_graph,
         )
 
+    @overload
     def infer(
-        self, image: Any, *, color: Color = "rgb", size: int | None = None, at: At = "photo"
-    ) -> DepthMap:
+        self,
+        image: Any,
+        *,
+        color: Color = "rgb",
+        size: int | None = None,
+        at: At = "photo",
+        out: Literal["host"] = "host",
+        stream: Any = None,
+    ) -> DepthMap: ...
+
+    @overload
+    def infer(
+        self,
+        image: Any,
+        *,
+        color: Color = "rgb",
+        size: int | None = None,
+        at: At = "photo",
+        out: Any,
+        stream: Any = None,
+    ) -> Any: ...
+
+    def infer(
+        self,
+        image: Any,
+        *,
+        color: Color = "rgb",
+        size: int | None = None,
+        at: At = "photo",
+        out: Any = "host",
+        stream: Any = None,
+    ) -> Any:
         """photo -> depth map.
 
-        image: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side.
+        image: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side; or uint8 H×W×3
+            on the tensorrt backend's GPU, of a grid's size, or of the camera's with a camera's graphs.
         color: "rgb", or "bgr" as OpenCV reads.
-        size: px, longer side, for this call; None for `self.size`.
+        size: px, longer side, for this call; None for `self.size`. An array on the GPU is taken as it is.
         at: "photo" gives H×W; "grid" the grid's h×w, padding included (`image.fit` says where it is).
+        out: "host" gives a numpy array. With the tensorrt backend, "device" gives a
+            `device_arrays.DeviceDepth`, and a float32 array on the GPU is written and returned. What stays on
+            the GPU is not looked at: no error is raised for values that are not finite.
+        stream: the caller's CUDA stream, for arrays on the GPU in or out; `DeviceBackend` says what it does.
 
-        Returns float32 in [0, 1], see Convention. Raises ImageError, SizeError, InferenceError.
+        Returns float32 in [0, 1], see Convention.
+        Raises ImageError, SizeError, InferenceError, DeviceMemoryError, BackendUnavailableError.
         """
         way_back = _way_back(at)
+        if is_on_gpu(image) or not (isinstance(out, str) and out == "host"):
+            return self._infer_on_gpu(image, color, size, at, out, stream)
         photo = as_rgb(image, color=color)
         fitted = self._fit(photo, size)
         depth = self._run(to_grid(photo, fitted)[np.newaxis])[0]
@@ -158,6 +206,7 @@ class Depth:
     def describe(self) -> dict[str, Any]:
         """What runs here: everything that a result depends on, as JSON would hold it."""
         manifest, backend = self.manifest, self._backend
+        engine = backend.describe()
         stages = manifest.graph_sets[backend.precision].stages
         return {
             "name": manifest.name,
@@ -175,7 +224,8 @@ class Depth:
                 "numpy": np.__version__,
                 "opencv": cv2.__version__,
             },
-            "engine": backend.describe(),
+            "cuda_graph": engine.get("cuda_graph"),
+            "engine": engine,
         }
 
     def close(self) -> None:
@@ -197,6 +247,29 @@ class Depth:
         photo_hw = (photo.shape[0], photo.shape[1])
         size = self._size if size is None else _checked_size(size, self.manifest)
         return fit(photo_hw, self._backend.grid_for(photo_hw, size))
+
+    def _infer_on_gpu(self, image: Any, color: Color, size: int | None, at: At, out: Any, stream: Any) -> Any:
+        if not isinstance(self._backend, DeviceBackend):
+            raise BackendUnavailableError(
+                f"{self._backend.name} on {self._backend.device} takes and gives arrays on the host. Pass "
+                "one (such as x.cpu().numpy()) without out=; or build plans, and open a Depth with "
+                "backend='tensorrt'."
+            )
+        if not (out in ("host", "device") if isinstance(out, str) else is_on_gpu(out)):
+            raise ImageError(f"out={out!r} is not known: say 'host', 'device', or pass an array on the GPU.")
+        if not is_on_gpu(image):
+            photo = as_rgb(image, color=color)
+            fitted, color = self._fit(photo, size), "rgb"
+            if at == "photo" and fitted.photo_hw != fitted.grid_hw:
+                (height, width), grid = fitted.photo_hw, "{}x{}".format(*fitted.grid_hw)
+                raise SizeError(
+                    f"A depth map of {height}x{width} cannot stay on the GPU: it is computed on the grid "
+                    f"{grid}, and resized on the host. Two ways: at='grid', and resize it on the GPU; or put "
+                    "the resizing into the graph: python -m export.build_engines CHECKPOINT --camera "
+                    f"{height}x{width}; fiffdepth build."
+                )
+            image = to_grid(photo, fitted)
+        return self._backend.run_on_gpu(image, color=color, out=out, stream=stream)
 
     def _run(self, image_BHW3: Pixels) -> DepthMap:
         depth_BHW: DepthMap = self._backend.run(image_BHW3)

@@ -46,6 +46,11 @@ class DeviceView:
     stream: int | None = None
     owner: Any = None
 
+    @property
+    def pitch(self) -> int:
+        """Bytes from one row to the next."""
+        return self.strides[0]
+
 
 def is_on_gpu(array: Any) -> bool:
     """Whether the array says that its memory is a GPU's."""
@@ -170,7 +175,7 @@ def check_photo(photo: DeviceView, grids: tuple[tuple[int, int], ...], color: st
             f"one for {there}. Two ways: resize it on the GPU to one of these; or put the resizing into the "
             f"graph: python -m export.build_engines CHECKPOINT --camera {height}x{width}; fiffdepth build."
         )
-    if photo.strides[1:] != (3, 1) or photo.strides[0] < 3 * width:
+    if photo.strides[1:] != (3, 1) or photo.pitch < 3 * width:
         raise ImageError(
             f"The pixels of the GPU array are not side by side (strides {photo.strides} bytes). Make it "
             "contiguous first: x.contiguous() in torch, cupy.ascontiguousarray(x)."
@@ -286,18 +291,20 @@ class _ManagedTensor(ctypes.Structure):
 _given_out: dict[int, tuple[Any, ...]] = {}
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _forget(pointer: int) -> None:
     """A consumer is done with a tensor of ours."""
     _given_out.pop(pointer, None)
 
 
-@ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 def _drop(capsule: int) -> None:
     """A capsule is garbage. Whoever took its tensor has renamed it; else the tensor goes with it."""
     if _is_valid(capsule, b"dltensor"):
         _forget(_get_pointer(capsule, b"dltensor"))
 
+
+# As C sees them. A consumer may be done in any thread, without the interpreter's lock.
+_FORGET = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_forget)
+_DROP = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_drop)
 
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
@@ -327,11 +334,11 @@ def to_dlpack(
             shape=sides,
             strides=steps,
         ),
-        deleter=ctypes.cast(_forget, ctypes.c_void_p).value,
+        deleter=ctypes.cast(_FORGET, ctypes.c_void_p).value,
     )
     pointer = ctypes.addressof(managed)
     _given_out[pointer] = (managed, sides, steps, owner)
-    return _new_capsule(pointer, ctypes.cast(_NAME, ctypes.c_char_p), ctypes.cast(_drop, ctypes.c_void_p))
+    return _new_capsule(pointer, ctypes.cast(_NAME, ctypes.c_char_p), ctypes.cast(_DROP, ctypes.c_void_p))
 
 
 def _capsule_pointer(capsule: Any, name: bytes) -> int:

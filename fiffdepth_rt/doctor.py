@@ -76,7 +76,6 @@ def examine() -> Diagnosis:
         "OpenCV": _opencv_wheels,
         "NVIDIA GPU": _gpu,
         "backends": _backends,
-        "TensorRT": _tensorrt,
         "bundled model": _bundled_model,
     }
     return Diagnosis(findings=tuple(f for subject, look in looks.items() for f in _guarded(subject, look)))
@@ -209,18 +208,6 @@ def _backends() -> Iterator[Finding]:
             found=f"{'usable' if usability.usable else 'not usable'}: {usability.why}",
             mend=None if usability.usable else usability.mend,
         )
-
-
-def _tensorrt() -> Iterator[Finding]:
-    from fiffdepth_rt.backends import tensorrt as tensorrt_here
-
-    usability = tensorrt_here.usable()
-    yield Finding(
-        subject="TensorRT",
-        verdict="ok" if usability.usable else "note",
-        found=usability.why if usability.usable else f"not usable for fiffdepth build: {usability.why}",
-        mend=usability.mend or None,
-    )
 
 
 def _bundled_model() -> Iterator[Finding]:

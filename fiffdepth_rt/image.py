@@ -29,6 +29,7 @@ def as_rgb(image: Any, *, color: Color = "rgb") -> Pixels:
     - uint8 arrays H×W×3, H×W×4 (alpha is dropped) or H×W (grey, three equal channels), with any strides
     - uint16 arrays of these shapes: divided by 257
     - float arrays of these shapes, finite and in [0, 1]: times 255; both rounded to the nearest
+    - other arrays on the host with __dlpack__, such as torch's, of these dtypes and shapes
     - PIL images of any mode, in RGB whatever `color` says; an EXIF orientation is not applied
 
     `color` is the order of the first three channels. Raises ImageError for anything else, for sides below
@@ -39,6 +40,8 @@ def as_rgb(image: Any, *, color: Color = "rgb") -> Pixels:
     if _is_pil(image):
         _check_extent(image.height, image.width)
         image, color = _pil_pixels(image), "rgb"
+    if not isinstance(image, np.ndarray) and hasattr(image, "__dlpack__"):
+        image = _host_array(image)
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"A photo is a numpy array or a PIL image, not a {type(image).__qualname__}. "
@@ -154,6 +157,18 @@ def _check_extent(height: int, width: int) -> None:
             f"A photo of {height}×{width} px is too large: at most {MAX_PIXELS // 10**6} million pixels. "
             "Shrink it first."
         )
+
+
+def _host_array(image: Any) -> Array:
+    """An array of another library -> the same memory as numpy sees it."""
+    try:
+        return np.from_dlpack(image)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ImageError(
+            f"numpy cannot read this {type(image).__qualname__} ({error}). An array on a GPU goes to "
+            "Depth.infer, with the tensorrt backend; else bring it to the host, such as with "
+            "x.detach().cpu()."
+        ) from error
 
 
 def _is_pil(image: object) -> bool:

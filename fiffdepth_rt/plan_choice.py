@@ -30,7 +30,8 @@ def check_tensorrt_driver(tensorrt_version: str, driver_cuda: str) -> None:
     if needed is not None and int(driver_cuda.partition(".")[0]) < needed:
         raise DriverError(
             f"The NVIDIA driver is too old: it serves CUDA up to {driver_cuda}, and TensorRT "
-            f"{tensorrt_version} is for CUDA {needed}. Update the driver, or run: pip install 'tensorrt>=10.3,<11'"
+            f"{tensorrt_version} is for CUDA {needed}. Update the driver, or run: "
+            f"pip install 'tensorrt<{parse_version(tensorrt_version)[0]}'"
         )
 
 

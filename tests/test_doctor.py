@@ -152,7 +152,7 @@ def test_each_problem_and_note_says_what_mends_it(
     for module in ("numpy", "cv2", "PIL", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
     findings = examine().findings
-    assert sum(found.verdict == "problem" for found in findings) == 7
+    assert sum(found.verdict == "problem" for found in findings) == 8
     assert all(found.mend for found in findings if found.verdict != "ok")
 
 

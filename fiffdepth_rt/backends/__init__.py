@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ Array = npt.NDArray[Any]
 class Backend(Protocol):
     """An opened engine: the three stages of one graph set on one device.
 
-    Shapes: B batch, h×w grid. Safe to call from several threads at once. A failure raises InferenceError.
+    Shapes: B batch, h×w grid. Safe to call from several threads at once. A failure raises InferenceError, or
+    DeviceMemoryError where a GPU has no room.
     """
 
     @property
@@ -50,6 +51,24 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of memory and device. Calls that are running end well."""
+
+
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """A backend that takes arrays on its GPU, and leaves its results there."""
+
+    def run_on_gpu(self, image: Any, *, color: str = "rgb", out: Any = "device", stream: Any = None) -> Any:
+        """image -> depth map, one of them on the GPU at least, without a copy through the host.
+
+        image: uint8 h×w×3 on the grid, an array on the GPU (`device_arrays`) or on the host.
+        color: "rgb"; another one only for the error.
+        out: "device" gives a DeviceDepth, "host" a numpy array; a float32 h×w array on the GPU is written and
+            returned.
+        stream: the caller's (see `device_arrays.stream_handle`); None for CUDA's default stream. The work
+            waits for what was asked of it before, and what is asked of it afterwards waits for the work.
+
+        Raises ImageError, SizeError, InferenceError, DeviceMemoryError.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

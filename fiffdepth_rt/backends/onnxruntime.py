@@ -49,11 +49,17 @@ def usable() -> Usability:
 
 
 def open_backend(
-    engine_dir: EngineDir, *, precision: str, device: str | None = None, threads: int | None = None
+    engine_dir: EngineDir,
+    *,
+    precision: str,
+    device: str | None = None,
+    threads: int | None = None,
+    cuda_graph: bool = True,
 ) -> OnnxRuntimeBackend:
     """EngineDir -> opened sessions.
 
     device: "cpu" (also None), "cuda" or "cuda:N". threads: on the CPU; None for the physical cores available.
+    cuda_graph: no CUDA graphs are captured here, whatever it says.
     Raises BackendUnavailableError, GraphError, StageMismatchError.
     """
     return OnnxRuntimeBackend(engine_dir, precision=precision, device=device or "cpu", threads=threads)

@@ -40,11 +40,16 @@ def usable() -> Usability:
 
 
 def open_backend(
-    engine_dir: EngineDir, *, precision: str, device: str | None = None, threads: int | None = None
+    engine_dir: EngineDir,
+    *,
+    precision: str,
+    device: str | None = None,
+    threads: int | None = None,
+    cuda_graph: bool = True,
 ) -> OpenVinoBackend:
     """EngineDir -> compiled models.
 
-    device: "cpu" (also None). threads: None for the physical cores available.
+    device: "cpu" (also None). threads: None for the physical cores available. cuda_graph: not for a CPU.
     Raises BackendUnavailableError, GraphError, StageMismatchError.
     """
     if device not in (None, "cpu"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
-from fiffdepth_rt.backends import Backend, Usability, onnxruntime, openvino
+from fiffdepth_rt.backends import Backend, Usability, onnxruntime, openvino, tensorrt
 from fiffdepth_rt.engine_dir import EngineDir, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
@@ -15,22 +15,40 @@ class Opener(Protocol):
     """A backend file's `open_backend`."""
 
     def __call__(
-        self, engine_dir: EngineDir, *, precision: str, device: str | None, threads: int | None
+        self,
+        engine_dir: EngineDir,
+        *,
+        precision: str,
+        device: str | None,
+        threads: int | None,
+        cuda_graph: bool,
     ) -> Backend: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engine:
-    """One row of the table. precisions: graph sets it would rather have, best first."""
+    """One row of the table.
+
+    precisions: graph sets it would rather have, best first. ready: of a directory, the graph sets that it can
+    open on a device at once; None where that is every set which names it.
+    """
 
     name: str
     precisions: tuple[str, ...]
     usable: Callable[[], Usability]
     open: Opener
+    ready: Callable[[EngineDir, str | None], tuple[str, ...]] | None = None
 
 
 # Best first. Another engine is a file in this folder and a row here.
 ENGINES: tuple[Engine, ...] = (
+    Engine(
+        name=tensorrt.NAME,
+        precisions=tensorrt.PRECISIONS,
+        usable=tensorrt.usable,
+        open=tensorrt.open_backend,
+        ready=tensorrt.ready,
+    ),
     Engine(
         name=onnxruntime.NAME,
         precisions=onnxruntime.PRECISIONS,
@@ -47,12 +65,19 @@ ENGINES: tuple[Engine, ...] = (
 
 
 def open_backend(
-    engine_dir: EngineDir, *, backend: str, device: str | None, precision: str | None, threads: int | None
+    engine_dir: EngineDir,
+    *,
+    backend: str,
+    device: str | None,
+    precision: str | None,
+    threads: int | None,
+    cuda_graph: bool = True,
 ) -> Backend:
     """EngineDir -> opened Backend.
 
     backend: a name, which works or raises; "auto": the first of ENGINES that is usable here and has graphs in
-    the directory. precision: a graph set; None for the engine's first choice among those that are for it.
+    the directory, or plans for this machine. precision: a graph set; None for the engine's first choice among
+    those that are for it. cuda_graph: replay frames from CUDA graphs, where the engine can.
     Raises BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
     """
     if threads is not None and threads < 1:
@@ -64,21 +89,36 @@ def open_backend(
     reasons = []
     for engine in candidates:
         usability = engine.usable()
+        ready = engine.ready(engine_dir, device) if engine.ready and usability.usable else None
+        if backend == "auto" and ready is not None and not (precision in ready if precision else ready):
+            path = engine_dir.path
+            reasons.append(f"{engine.name} has no plans for this machine. Run: fiffdepth build {path}")
+            continue
         try:
-            chosen = choose_precision(engine_dir.manifest, engine, precision)
+            among = None if precision else ready
+            chosen = choose_precision(engine_dir.manifest, engine, precision, among or None)
         except BackendUnavailableError as error:
             reasons.append(str(error))
             continue
         if usability.usable:
-            return engine.open(engine_dir, precision=chosen, device=device, threads=threads)
+            return engine.open(
+                engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph
+            )
         reasons.append(f"{usability.why}. Run: {usability.mend}")
     raise BackendUnavailableError(" ".join(reasons))
 
 
-def choose_precision(manifest: Manifest, engine: Engine, precision: str | None) -> str:
-    """The graph set that `engine` shall open. Raises BackendUnavailableError, naming what is there."""
+def choose_precision(
+    manifest: Manifest, engine: Engine, precision: str | None, among: Collection[str] | None = None
+) -> str:
+    """The graph set that `engine` shall open. among: those that it can; None for all that name it.
+
+    Raises BackendUnavailableError, naming what is there.
+    """
     sets = manifest.graph_sets
-    takes = sorted(key for key in sets if engine.name in sets[key].backends)
+    takes = sorted(
+        key for key in sets if engine.name in sets[key].backends and (among is None or key in among)
+    )
     if precision in takes:
         return precision
     if precision is None and takes:
