@@ -72,8 +72,8 @@ def prepare(
 ) -> None:
     """Turn a dataset's raw files in RAW into what training reads, in OUT.
 
-    Scenes that are not downloaded (yet) are left out. The same command goes on where it was stopped, and takes
-    in what was downloaded since. Ends with 1 if raw files are damaged, with 2 if nothing can be done.
+    Scenes that are not downloaded (yet) are left out. The same command goes on where it was stopped, and
+    takes in what was downloaded since. Ends with 1 if raw files are damaged, with 2 if nothing can be done.
 
     \b
     python -m training.data prepare hypersim raw/hypersim data/hypersim
@@ -113,7 +113,7 @@ def prepare(
 )
 @_workers
 def check_command(kind: str, place: str, split: str, space: str, report: Path | None, workers: int) -> None:
-    """Read every file of the dataset in PLACE: a folder, or a pattern of shards such as 'laion/{00000..00799}.tar'.
+    """Read every file of the dataset in PLACE: a folder, or a pattern such as 'laion/{00000..00799}.tar'.
 
     Ends with 0 if all can be used, with 1 if some cannot (training would skip them), with 2 if none can.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import multiprocessing
 from collections.abc import Iterable
 from typing import Any
@@ -15,19 +14,13 @@ from tqdm import tqdm
 
 from training.data.samples import MetricPair, Pair, Photo, SampleError
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Looked:
-    """One sample. values: name of a quantity -> (least, mean, greatest); empty where it is bad."""
-
-    shape: tuple[int, int] | None = None
-    values: dict[str, tuple[float, float, float]]
-    bad: str | None = None
+Range = tuple[float, float, float]
+"""Least, mean, greatest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """name, licence of the dataset; samples: all; shapes: H×W -> samples; values as in Looked, over all samples.
+    """samples: all, good or bad. shapes: "H×W" -> how many, most frequent first. values: by quantity, of all.
 
     bad: "name: reason" of every sample that cannot be used.
     """
@@ -36,79 +29,85 @@ class Report:
     licence: str
     samples: int
     shapes: dict[str, int]
-    values: dict[str, tuple[float, float, float]]
+    values: dict[str, Range]
     bad: tuple[str, ...]
 
 
 def check(dataset: Any, *, workers: int = 1) -> Report:
     """Look at every sample: as training sees it, and in metres where the dataset has them."""
+    shapes: collections.Counter[str] = collections.Counter()
+    ranges: dict[str, Range] = {}
+    bad = []
     with contextlib.ExitStack() as stack:
-        look = functools.partial(_look, dataset)
-        looked: Iterable[Looked]
+        looked: Iterable[_Looked]
         if workers > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _keep, (dataset,)))
-            looked = pool.imap(_look_kept, range(len(dataset)), chunksize=16)
+            looked = pool.imap(_look_at_kept, range(len(dataset)), chunksize=16)
         else:
-            looked = map(look, range(len(dataset)))
-        found = list(tqdm(looked, total=len(dataset), desc=f"check {dataset.name}", unit="sample"))
-    good = [one for one in found if one.bad is None]
-    shapes = collections.Counter(f"{one.shape[0]}×{one.shape[1]}" for one in good if one.shape)
+            looked = (_look(dataset, index) for index in range(len(dataset)))
+        for one in tqdm(looked, total=len(dataset), desc=f"check {dataset.name}", unit="sample"):
+            if one.shape is None:
+                bad.append(one.bad)
+                continue
+            shapes[f"{one.shape[0]}×{one.shape[1]}"] += 1
+            for quantity, (least, mean, greatest) in one.values.items():
+                low, total, high = ranges.get(quantity, (np.inf, 0.0, -np.inf))
+                ranges[quantity] = min(low, least), total + mean, max(high, greatest)
+    good = shapes.total()
     return Report(
         name=dataset.name,
         licence=dataset.licence,
-        samples=len(found),
+        samples=good + len(bad),
         shapes=dict(shapes.most_common()),
-        values={
-            quantity: _over_all([one.values[quantity] for one in good]) for quantity in _quantities(good)
-        },
-        bad=tuple(one.bad for one in found if one.bad is not None),
+        values={quantity: (low, total / good, high) for quantity, (low, total, high) in ranges.items()},
+        bad=tuple(bad),
     )
 
 
-def _look(dataset: Any, index: int) -> Looked:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Looked:
+    """One sample; of a bad one, only why it is bad."""
+
+    shape: tuple[int, int] | None = None
+    values: dict[str, Range] = dataclasses.field(default_factory=dict)
+    bad: str = ""
+
+
+def _look(dataset: Any, index: int) -> _Looked:
     try:
         sample = dataset[index]
-        values = dict(_pixels(sample))
+        values = _pixels(sample)
         if hasattr(dataset, "metric"):
             values |= _metres(dataset.metric(index))
     except SampleError as error:
-        return Looked(values={}, bad=str(error))
-    return Looked(shape=sample.photo.shape[:2], values=values)
+        return _Looked(bad=str(error))
+    return _Looked(shape=sample.photo.shape[:2], values=values)
 
 
-def _pixels(sample: Pair | Photo) -> dict[str, tuple[float, float, float]]:
+def _pixels(sample: Pair | Photo) -> dict[str, Range]:
     values = {"photo": _range(sample.photo)}
     if isinstance(sample, Pair):
         values["picture"] = _range(sample.picture[sample.valid])
-        values["valid share"] = (float(sample.valid.mean()),) * 3
+        values["valid share"] = _range(sample.valid.mean())
     return values
 
 
-def _metres(sample: MetricPair) -> dict[str, tuple[float, float, float]]:
+def _metres(sample: MetricPair) -> dict[str, Range]:
     return {"valid depth, m": _range(sample.depth_m[sample.valid])}
 
 
-def _range(values: np.ndarray) -> tuple[float, float, float]:
+def _range(values: np.ndarray) -> Range:
     return float(values.min()), float(values.mean()), float(values.max())
 
 
-def _quantities(good: list[Looked]) -> list[str]:
-    return list(good[0].values) if good else []
-
-
-def _over_all(ranges: list[tuple[float, float, float]]) -> tuple[float, float, float]:
-    least, mean, greatest = zip(*ranges, strict=True)
-    return min(least), sum(mean) / len(mean), max(greatest)
-
-
-_dataset: Any = None
+_kept: Any = None
 
 
 def _keep(dataset: Any) -> None:
-    """Once per worker, not once per sample: a list of millions of photos is large."""
-    global _dataset
-    _dataset = dataset
+    """Once per worker, not once per sample: an index of millions of photos is large."""
+    global _kept
+    _kept = dataset
 
 
-def _look_kept(index: int) -> Looked:
-    return _look(_dataset, index)
+def _look_at_kept(index: int) -> _Looked:
+    return _look(_kept, index)

@@ -19,7 +19,7 @@ def photo(path: Path, *, name: str) -> NDArray[np.uint8]:
     try:
         return read_photo(path)
     except ImageError as error:
-        raise SampleError(name, str(error)) from error
+        raise SampleError(name, _reason(error, path)) from error
 
 
 def photo_bytes(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -30,7 +30,12 @@ def photo_bytes(data: bytes, *, name: str) -> NDArray[np.uint8]:
         try:
             return read_photo(file.name)
         except ImageError as error:
-            raise SampleError(name, str(error).replace(file.name, "it")) from error
+            raise SampleError(name, _reason(error, file.name)) from error
+
+
+def _reason(error: ImageError, path: str | Path) -> str:
+    """What ImageError says of the file, without its path: the sample's name stands before it."""
+    return str(error).removeprefix(f"{path}: ").replace(str(path), "it")
 
 
 def png16(path: Path, *, name: str) -> NDArray[np.uint16]:
