@@ -117,7 +117,7 @@ def export_engine_dir(options: Options) -> Path:
         golden=GOLDEN,
         provenance=_provenance(model, options),
         parity=tuple(rows),
-        licence=Licence(model=model.licence, data_sources=model.data_sources),
+        licence=_licence(model),
     )
     with writing(options.output):
         write_manifest(work.folder, manifest)
@@ -199,6 +199,16 @@ def _compare(
     return [row.to_json() for row in rows], []
 
 
+def _licence(model: Model) -> Licence:
+    """The checkpoint's, and after it that of each light half."""
+    light = [f"light {half} {part.name}: {part.licence}" for half, part in model.light.items()]
+    sources = [source for part in model.light.values() for source in part.data_sources]
+    return Licence(
+        model="; ".join([model.licence, *light]),
+        data_sources=tuple(dict.fromkeys([*model.data_sources, *sources])),
+    )
+
+
 def _copy_licence(folder: Path, file: Path) -> tuple[None, list[str]]:
     shutil.copyfile(file, folder / LICENCE)
     return None, [LICENCE]
@@ -208,6 +218,7 @@ def _key(model: Model, options: Options) -> str:
     """What every piece depends on: the weights, how they are read and folded, and the tools."""
     depends = {
         "checkpoint": model.sha256,
+        "light": _light(model),
         "recipe": model.recipe.name,
         "scheduler": dict(model.scheduler_config or {}),
         "size": model.size_default,
@@ -217,10 +228,16 @@ def _key(model: Model, options: Options) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
+def _light(model: Model) -> dict[str, dict[str, str]]:
+    """Which halves of the VAE are light: name and hash."""
+    return {half: {"name": part.name, "sha256": part.sha256} for half, part in model.light.items()}
+
+
 def _provenance(model: Model, options: Options) -> dict[str, Any]:
     return {
         "checkpoint": options.checkpoint.name,
         "checkpoint_sha256": model.sha256,
+        "light_vae": _light(model),
         "description": model.description,
         "command": options.command,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
@@ -306,6 +323,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
               help="What values mean, if not what the recipe says.")
 @click.option("--name", help="The model's name in the manifest.")
 @click.option("--vae", type=_FILE, help="The VAE, where the checkpoint holds a UNet alone.")
+@click.option("--encoder", type=_FILE, help="A light encoder for the VAE's: an AutoencoderTiny.")
+@click.option("--decoder", type=_FILE, help="A light decoder for the VAE's: an AutoencoderTiny.")
 @click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")
 @click.option("--unet-config", type=_FILE, help="config.json of the UNet, where shapes do not tell.")
 @click.option("--vae-config", type=_FILE, help="config.json of the VAE, where shapes do not tell.")
@@ -340,6 +359,7 @@ def main(ctx: click.Context, /, verbose: bool, **said: Any) -> None:
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp16
       python -m export.build_engines sd2-depth/ --recipe marigold-e2e -o engines/marigold
+      python -m export.build_engines ckpt.safetensors --encoder taesd/ --decoder taesd/ -o engines/light
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)

@@ -54,8 +54,7 @@ class CameraEncoderStage(EncoderStage):
 
     def forward(self, image_BHW3: torch.Tensor) -> torch.Tensor:
         picture = image_BHW3.to(torch.float32).permute(0, 3, 1, 2)
-        x = (self.rows @ (picture @ self.columns_T)) * (2.0 / 255.0) - 1.0
-        return self.body(x.to(self.dtype)).to(torch.float32)
+        return self.from_pixels(self.rows @ (picture @ self.columns_T))
 
 
 class CameraDecoderStage(DecoderStage):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from export import layouts
+from export.diffusers_folder import UNSTATED, read_config, read_json, read_model_card, read_weights
 from export.errors import CheckpointError
 from export.layouts import Config
+from export.light import HALVES, LightHalf, read_light_half
 from export.recipe import Recipe, recipe_named
 from export.tensors import (
     Tensors,
@@ -37,7 +38,6 @@ from export.tensors import (
 )
 from training.checkpoint import FORMAT, FORMAT_VERSION, CheckpointInfo
 
-UNSTATED = "not stated by the checkpoint"
 SIZE_DEFAULT = 512
 
 
@@ -49,6 +49,8 @@ class Given:
     output_space: str | None = None
     name: str | None = None
     vae: Path | None = None
+    encoder: Path | None = None
+    decoder: Path | None = None
     prompt_embedding: Path | None = None
     unet_config: Path | None = None
     vae_config: Path | None = None
@@ -60,9 +62,11 @@ class Given:
 class Model:
     """All that is exported. The modules are in fp32 and eval mode on the CPU.
 
-    prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it carries none.
+    vae: the checkpoint's, None where it has none and both halves are light. light: halves in its place, by
+    "encoder" and "decoder". prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it
+    carries none.
     size_default, size_max: longer side of the processed image in px. licence_file: text to pass on, if there
-    is one. sha256: over the files read.
+    is one. sha256: over the files read, the light halves' own apart.
     """
 
     layout: str
@@ -76,20 +80,42 @@ class Model:
     licence_file: Path | None
     unet: Any
     vae: Any
+    light: Mapping[str, LightHalf] = dataclasses.field(default_factory=dict)
     prompt_embedding: torch.Tensor
     scheduler_config: Mapping[str, Any] | None
     sha256: str
 
+    def vae_of(self, half: str) -> Any:
+        """The autoencoder whose "encoder" or "decoder" is exported: AutoencoderKL, or AutoencoderTiny."""
+        return self.light[half].vae if half in self.light else self.vae
+
     @property
     def description(self) -> str:
         """One line that says back what was recognised."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return (
-            f"{self.recipe.title}, {self.layout}, "
-            f"UNet {self.unet.config.in_channels}→{self.unet.config.out_channels} channels, "
-            f"{_millions(self.unet)} M parameters, VAE KL-f{factor}, {_millions(self.vae)} M parameters, "
-            f"prompt of {self.prompt_embedding.shape[1]} tokens, output is {self.output_space}"
+        return ", ".join(
+            (
+                f"{self.recipe.title}, {self.layout}",
+                f"UNet {self.unet.config.in_channels}→{self.unet.config.out_channels} channels",
+                f"{_millions(self.unet)} M parameters",
+                *self._vae_described(),
+                f"prompt of {self.prompt_embedding.shape[1]} tokens",
+                f"output is {self.output_space}",
+            )
         )
+
+    def _vae_described(self) -> list[str]:
+        """A word per autoencoder in use."""
+        full = [half for half in HALVES if half not in self.light]
+        said = []
+        if full:
+            factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+            which, part = (
+                ("VAE", self.vae) if len(full) == 2 else (f"VAE {full[0]}", getattr(self.vae, full[0]))
+            )
+            said.append(f"{which} KL-f{factor}, {_millions(part)} M parameters")
+        for half, light in self.light.items():
+            said.append(f"light {half} {light.name}, {_millions(light.vae)} M parameters")
+        return said
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -124,11 +150,16 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         parts.files += files
     for attribute in ("unet_config", "vae_config", "scheduler_config"):
         if (config := getattr(given, attribute)) is not None:
-            setattr(parts, attribute, _json(config))
-    if parts.vae is None:
+            setattr(parts, attribute, read_json(config))
+    light = {
+        half: read_light_half(path, half)
+        for half, path in (("encoder", given.encoder), ("decoder", given.decoder))
+        if path is not None
+    }
+    if parts.vae is None and len(light) < len(HALVES):
         raise CheckpointError(
             f"{path.name} holds a UNet and no VAE. Give Stable Diffusion's with --vae PATH (a folder or a "
-            ".safetensors)."
+            ".safetensors), or a light one with --encoder and --decoder."
         )
     unet_where, vae_where = f"{path.name} (UNet)", f"{(given.vae or path).name} (VAE)"
     unet = build_module(
@@ -137,9 +168,10 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         parts.unet,
         unet_where,
     )
-    vae = build_module(
-        AutoencoderKL, parts.vae_config or layouts.vae_config(parts.vae, vae_where), parts.vae, vae_where
-    )
+    vae = None
+    if parts.vae is not None:
+        vae_config = parts.vae_config or layouts.vae_config(parts.vae, vae_where)
+        vae = build_module(AutoencoderKL, vae_config, parts.vae, vae_where)
     recipe = _recipe(given, parts, unet)
     sample = unet.config.sample_size
     size = sample * 8 if isinstance(sample, int) and parts.unet_config is not None else SIZE_DEFAULT
@@ -156,6 +188,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         licence_file=parts.licence_file,
         unet=unet,
         vae=vae,
+        light=light,
         prompt_embedding=_prompt(given, parts, unet.config.cross_attention_dim, path),
         scheduler_config=parts.scheduler_config,
         sha256=hash_files(parts.files),
@@ -241,10 +274,10 @@ def _own(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> _Parts:
 def _folder(path: Path) -> _Parts:
     alone = not (path / "unet").is_dir()
     folder = path if alone else path / "unet"
-    config = _config(folder)
+    config = read_config(folder)
     if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         raise CheckpointError(f"{folder.name} holds a {config['_class_name']}, not a UNet2DConditionModel.")
-    files, unet = _weights(folder)
+    files, unet = read_weights(folder)
     parts = _Parts(
         layout="diffusers UNet folder" if alone else "diffusers folder",
         files=files,
@@ -255,10 +288,10 @@ def _folder(path: Path) -> _Parts:
         parts.vae, parts.vae_config, files = _vae_at(path / "vae")
         parts.files += files
     if (path / "scheduler" / "scheduler_config.json").is_file():
-        parts.scheduler_config = _json(path / "scheduler" / "scheduler_config.json")
+        parts.scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
     if (path / "text_encoder").is_dir() and (path / "tokenizer").is_dir():
         parts.text_folder = path
-    parts.licence, parts.data_sources = _model_card(path / "README.md")
+    parts.licence, parts.data_sources = read_model_card(path / "README.md")
     parts.licence_file = next((p for p in sorted(path.glob("LICEN[SC]E*")) if p.is_file()), None)
     return parts
 
@@ -267,47 +300,14 @@ def _vae_at(path: Path) -> tuple[Tensors, Config | None, list[Path]]:
     """A VAE folder, a diffusers folder with one, or a .safetensors -> tensors, configuration, files read."""
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
-        files, tensors = _weights(folder)
-        return layouts.modern_vae(tensors), _config(folder), files
+        files, tensors = read_weights(folder)
+        return layouts.modern_vae(tensors), read_config(folder), files
     tensors, _ = read_tensors(path)
     if (prefix := layouts.vae_prefix(tensors)) is not None:
         return layouts.modern_vae(without_prefix(tensors, prefix)), None, [path]
     if (prefix := layouts.ldm_prefixes(tensors)[1]) is not None:
         return layouts.vae_from_ldm(without_prefix(tensors, prefix), path.name), None, [path]
     raise CheckpointError(f"{path.name} holds no VAE, neither with diffusers' names nor with LDM's.")
-
-
-def _weights(folder: Path) -> tuple[list[Path], Tensors]:
-    """The weight files of one diffusers part, full precision before fp16, and the tensors in them."""
-    stem = "diffusion_pytorch_model"
-    for variant in ("", ".fp16"):
-        index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
-            shards = sorted(set(_json(index).get("weight_map", {}).values()))
-            files = [folder / Path(shard).name for shard in shards]
-        else:
-            files = [folder / f"{stem}{variant}.safetensors"]
-        if not index.is_file() and not files[0].is_file():
-            continue
-        tensors: Tensors = {}
-        for file in files:
-            tensors |= read_tensors(file)[0]
-        return files, tensors
-    pickles = sorted(p for p in folder.glob("*") if p.suffix in (".bin", ".ckpt", ".pt"))
-    if pickles:
-        read_tensors(pickles[0])
-    raise CheckpointError(
-        f"{folder} holds no {stem}.safetensors, nor its fp16 variant, nor an index of shards."
-    )
-
-
-def _config(folder: Path) -> Config:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json and no unet/ with one: it is no diffusers folder. Give the folder "
-            "that save_pretrained wrote, or one .safetensors."
-        )
-    return _json(folder / "config.json")
 
 
 def _recipe(given: Given, parts: _Parts, unet: Any) -> Recipe:
@@ -376,28 +376,6 @@ def _encode_empty_prompt(folder: Path) -> torch.Tensor:
     with torch.no_grad():
         embedding: torch.Tensor = encoder.float().eval()(tokens)[0]
     return embedding
-
-
-def _model_card(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Licence and data sets from the YAML head of a model card; UNSTATED and () where it says nothing."""
-    if not path.is_file():
-        return UNSTATED, ()
-    head = re.match(r"---\n(.*?)\n---", path.read_text(errors="replace"), flags=re.DOTALL)
-    text = head[1] if head else ""
-    licence = re.search(r"^license(?:_name)?:\s*(\S.*)$", text, flags=re.MULTILINE)
-    datasets = re.search(r"^datasets:\s*\n((?:\s*-\s*.+\n?)+)", text, flags=re.MULTILINE)
-    sources = re.findall(r"-\s*(.+)", datasets[1]) if datasets else []
-    return licence[1].strip() if licence else UNSTATED, tuple(s.strip() for s in sources)
-
-
-def _json(path: Path) -> Config:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{path} cannot be read as JSON: {e}.") from e
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no configuration: it holds no JSON object.")
-    return content
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,12 +17,13 @@ from export.stages import LATENT_CHANNELS, STAGES, VAE_FACTOR, Stage
 def cost_table(model: Model, *, leave_out: frozenset[str], size: int) -> str:
     """A table, a line per stage and one for all: parameters in millions and GFLOPs at size × size px.
 
-    "before" is the checkpoint's networks with their time and text projections, "after" what is exported.
+    "before" is the networks with their time and text projections, "after" what is exported. With a light VAE
+    a last line gives its share of the arithmetic that the checkpoint's own VAE would need.
     """
     before = {
-        "encoder": _vae_half(model, "encoder", "quant_conv"),
+        "encoder": _vae_half(model.vae_of("encoder"), "encoder", "quant_conv"),
         "unet": parameter_count(model.unet),
-        "decoder": _vae_half(model, "decoder", "post_quant_conv"),
+        "decoder": _vae_half(model.vae_of("decoder"), "decoder", "post_quant_conv"),
     }
     rows, totals = [], [0.0] * 4
     for name in STAGES:
@@ -36,12 +40,21 @@ def cost_table(model: Model, *, leave_out: frozenset[str], size: int) -> str:
     lines = [
         f"{n:8} {r[0]:10.2f} {r[1]:10.2f}   {r[2]:10.1f} {r[3]:10.1f}" for n, r in (*rows, ("all", totals))
     ]
+    if model.light and model.vae is not None:
+        full = dataclasses.replace(model, light={})
+        whole = totals[3]
+        for name, row in rows:
+            if name in model.light:
+                whole += _flops(name, build_stage(name, full, leave_out=leave_out), size) / 1e9 - row[3]
+        lines.append(
+            f"{100 * totals[3] / whole:.0f} % of the {whole:.1f} GFLOPs with the checkpoint's own VAE"
+        )
     return head + "\n".join(lines)
 
 
-def _vae_half(model: Model, half: str, beside: str) -> int:
-    conv = getattr(model.vae, beside)
-    return parameter_count(getattr(model.vae, half)) + (parameter_count(conv) if conv is not None else 0)
+def _vae_half(vae: Any, half: str, beside: str) -> int:
+    conv = getattr(vae, beside, None)  # a light VAE has none
+    return parameter_count(getattr(vae, half)) + (parameter_count(conv) if conv is not None else 0)
 
 
 def _flops(name: str, stage: Stage, size: int) -> int:

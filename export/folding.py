@@ -5,15 +5,17 @@ once. FOLDS says which there are; tests/test_export_folding.py holds each agains
 
     fold         stage     what becomes what
     posterior    encoder   conv_out, quant_conv (mean half) and the scaling factor -> conv_out
+    pixels       encoder   a light one's 1/255 -> its first convolution (no shift, so borders stay exact)
     time         unet      time and class embedding, projected per block -> bias of the block's conv1
     prompt       unet      attention to a constant prompt -> one sigmoid layer (2 tokens), or const K, V
     zero-input   unet      zero channels beside the latent -> conv_in without them
     output       unet      the recipe's output scale -> conv_out
     latent       decoder   1 / scaling factor -> post_quant_conv (there must be one)
-    mean         decoder   mean over the three output channels -> conv_out with one
+    range        decoder   a light one's [0, 1] -> [-1, 1] -> its last convolution
+    mean         decoder   mean over the output channels -> conv_out with one
 
 Not folded, because it would not be exact at the border where convolutions pad with zeros: the image's
-normalisation into conv_in, and post_quant_conv into decoder.conv_in.
+normalisation with its shift into the full encoder's conv_in, and post_quant_conv into decoder.conv_in.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as nnf
 
-from export.stages import LATENT_CHANNELS, DecoderStage, EncoderStage, UnetStage
+from export.stages import LATENT_CHANNELS, DecoderStage, EncoderStage, LightDecoder, UnetStage
 
 
 class TwoTokenAttention(nn.Module):  # type: ignore[misc]
@@ -71,7 +73,8 @@ class ConstantAttention(nn.Module):  # type: ignore[misc]
 
 def fold_posterior(stage: EncoderStage) -> None:
     """conv_out, quant_conv (mean half) and the scaling factor -> conv_out."""
-    conv = stage.encoder.conv_out
+    holder, last = _last_convolution(stage.encoder)
+    conv = holder[last]
     weight, bias = _double(conv)
     weight, bias = weight.flatten(1), bias[:, None]
     if stage.quant_conv is not None:
@@ -79,9 +82,17 @@ def fold_posterior(stage: EncoderStage) -> None:
         weight = quant_weight.flatten(1) @ weight
         bias = quant_weight.flatten(1) @ bias + quant_bias[:, None]
     weight = weight[:LATENT_CHANNELS].unflatten(1, conv.weight.shape[1:]) * stage.scaling_factor
-    stage.encoder.conv_out = _conv_like(conv, weight, bias[:LATENT_CHANNELS, 0] * stage.scaling_factor)
+    holder[last] = _conv_like(conv, weight, bias[:LATENT_CHANNELS, 0] * stage.scaling_factor)
     stage.quant_conv = None
     stage.scaling_factor = 1.0
+
+
+def fold_pixels(stage: EncoderStage) -> None:
+    """A light encoder's 1/255 -> its first convolution, which then takes pixels of 0 ... 255."""
+    if isinstance(stage.encoder, nn.Sequential):
+        weight, bias = _double(stage.encoder[0])
+        stage.encoder[0] = _conv_like(stage.encoder[0], weight * stage.pixel_scale, bias)
+        stage.pixel_scale = 1.0
 
 
 def fold_time(stage: UnetStage) -> None:
@@ -132,18 +143,26 @@ def fold_latent(stage: DecoderStage) -> None:
         stage.scaling_factor = 1.0
 
 
+def fold_range(stage: DecoderStage) -> None:
+    """A light decoder's [0, 1] -> [-1, 1] -> its last convolution."""
+    if isinstance(stage.decoder, LightDecoder):
+        conv = stage.decoder.layers[-1]
+        weight, bias = _double(conv)
+        stage.decoder.layers[-1] = _conv_like(conv, weight * 2, bias * 2 - 1)
+        stage.decoder.unit_range = False
+
+
 def fold_mean(stage: DecoderStage) -> None:
-    """Mean over the output channels -> conv_out with one channel."""
-    weight, bias = _double(stage.decoder.conv_out)
-    stage.decoder.conv_out = _conv_like(
-        stage.decoder.conv_out, weight.mean(0, keepdim=True), bias.mean(0, keepdim=True)
-    )
+    """Mean over the output channels -> the last convolution with one channel."""
+    holder, last = _last_convolution(stage.decoder)
+    weight, bias = _double(holder[last])
+    holder[last] = _conv_like(holder[last], weight.mean(0, keepdim=True), bias.mean(0, keepdim=True))
 
 
 FOLDS: dict[str, dict[str, Callable[[Any], None]]] = {
-    "encoder": {"posterior": fold_posterior},
+    "encoder": {"posterior": fold_posterior, "pixels": fold_pixels},
     "unet": {"time": fold_time, "prompt": fold_prompt, "zero-input": fold_zero_input, "output": fold_output},
-    "decoder": {"latent": fold_latent, "mean": fold_mean},
+    "decoder": {"latent": fold_latent, "range": fold_range, "mean": fold_mean},
 }
 FOLD_NAMES = tuple(name for folds in FOLDS.values() for name in folds)
 
@@ -205,6 +224,15 @@ def _projections(attention: Any, prompt_TC: torch.Tensor) -> tuple[torch.Tensor,
         out_weight / attention.rescale_output_factor,
         out_bias / attention.rescale_output_factor,
     )
+
+
+def _last_convolution(network: Any) -> tuple[Any, Any]:
+    """Where the last convolution of an encoder or decoder hangs, and under which key: holder[key] is it."""
+    if isinstance(network, LightDecoder):
+        network = network.layers
+    if isinstance(network, nn.Sequential):
+        return network, len(network) - 1
+    return network._modules, "conv_out"
 
 
 def _double(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:

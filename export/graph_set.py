@@ -47,9 +47,9 @@ def build_stage(
     elif camera_hw is not None:
         fitted = camera_fit(camera_hw, model.size_default)
         camera = CameraEncoderStage if name == "encoder" else CameraDecoderStage
-        stage = camera(model.vae, fitted)
+        stage = camera(model.vae_of(name), fitted)
     else:
-        stage = EncoderStage(model.vae) if name == "encoder" else DecoderStage(model.vae)
+        stage = (EncoderStage if name == "encoder" else DecoderStage)(model.vae_of(name))
     fold(name, stage, leave_out=leave_out)
     stage.eval().requires_grad_(False)
     return stage

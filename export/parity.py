@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderTiny
 
 from export.checkpoint import Model
 from export.precision import Precision
@@ -46,11 +48,11 @@ def reference(model: Model, images: Mapping[str, Array]) -> Golden:
 
 
 def _reference_of(model: Model, image_hw3: Array) -> dict[str, StageValues]:
-    recipe, scaling = model.recipe, model.vae.config.scaling_factor
+    recipe = model.recipe
     scheduler = scheduler_of(recipe, model.scheduler_config)
     with torch.no_grad():
         pixels = torch.from_numpy(image_hw3).permute(2, 0, 1)[None].float() / 255 * 2 - 1
-        latent = model.vae.encode(pixels).latent_dist.mean * scaling
+        latent = _encode(model.vae_of("encoder"), pixels)
         beside = torch.zeros(1, recipe.zero_channels, *latent.shape[2:])
         raw = model.unet(
             torch.cat([latent, beside], dim=1),
@@ -64,12 +66,20 @@ def _reference_of(model: Model, image_hw3: Array) -> dict[str, StageValues]:
             # the scheduler denoises the zeros beside the photo's latent, or where there are none the latent
             sample = beside if recipe.zero_channels else latent
             depth_latent = scheduler.step(raw, recipe.timestep, sample).pred_original_sample
-        depth = model.vae.decode(depth_latent / scaling).sample.mean(dim=1)
+        vae = model.vae_of("decoder")
+        depth = vae.decode(depth_latent / vae.config.scaling_factor).sample.mean(dim=1)
     values = [image_hw3[None], latent.numpy(), depth_latent.numpy(), depth.numpy()]
     return {
         stage: StageValues(input=before, output=after)
         for stage, before, after in zip(STAGES, values[:-1], values[1:], strict=True)
     }
+
+
+def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] -> latent: the scaled posterior mean, or what a light encoder gives for it."""
+    encoded = vae.encode(pixels)
+    latent = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mean
+    return latent * vae.config.scaling_factor
 
 
 def write_golden(path: Path, golden: Golden) -> None:

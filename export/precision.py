@@ -16,13 +16,17 @@ from typing import Any
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from export.errors import UnsupportedModelError
 from export.stages import Stage
 
 # Whole blocks are looked into by their parents, so they cannot be wrapped; these can.
-KEEPABLE = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ResnetBlock2D, BasicTransformerBlock)
+KEEPABLE = (
+    *(nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm),
+    *(ResnetBlock2D, AutoencoderTinyBlock, BasicTransformerBlock),
+)
 
 
 class Precision(enum.Enum):

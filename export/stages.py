@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import nn
 from torch.nn import functional as nnf
 
@@ -50,22 +51,33 @@ class Stage(nn.Module):  # type: ignore[misc]
 
 
 class EncoderStage(Stage):
-    """image -> latent: uint8 [B, h, w, 3] RGB -> float32 [B, 4, h/8, w/8]: posterior mean, scaled."""
+    """image -> latent: uint8 [B, h, w, 3] RGB -> float32 [B, 4, h/8, w/8]: posterior mean, scaled.
+
+    vae: AutoencoderKL, or AutoencoderTiny, whose encoder takes pixels in [0, 1] and gives the latent itself.
+    """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        _check_vae(vae)
-        self.encoder = copy.deepcopy(vae.encoder)
-        self.quant_conv: nn.Module | None = copy.deepcopy(vae.quant_conv)
+        check_vae(vae, "encoder")
+        light = isinstance(vae, AutoencoderTiny)
+        self.encoder = copy.deepcopy(vae.encoder.layers if light else vae.encoder)
+        self.quant_conv: nn.Module | None = None if light else copy.deepcopy(vae.quant_conv)
         self.scaling_factor = float(vae.config.scaling_factor)
+        self.pixel_scale, self.pixel_shift = (1.0 / 255.0, 0.0) if light else (2.0 / 255.0, -1.0)
 
     def forward(self, image_Bhw3: torch.Tensor) -> torch.Tensor:
-        # in fp32 also in the half precisions: 255 levels in [-1, 1] are rounded once, at the end
-        x = image_Bhw3.to(torch.float32) * (2.0 / 255.0) - 1.0
-        return self.body(x.permute(0, 3, 1, 2).to(self.dtype)).to(torch.float32)
+        return self.from_pixels(image_Bhw3.to(torch.float32).permute(0, 3, 1, 2))
+
+    def from_pixels(self, pixels_B3hw: torch.Tensor) -> torch.Tensor:
+        """Pixels of 0 ... 255 in fp32 -> latent in fp32."""
+        # in fp32 also in the half precisions: 255 levels are rounded once, at the end
+        x = pixels_B3hw
+        if (self.pixel_scale, self.pixel_shift) != (1.0, 0.0):
+            x = x * self.pixel_scale + self.pixel_shift
+        return self.body(x.to(self.dtype)).to(torch.float32)
 
     def body(self, x_B3hw: torch.Tensor) -> torch.Tensor:
-        """Pixels in [-1, 1] -> latent, both in the stage's own precision."""
+        """Pixels in the encoder's own range -> latent, both in the stage's own precision."""
         x = self.encoder(x_B3hw)
         if self.quant_conv is not None:
             x = self.quant_conv(x)
@@ -146,8 +158,26 @@ class UnetStage(Stage):
         return block(temb=self.time, **inputs)
 
 
+class LightDecoder(nn.Module):  # type: ignore[misc]
+    """diffusers' DecoderTiny: latent, squashed to ±3 -> [0, 1] -> pixels in [-1, 1].
+
+    unit_range: the layers give [0, 1]; False once their last convolution gives [-1, 1] itself.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.layers = copy.deepcopy(decoder.layers)
+        self.unit_range = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers(torch.tanh(x / 3) * 3)
+        return x * 2 - 1 if self.unit_range else x
+
+
 class DecoderStage(Stage):
     """depth latent -> depth map: float32 [B, 4, h/8, w/8] -> depth and depth_unclipped, float32 [B, h, w].
+
+    vae: AutoencoderKL, or AutoencoderTiny, of 3 output channels or 1.
 
     Convention: depth in [0, 1], 0 = nearest (of a "depth" model); depth_unclipped is the same value before
     the clip, where [-1, 1] is the range kept.
@@ -155,9 +185,13 @@ class DecoderStage(Stage):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        _check_vae(vae)
+        check_vae(vae, "decoder")
         self.scaling_factor = float(vae.config.scaling_factor)
-        self.post_quant_conv: nn.Module | None = copy.deepcopy(vae.post_quant_conv)
+        self.post_quant_conv: nn.Module | None = None
+        if isinstance(vae, AutoencoderTiny):
+            self.decoder = LightDecoder(vae.decoder)
+            return
+        self.post_quant_conv = copy.deepcopy(vae.post_quant_conv)
         self.decoder = copy.deepcopy(vae.decoder)
         for block in self.decoder.up_blocks:
             for i, upsampler in enumerate(block.upsamplers or ()):
@@ -178,17 +212,33 @@ class DecoderStage(Stage):
         return x[:, 0] if x.shape[1] == 1 else x.mean(dim=1)
 
 
-def _check_vae(vae: Any) -> None:
-    config = vae.config
-    for key, accepted in (("latent_channels", (LATENT_CHANNELS,)), ("shift_factor", (None, 0.0))):
+def check_vae(vae: Any, half: str) -> None:
+    """Raises UnsupportedModelError where this half has other doors than the journey's."""
+    config, light = vae.config, isinstance(vae, AutoencoderTiny)
+    known: dict[str, tuple[Any, ...]] = {
+        "latent_channels": (LATENT_CHANNELS,),
+        "shift_factor": (None, 0.0),
+        **({"in_channels": (3,)} if half == "encoder" else {"out_channels": (1, 3)}),
+    }
+    for key, accepted in known.items():
         if config.get(key) not in accepted:
             raise UnsupportedModelError(
                 f"VAE with {key}={config.get(key)}: this export knows {accepted} only."
             )
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    if light and len(channels := set(config[f"{half}_block_out_channels"])) != 1:
+        raise UnsupportedModelError(
+            f"AutoencoderTiny with {sorted(channels)} channels in its {half}: no layer of it changes their "
+            "number, so every level has to have the same."
+        )
+    if light:
+        step = 2 if half == "encoder" else config["upsampling_scaling_factor"]
+        factor = step ** (len(config[f"num_{half}_blocks"]) - 1)
+    else:
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
     if factor != VAE_FACTOR:
         raise UnsupportedModelError(
-            f"VAE shrinks by {factor}: the runtime knows latents of 1/{VAE_FACTOR} of the image (KL-f8)."
+            f"VAE whose {half} has the factor {factor}: the runtime knows latents of 1/{VAE_FACTOR} of the "
+            "image (KL-f8)."
         )
 
 

@@ -62,11 +62,19 @@ def without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
 def build_module(cls: Any, config: Mapping[str, Any], tensors: Tensors, where: str) -> Any:
     """A diffusers class, a configuration and tensors -> the module in fp32 and eval mode.
 
-    Raises CheckpointError listing what is missing, surplus or misshapen, of a dtype that is no float, or has
-    NaN or infinity.
+    Raises CheckpointError as `fill_module`.
     """
     with torch.device("meta"):
         module = cls.from_config(dict(config))
+    return fill_module(module, tensors, where)
+
+
+def fill_module(module: Any, tensors: Tensors, where: str) -> Any:
+    """A module without weights and its tensors -> the same module in fp32 and eval mode.
+
+    Raises CheckpointError listing what is missing, surplus or misshapen, of a dtype that is no float, or has
+    NaN or infinity.
+    """
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     given = {k: tuple(v.shape) for k, v in tensors.items()}
     both = wanted.keys() & given.keys()
@@ -78,7 +86,7 @@ def build_module(cls: Any, config: Mapping[str, Any], tensors: Tensors, where: s
     if any(complaints.values()):
         said = "; ".join(f"{len(v)} {k}: {listed(v)}" for k, v in complaints.items() if v)
         raise CheckpointError(
-            f"{where}: the tensors do not fit the {cls.__name__} of its configuration. {said}. "
+            f"{where}: the tensors do not fit the {type(module).__name__} of its configuration. {said}. "
             "Is it the right configuration, and the whole file?"
         )
     check_values(tensors, where)
