@@ -1,21 +1,136 @@
-"""What `fiffdepth bench` measures, and what importing the runtime costs: `python -m benchmarks.latency`."""
+"""START HERE for speed: one command, one table, everything measured in one run on one device.
+
+    python -m benchmarks.latency        # the bundled model, on every engine here
+    python -m benchmarks.latency engines/full engines/light --checkpoint CKPT --peers --growth --save
+
+Rows: ours (ours.py), the paper's own way in torch (torch_rows.py), peers (peers.py). Each is measured in a
+process of its own (rows.py), beside what the machine reaches at best (machine.py).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
+import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from tqdm import tqdm
 
+from benchmarks import machine, ours
+from benchmarks.rows import ROOT, Row, Spec, measure_apart
+from benchmarks.table import Table
+from fiffdepth_rt import engine_dir
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.bench import Report, measure
-from fiffdepth_rt.cli import bench_options
+from fiffdepth_rt.backends.threads import default_threads
+from fiffdepth_rt.engine_dir import open_engine_dir
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).parent / "results"
+GROWTH = (256, 512, 768, 1024)
+TORCH_VARIANTS = (  # dtype, channels-last, compiled
+    ("fp32", False, False),
+    ("fp32", True, False),
+    ("fp32", True, True),
+    ("bf16", False, False),
+    ("bf16", True, False),
+    ("bf16", True, True),
+    ("fp16", False, False),
+    ("fp16", True, False),
+    ("fp16", True, True),
+)
+QUICK_WIDTH = 0.1
+PEER_NAMES = ("Depth Anything V2-L", "Depth Pro", "Marigold-LCM", "Marigold", "GeoWizard", "DepthFM")
+PEER_DTYPES = ("fp32", "bf16", "fp16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run of the command. directories: of engines; checkpoint: None for no rows in torch.
+
+    size_hw: of the photo in px; None: the first model's own. width: of the peers, 1 for their true size.
+    budget_s: of a Spec. limit_s: of a row's process.
+    """
+
+    directories: tuple[Path, ...]
+    size_hw: tuple[int, int] | None
+    device: str
+    threads: int
+    runs: int
+    warm_up: int
+    checkpoint: Path | None
+    prompt_embedding: Path | None
+    peers: tuple[str, ...]
+    width: float
+    growth: tuple[int, ...]
+    budget_s: float
+    limit_s: float
+
+
+def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
+    """Plan -> (part of the table, what to measure), in the order of the table."""
+    sizes = [open_engine_dir(path).manifest.size for path in plan.directories]
+    size_hw = plan.size_hw or (sizes[0].default,) * 2
+    common: dict[str, Any] = {
+        key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
+    }
+    yield "ceiling", Spec(kind="ceiling", name="ceiling", size_hw=size_hw, **common)
+    for name, options in _ours(plan):
+        yield "rows", Spec(kind="ours", name=name, size_hw=size_hw, options=options, **common)
+    for name, options in _torch(plan):
+        yield "rows", Spec(kind="torch", name=name, size_hw=size_hw, options=options, **common)
+    for peer in plan.peers:
+        for dtype in PEER_DTYPES:
+            options = {"peer": peer, "dtype": dtype, "width": plan.width, "budget_s": plan.budget_s}
+            yield (
+                "rows",
+                Spec(kind="peer", name=f"{peer}, {dtype}", size_hw=size_hw, options=options, **common),
+            )
+    for side in plan.growth:
+        fewer = common | {"runs": min(plan.runs, 3), "warm_up": 1}
+        for name, options in _ours(plan):
+            if side <= open_engine_dir(options["directory"]).manifest.size.max:
+                yield "growth", Spec(kind="ours", name=name, size_hw=(side, side), options=options, **fewer)
+        for name, options in _torch(plan):
+            if not options["compiled"] and options["channels_last"]:
+                yield "growth", Spec(kind="torch", name=name, size_hw=(side, side), options=options, **fewer)
+
+
+def _ours(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = [open_engine_dir(path).manifest.name for path in plan.directories]
+    for directory, name in zip(plan.directories, names, strict=True):
+        shown = name if names.count(name) == 1 else f"{name} ({directory.name})"
+        for options in ours.options_of(directory):
+            yield f"ours: {shown}, {options['backend']} {options['precision']}", options
+
+
+def _torch(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    if plan.checkpoint is None:
+        return
+    for dtype, channels_last, compiled in TORCH_VARIANTS:
+        words = [
+            "diffusers in torch",
+            dtype,
+            *(["channels-last"] if channels_last else []),
+            "compiled" if compiled else "eager",
+        ]
+        yield (
+            ", ".join(words),
+            {
+                "checkpoint": str(plan.checkpoint.resolve()),
+                "prompt_embedding": plan.prompt_embedding and str(plan.prompt_embedding.resolve()),
+                "dtype": dtype,
+                "channels_last": channels_last,
+                "compiled": compiled,
+                "directory": str(plan.directories[0].resolve()),
+            },
+        )
+
 
 _IMPORT = """
 import time, numpy, cv2
@@ -36,47 +151,168 @@ def import_ms() -> float:
     )
 
 
-def save(report: Report, folder: Path) -> Path:
-    """Report -> a Markdown and a JSON file in `folder`, in place of older ones. Returns the former."""
-    (height, width), device = report.photo_hw, report.device.replace(":", "")
-    stem = f"latency-{report.model}-{report.precision}-{report.backend}-{device}-{height}x{width}"
-    options = f"--size {height}x{width} --runs {report.runs} --warm-up {report.warm_up}"
-    command = f"`python -m benchmarks.latency {options}` on the engine directory of {report.model}"
-    text = f"{report.to_markdown()}\n\nMeasured by {command}.\n"
+class Records:
+    """Finished rows by what they measured, one JSON line each. path: None keeps them in memory alone."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: dict[str, Row] = {}
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                record = json.loads(line)
+                self._rows[record["key"]] = Row.from_json(record["row"])
+
+    def get(self, spec: Spec) -> Row | None:
+        """A row that was measured; one that failed is tried again."""
+        row = self._rows.get(spec.key)
+        return None if row is None or row.error else row
+
+    def add(self, spec: Spec, row: Row) -> None:
+        self._rows[spec.key] = row
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps({"key": spec.key, "row": dataclasses.asdict(row)}) + "\n")
+
+
+def run(plan: Plan, records: Records, command: str) -> Table:
+    """Measure what `records` does not hold yet -> Table."""
+    parts: dict[str, list[Row]] = {"ceiling": [], "rows": [], "growth": []}
+    work = list(specs(plan))
+    with tqdm(work, unit="row", disable=not sys.stderr.isatty()) as progress:
+        for part, spec in progress:
+            progress.set_postfix_str(spec.name)
+            row = records.get(spec)
+            if row is None:
+                row = measure_apart(spec, limit_s=plan.limit_s)
+                records.add(spec, row)
+            parts[part].append(row)
+    return Table(
+        rows=tuple(parts["rows"]),
+        growth=tuple(parts["growth"]),
+        ceiling=parts["ceiling"][0],
+        card=machine.card(plan.device, plan.threads),
+        device=plan.device,
+        warm_up=plan.warm_up,
+        import_ms=import_ms(),
+        date=datetime.date.today().isoformat(),
+        command=command,
+    )
+
+
+def save(table: Table, folder: Path, name: str) -> Path:
+    """Table -> latency-<name>-<machine>-<date>.md, .json and .png in `folder`. Returns the first."""
+    from benchmarks import picture
+
+    processor = table.card["CPU" if table.device == "cpu" else "GPU"]
+    stem = f"latency-{name}-{slug(processor)}-{table.date}"
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, content in ((".json", report.to_json() + "\n"), (".md", text)):
+    contents = {
+        ".json": (table.to_json() + "\n").encode(),
+        ".png": picture.bars(table),
+        ".md": f"{table.to_markdown()}\n\n![Bars with the ceiling]({stem}.png)\n".encode(),
+    }
+    for suffix, content in contents.items():
         with replacing(folder / (stem + suffix)) as file:
-            file.write(content.encode())
+            file.write(content)
     return folder / (stem + ".md")
 
 
+def slug(text: str) -> str:
+    """A processor's name as a part of a file name."""
+    words = re.sub(r"\((R|TM|C)\)|processor|cpu", " ", text, flags=re.IGNORECASE)
+    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) or "unknown"
+
+
+def _parse_hw(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", value.lower())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size: say height x width in px, like 512x512")
+    return int(found[1]), int(found[2])
+
+
+_PATH: Any = click.Path(path_type=Path, exists=True)
+_COUNT = click.IntRange(min=1)
+
+
+# fmt: off
 @click.command()
-@bench_options
-@click.option("--save", "keep", is_flag=True, help="Keep the report in benchmarks/results/.")
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=_PATH)
+@click.option("--size", metavar="HxW", callback=_parse_hw, help="Photo in px; default: the model's square.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1, for every row.")
+@click.option("--threads", type=_COUNT, help="For every row on the CPU; by default the physical cores.")
+@click.option("--runs", metavar="N", type=_COUNT, default=20, show_default=True, help="Timed runs of a row.")
+@click.option("--warm-up", metavar="N", type=_COUNT, default=3, show_default=True, help="Runs before those.")
+@click.option("--checkpoint", type=_PATH, help="Also diffusers' own modules in torch, with these weights.")
+@click.option("--prompt-embedding", type=_PATH, help="For a checkpoint that holds none.")
+@click.option("--peers", is_flag=True, help="Also the methods that others ship, with random weights.")
+@click.option("--growth", is_flag=True, help="Also time and memory from 256² to 1024² px.")
+@click.option("--quick", is_flag=True, help="Peers of a toy width: tries the machinery, no figure to quote.")
+@click.option("--budget", metavar="S", default=120.0, show_default=True,
+              help="Seconds for the runs of a row. A slow row gets fewer, 3 at least; a peer of many steps "
+                   "whose one depth map takes longer is modelled from its steps.")
+@click.option("--limit", metavar="S", default=3600.0, show_default=True, help="For one row.")
+@click.option("--records", type=click.Path(path_type=Path, dir_okay=False),
+              help="JSON lines of finished rows: kept there, and not measured again.")
+@click.option("--save", "keep", is_flag=True, help="Keep report, JSON and picture in benchmarks/results/.")
 def main(
-    directory: Path | None,
-    backend: str,
-    device: str | None,
+    directories: tuple[Path, ...],
     size: tuple[int, int] | None,
+    device: str,
+    threads: int | None,
     runs: int,
     warm_up: int,
+    checkpoint: Path | None,
+    prompt_embedding: Path | None,
+    peers: bool,
+    growth: bool,
+    quick: bool,
+    budget: float,
+    limit: float,
+    records: Path | None,
     keep: bool,
 ) -> None:
-    """Measure how long a depth map takes here, and what importing the runtime costs.
+    """Measure ours beside the paper's own way and beside peers: one table, one run, one device.
 
-    DIR is an engine directory; by default the bundled model. The last line is JSON.
+    DIR are engine directories; by default the bundled model. Every backend and precision in them is a row.
+    The last line is JSON.
 
     \b
     Examples:
       python -m benchmarks.latency
-      python -m benchmarks.latency engines/fiffdepth --size 512x512 --save
+      python -m benchmarks.latency engines/fiffdepth --size 128x128 --save
+
+    The whole proof adds --checkpoint CKPT --peers --growth --records FILE. A killed run goes on with the same
+    command.
     """
-    report = measure(directory, backend=backend, device=device, photo_hw=size, runs=runs, warm_up=warm_up)
-    report = dataclasses.replace(report, import_ms=import_ms())
-    click.echo(report.to_markdown())
+    plan = Plan(
+        directories=directories or (engine_dir.BUNDLED,),
+        size_hw=size,
+        device=device,
+        threads=threads or default_threads(),
+        runs=runs,
+        warm_up=warm_up,
+        checkpoint=checkpoint,
+        prompt_embedding=prompt_embedding,
+        peers=PEER_NAMES if peers else (),
+        width=QUICK_WIDTH if quick else 1.0,
+        growth=GROWTH if growth else (),
+        budget_s=budget,
+        limit_s=limit,
+    )
+    table = run(plan, Records(records), _command())
+    click.echo(table.to_markdown())
     if keep:
-        click.echo(f"\nKept in {save(report, RESULTS)}")
-    click.echo(report.to_json())
+        click.echo(f"\nKept in {save(table, RESULTS, open_engine_dir(plan.directories[0]).manifest.name)}")
+    click.echo(table.to_json())
+
+
+def _command() -> str:
+    """What was typed, without folders."""
+    words = [word.replace("\\", "/").rstrip("/").rpartition("/")[2] for word in sys.argv[1:]]
+    return " ".join(("python -m benchmarks.latency", *words))
 
 
 if __name__ == "__main__":

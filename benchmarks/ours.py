@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import flops, machine
-from benchmarks.rows import Row, Spec, median_ms, noise_photo, timed
+from benchmarks.rows import Row, Spec, median_ms, noise_photo, repeated, seconds, timed
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends.select import ENGINES
 from fiffdepth_rt.engine_dir import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
 from fiffdepth_rt.image import as_rgb, fit, to_grid
 from fiffdepth_rt.parity import is_photo, read_golden
 
-STREAM_FRAMES = 4  # at least, beyond the two that fill the stream
+STREAM_FRAMES = 5  # at least; the first two fill the stream
+FULL_HD_HW = (1080, 1920)
 _COMPUTES_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
@@ -55,26 +56,23 @@ def measure(spec: Spec) -> Row:
     with depth:
         photo = as_rgb(noise_photo(spec.size_hw))
         inside = _clock_engine(depth.backend)
-        first_s = _seconds(lambda: depth.infer(photo))
-        for _ in range(spec.warm_up):
-            depth.infer(photo)
-        inside.clear()
-        wall = [_seconds(lambda: depth.infer(photo)) for _ in range(spec.runs)]
-        overhead = [all_s - engine_s for all_s, engine_s in zip(wall, inside, strict=True)]
-        fps = _stream_fps(depth, photo, spec.runs)
+        first_s = seconds(lambda: depth.infer(photo))
+        wall, overhead = _frames(spec, depth, photo, inside)
+        fps = _stream_fps(spec, depth, photo)
         grid_hw = depth.backend.grid_for(spec.size_hw, depth.size)
-        stages = _stages_ms(depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None], spec.runs)
+        stages = _stages_ms(spec, depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None])
         peak = machine.peak_host_mib()
-        computes_in = _computes_in(depth)
+        _, overhead_1080p = _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)), inside)
         engine_dir = open_engine_dir(options["directory"])
         return Row(
             name=spec.name,
             kind=spec.kind,
             size_hw=spec.size_hw,
-            computes_in=computes_in,
+            computes_in=_computes_in(depth),
             **timed(wall),
             stages_ms=stages,
             host_overhead_ms=median_ms(overhead),
+            host_overhead_1080p_ms=median_ms(overhead_1080p),
             fps=fps,
             gflop=flops.engine_dir_gflop(engine_dir, options["precision"], grid_hw),
             deviation=_deviation(depth, engine_dir),
@@ -85,15 +83,17 @@ def measure(spec: Spec) -> Row:
         )
 
 
-def _seconds(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _frames(spec: Spec, depth: Depth, photo: Any, inside: list[float]) -> tuple[list[float], list[float]]:
+    """Seconds of each run, and what of them was outside the engine. inside: see _clock_engine."""
+    repeated(lambda: depth.infer(photo), spec.warm_up, budget_s=spec.budget_s, at_least=0)
+    inside.clear()
+    wall = repeated(lambda: seconds(lambda: depth.infer(photo)), spec.runs, budget_s=spec.budget_s)
+    return wall, [all_s - engine_s for all_s, engine_s in zip(wall, inside, strict=True)]
 
 
 def _clock_engine(backend: Any) -> list[float]:
     """Make `backend.run` note how long each of its calls takes, in the list returned."""
-    seconds: list[float] = []
+    taken: list[float] = []
     run = backend.run
 
     def clocked(image_BHW3: Any) -> Any:
@@ -101,30 +101,38 @@ def _clock_engine(backend: Any) -> list[float]:
         try:
             return run(image_BHW3)
         finally:
-            seconds.append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - start)
 
     backend.run = clocked
-    return seconds
+    return taken
 
 
-def _stream_fps(depth: Depth, photo: Any, runs: int) -> float:
+def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:
     """Frames per second with 2 in flight, from the second result to the last."""
-    count = max(runs, STREAM_FRAMES)
+    end = time.monotonic() + spec.budget_s
+
+    def frames() -> Iterator[Any]:
+        for i in range(spec.runs + STREAM_FRAMES):
+            if i < STREAM_FRAMES or time.monotonic() < end:
+                yield photo
+
     moments = []
-    with depth.stream((photo for _ in range(count + 2)), inflight=2) as stream:
+    with depth.stream(frames(), inflight=2) as stream:
         for _ in stream:
             moments.append(time.perf_counter())
     return (len(moments) - 2) / (moments[-1] - moments[1])
 
 
-def _stages_ms(depth: Depth, image: Any, runs: int) -> dict[str, float]:
+def _stages_ms(spec: Spec, depth: Depth, image: Any) -> dict[str, float]:
     """image -> the median of each stage alone, on host arrays; what one gives, the next one takes."""
     stages, value = {}, image
     for stage in STAGES:
+
+        def once(stage: str = stage, value: Any = value) -> float:
+            return seconds(lambda: depth.backend.run_stage(stage, value))
+
         result = depth.backend.run_stage(stage, value)
-        stages[stage] = median_ms(
-            [_seconds(lambda s=stage, v=value: depth.backend.run_stage(s, v)) for _ in range(runs)]
-        )
+        stages[stage] = median_ms(repeated(once, spec.runs, budget_s=spec.budget_s / len(STAGES)))
         value = result
     return stages
 

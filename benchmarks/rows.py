@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from fiffdepth_rt.bench import Timing
 
 ROOT = Path(__file__).parents[1]
 POLL_S = 0.2
+MIN_RUNS = 3
+T = TypeVar("T")
 
 Kind = Literal["ceiling", "ours", "torch", "peer"]
 
@@ -34,7 +36,7 @@ Kind = Literal["ceiling", "ours", "torch", "peer"]
 class Spec:
     """What one row measures; everything that its figures depend on, except the machine.
 
-    group: rows of one comparison ("512x512"), or of the growth table. size_hw: of the photo, in px.
+    size_hw: of the photo, in px. budget_s: for the timed runs; see `repeated`.
     options: what the kind of row takes: ours.measure, torch_rows.measure, peers.measure.
     """
 
@@ -45,6 +47,7 @@ class Spec:
     threads: int
     runs: int
     warm_up: int
+    budget_s: float
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -62,6 +65,7 @@ class Row:
     jitter_ms: standard deviation of those times. runs: how many there were.
     stages_ms: medians by stage, taken inside the runs or beside them; what they leave is host work.
     host_overhead_ms: median over the runs of wall time minus time inside the engine, run by run.
+    host_overhead_1080p_ms: the same for a photo of 1080×1920 px at the same processing size.
     fps: frames per second of a stream with 2 frames in flight.
     gflop: arithmetic of one depth map (2 per multiply-add). computes_in: the precision of its products.
     deviation: mean error before the clip against the fp32 reference, relative to its standard deviation.
@@ -78,6 +82,7 @@ class Row:
     jitter_ms: float | None = None
     stages_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     host_overhead_ms: float | None = None
+    host_overhead_1080p_ms: float | None = None
     fps: float | None = None
     gflop: float | None = None
     deviation: float | None = None
@@ -113,6 +118,21 @@ def timed(calls: Sequence[float]) -> dict[str, Any]:
 
 def median_ms(calls: Sequence[float]) -> float:
     return float(np.median(np.array(calls) * 1e3))
+
+
+def repeated(call: Callable[[], T], times: int, *, budget_s: float, at_least: int = MIN_RUNS) -> list[T]:
+    """What `call` gives, `times` times, or fewer (but `at_least` so many) once the budget is spent."""
+    results: list[T] = []
+    end = time.monotonic() + budget_s
+    while len(results) < times and (len(results) < at_least or time.monotonic() < end):
+        results.append(call())
+    return results
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def noise_photo(size_hw: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:

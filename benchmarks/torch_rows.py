@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import flops, machine
 from benchmarks.ours import relative_deviation
-from benchmarks.rows import Row, Spec, median_ms, noise_photo, timed
+from benchmarks.rows import Row, Spec, median_ms, noise_photo, repeated, seconds, timed
 from export.checkpoint import Given, Model, read_checkpoint
 from fiffdepth_rt.engine_dir import open_engine_dir
 from fiffdepth_rt.parity import is_photo, read_golden
@@ -70,7 +70,7 @@ def measure(spec: Spec) -> Row:
         )
         load_s = time.perf_counter() - opening
         journey, dtype_name = Journey(parts=parts), options["dtype"]
-        row = measure_journey(spec, journey, computes_in=dtype_name, load_s=load_s, budget_s=math.inf)
+        row = measure_journey(spec, journey, computes_in=dtype_name, load_s=load_s)
         return dataclasses.replace(row, deviation=_deviation(options["directory"], model, parts))
 
 
@@ -115,17 +115,23 @@ def diffusers_parts(
 
 
 def measure_journey(
-    spec: Spec, journey: Journey, *, computes_in: str, load_s: float, budget_s: float, note: str = ""
+    spec: Spec,
+    journey: Journey,
+    *,
+    computes_in: str,
+    load_s: float,
+    modelled_beyond_s: float = math.inf,
+    note: str = "",
 ) -> Row:
-    """Journey -> Row. budget_s: a depth map that would take longer is modelled from its repeated parts."""
+    """Journey -> Row. Repeated parts that would take longer than modelled_beyond_s are modelled."""
     photo = noise_photo(spec.size_hw)
     stopwatch = Stopwatch(spec.device)
     start = time.perf_counter()
     once = _run(journey.parts, photo, stopwatch, every_time=False)
     first_s = time.perf_counter() - start
-    repeated = any(part.times > 1 for part in journey.parts)
+    several = any(part.times > 1 for part in journey.parts)
     whole_s = sum(part.times * once[part.name] for part in journey.parts)
-    if repeated and whole_s > budget_s:
+    if several and whole_s > modelled_beyond_s:
         figures = _modelled(spec, journey.parts, photo, stopwatch)
     elif journey.whole is not None:
         figures = _timed_whole(spec, journey.whole, photo)
@@ -140,7 +146,7 @@ def measure_journey(
         **figures,
         gflop=_gflop(journey.parts, photo),
         load_ms=load_s * 1e3,
-        first_frame_ms=None if repeated else first_s * 1e3,
+        first_frame_ms=None if several else first_s * 1e3,
         peak_host_mib=peak,
         note=note,
     )
@@ -148,7 +154,9 @@ def measure_journey(
 
 def _modelled(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch) -> dict[str, Any]:
     """The Row's fields about time where each part is run once and counted many times."""
-    rounds = [_run(parts, photo, stopwatch, every_time=False) for _ in range(spec.runs)]
+    rounds = repeated(
+        lambda: _run(parts, photo, stopwatch, every_time=False), spec.runs, budget_s=spec.budget_s
+    )
     each_ms = {part.name: median_ms([one[part.name] for one in rounds]) for part in parts}
     engines = [part for part in parts if part.engine]
     return {
@@ -159,22 +167,22 @@ def _modelled(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatc
 
 
 def _timed_whole(spec: Spec, whole: Callable[[Any], Any], photo: Any) -> dict[str, Any]:
-    wall = []
-    for _ in range(spec.warm_up + spec.runs):
-        start = time.perf_counter()
+    def once() -> None:
         whole(photo)
         machine.synchronise(spec.device)
-        wall.append(time.perf_counter() - start)
-    return timed(wall[spec.warm_up :])
+
+    repeated(once, spec.warm_up, budget_s=spec.budget_s, at_least=0)
+    return timed(repeated(lambda: seconds(once), spec.runs, budget_s=spec.budget_s))
 
 
 def _timed_parts(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch) -> dict[str, Any]:
-    wall, inside = [], []
-    for _ in range(spec.warm_up + spec.runs):
+    def once() -> tuple[float, dict[str, float]]:
         start = time.perf_counter()
-        inside.append(_run(parts, photo, stopwatch))
-        wall.append(time.perf_counter() - start)
-    wall, inside = wall[spec.warm_up :], inside[spec.warm_up :]
+        inside = _run(parts, photo, stopwatch)
+        return time.perf_counter() - start, inside
+
+    repeated(once, spec.warm_up, budget_s=spec.budget_s, at_least=0)
+    wall, inside = zip(*repeated(once, spec.runs, budget_s=spec.budget_s), strict=True)
     engines = [part.name for part in parts if part.engine]
     outside = [all_s - sum(one[name] for name in engines) for all_s, one in zip(wall, inside, strict=True)]
     return {
@@ -207,14 +215,14 @@ def _run(
     parts: Sequence[Part], photo: Any, stopwatch: Stopwatch, *, every_time: bool = True
 ) -> dict[str, float]:
     """One depth map -> seconds by part: over all its times, or of one time alone."""
-    seconds, value = {}, photo
+    taken, value = {}, photo
     for part in parts:
-        taken = 0.0
+        result, part_s = None, 0.0
         for _ in range(part.times if every_time else 1):
             result, one_s = stopwatch(lambda p=part, v=value: p.run(v))
-            taken += one_s
-        seconds[part.name], value = taken, result
-    return seconds
+            part_s += one_s
+        taken[part.name], value = part_s, result
+    return taken
 
 
 def _gflop(parts: Sequence[Part], photo: Any) -> float:
