@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from raw_data import encoded, write_tar
 
-from training.data.images import PhotoFolder, PhotoShards
+from training.data.images import Labelled, PhotoFolder, PhotoShards, open_photos
 from training.data.samples import DataError, SampleError
 
 SQUARE = np.full((160, 160, 3), (200, 30, 60), np.uint8)
@@ -24,7 +24,7 @@ def put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def names_of(dataset: PhotoFolder | PhotoShards) -> list[str]:
+def names_of(dataset: PhotoFolder | PhotoShards | Labelled) -> list[str]:
     return [dataset[index].name for index in range(len(dataset))]
 
 
@@ -134,6 +134,32 @@ def test_shards_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
     laion(tmp_path / "p1/0.tar", range(1))
     laion(tmp_path / "p2/0.tar", range(1))
     assert names_of(PhotoShards(f"{tmp_path}/*/0.tar")) == ["p1/0.tar/000000000", "p2/0.tar/000000000"]
+
+
+def test_names_are_known_before_a_photo_is_read(tmp_path: Path) -> None:
+    laion(tmp_path / "p1/0.tar", range(2))
+    laion(tmp_path / "p2/0.tar", range(3))
+    put(tmp_path / "photos/a/b.png", encoded(SQUARE))
+    for photos in (PhotoShards(f"{tmp_path}/p*/0.tar"), PhotoFolder(tmp_path / "photos")):
+        assert list(photos.names) == names_of(photos)
+
+
+def test_a_place_is_opened_as_what_lies_there(tmp_path: Path) -> None:
+    put(tmp_path / "photos/a.png", encoded(SQUARE))
+    laion(tmp_path / "laion/0.tar", range(2))
+    assert names_of(open_photos(tmp_path / "photos")) == ["a.png"]
+    expected = ["0.tar/000000000", "0.tar/000000001"]
+    for place in ("laion", "laion/0.tar", "laion/*.tar", "laion/{0..0}.tar"):
+        assert names_of(open_photos(f"{tmp_path}/{place}", index=tmp_path / "index")) == expected
+
+
+def test_only_labelled_photos_are_left_where_labelling_is_unfinished(tmp_path: Path) -> None:
+    for name in "abcd":
+        put(tmp_path / f"{name}.png", encoded(SQUARE))
+    labelled = Labelled(PhotoFolder(tmp_path), ["d.png", "b.png", "gone.png"])
+    assert names_of(labelled) == ["b.png", "d.png"]
+    with pytest.raises(DataError, match=r"None of the 4 photos.*'a\.png'"):
+        Labelled(PhotoFolder(tmp_path), ["0.tar/a"])
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_real_photos_are_cut_out_within_the_photo_and_labelled_for_what_is_left(
         assert real.pictures.shape[2:] in {(32, 32), (32, 64)}
         for row in range(4):
             seen = real.pictures[row][real.valid[row]]
-            assert (float(seen.min()), float(seen.max())) == pytest.approx((-1, 1), abs=0.02)
+            assert seen.max() - seen.min() > 1.85  # normalised anew: the whole label's range is wider
             assert real.valid[row].float().mean() > 0.9
 
 

@@ -143,7 +143,7 @@ def _open(kind: str, place: str, split: Any, space: Any) -> list[Any]:
         return [VirtualKitti(place, space=space, split=split)]
     if kind == "procedural":
         return list(procedural.by_shape(place, space=space))
-    return [images.PhotoFolder(place) if kind == "images" else images.PhotoShards(place)]
+    return [images.open_photos(place)]
 
 
 class _Refused(click.ClickException):

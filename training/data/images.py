@@ -14,7 +14,7 @@ import glob
 import logging
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,11 @@ class PhotoFolder:
         self._paths = _Names(sorted(_walk(self._root)))
         if not len(self._paths):
             raise DataError(f"{root} holds no photos ({', '.join(PHOTO_SUFFIXES)}): name another folder.")
+
+    @property
+    def names(self) -> Sequence[str]:
+        """names[i] is the name of self[i], without reading it."""
+        return self._paths
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -101,17 +106,26 @@ class PhotoShards:
         if not self._ends[-1]:
             raise DataError(f"{shards} hold no photos ({', '.join(PHOTO_SUFFIXES)}): name other shards.")
 
+    @property
+    def names(self) -> Sequence[str]:
+        """names[i] is the name of self[i], without reading it."""
+        return _Called(self)
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> Photo:
+    def _locate(self, index: int) -> tuple[int, int, str]:
+        """index -> shard, row in its table, name."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        table = self._tables[shard]
-        row = index - int(self._ends[shard]) + len(table.keys)
-        path = self._shards[shard]
-        name = f"{self._names[shard]}/{table.keys[row]}"
+        keys = self._tables[shard].keys
+        row = index - int(self._ends[shard]) + len(keys)
+        return shard, row, f"{self._names[shard]}/{keys[row]}"
+
+    def __getitem__(self, index: int) -> Photo:
+        shard, row, name = self._locate(index)
+        table, path = self._tables[shard], self._shards[shard]
         offset, size = (int(value) for value in table.places[row])
         try:
             with path.open("rb") as file:
@@ -122,6 +136,64 @@ class PhotoShards:
         if len(data) < size:
             raise SampleError(name, f"{path} is cut off")
         return _photo(reading.photo_bytes(data, name=name), name, self._min_side)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Called(Sequence[str]):
+    """The names of a PhotoShards, put together when asked for."""
+
+    shards: PhotoShards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: int) -> str:
+        return self.shards._locate(index)[2]
+
+
+def open_photos(
+    place: str | Path,
+    *,
+    name: str = "photos",
+    licence: str = LICENCE,
+    min_side: int = MIN_SIDE,
+    index: str | Path | None = None,
+) -> PhotoFolder | PhotoShards:
+    """A folder of photos; or shards: a folder with *.tar in it, one tar, or a pattern.
+
+    Labelling and training both open photos here, so that both call them by the same names.
+    Raises DataError as PhotoFolder and PhotoShards do.
+    """
+    path = Path(place)
+    if path.is_dir() and not any(path.glob("*.tar")):
+        return PhotoFolder(path, name=name, licence=licence, min_side=min_side)
+    shards = path / "*.tar" if path.is_dir() else place
+    return PhotoShards(shards, name=name, licence=licence, min_side=min_side, index=index)
+
+
+class Labelled:
+    """The photos of a dataset that have a label, in the dataset's order.
+
+    labels: the names that do, such as a LabelStore. Raises DataError if none of the photos is among them.
+    """
+
+    def __init__(self, photos: PhotoFolder | PhotoShards, labels: Iterable[str]) -> None:
+        self.name = photos.name
+        self.licence = photos.licence
+        self._photos = photos
+        known = set(labels)
+        self._indices = np.array([i for i, name in enumerate(photos.names) if name in known], np.int64)
+        if not len(self._indices):
+            raise DataError(
+                f"None of the {len(photos)} photos has a label (the first is {photos.names[0]!r}): label them "
+                "with `python -m training.pseudo_labels`, from the same folder or pattern."
+            )
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Photo:
+        return self._photos[int(self._indices[index])]
 
 
 def _photo(pixels: NDArray[np.uint8], name: str, min_side: int) -> Photo:
