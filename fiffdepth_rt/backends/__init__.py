@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fiffdepth_rt.errors import BackendUnavailableError
+
 Array = npt.NDArray[Any]
 
 
@@ -76,7 +78,7 @@ class Usability:
     """Whether an engine works on this machine.
 
     why: one sentence, also where it is usable. mend: the command that helps, or "" if none is needed.
-    versions: of everything looked at, by distribution name.
+    versions: of everything looked at, by distribution name. error: what asking for it by name raises.
     """
 
     name: str
@@ -84,3 +86,4 @@ class Usability:
     why: str
     mend: str
     versions: Mapping[str, str]
+    error: type[BackendUnavailableError] = BackendUnavailableError

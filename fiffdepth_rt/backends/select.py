@@ -86,7 +86,7 @@ def open_backend(
     if not candidates:
         names = ", ".join(engine.name for engine in ENGINES)
         raise BackendUnavailableError(f"backend={backend!r} is not known: say 'auto' or one of {names}.")
-    reasons = []
+    reasons, error_kind = [], BackendUnavailableError
     for engine in candidates:
         usability = engine.usable()
         ready = engine.ready(engine_dir, device) if engine.ready and usability.usable else None
@@ -95,7 +95,8 @@ def open_backend(
             reasons.append(f"{engine.name} has no plans for this machine. Run: fiffdepth build {path}")
             continue
         try:
-            among = None if precision else ready
+            planned = {plan.precision for plan in engine_dir.manifest.plans}
+            among = None if precision or ready is None else ready or planned
             chosen = choose_precision(engine_dir.manifest, engine, precision, among or None)
         except BackendUnavailableError as error:
             reasons.append(str(error))
@@ -105,7 +106,8 @@ def open_backend(
                 engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph
             )
         reasons.append(f"{usability.why}. Run: {usability.mend}")
-    raise BackendUnavailableError(" ".join(reasons))
+        error_kind = usability.error
+    raise (error_kind if len(candidates) == 1 else BackendUnavailableError)(" ".join(reasons))
 
 
 def choose_precision(

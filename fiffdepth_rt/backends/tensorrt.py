@@ -61,7 +61,9 @@ def usable() -> Usability:
     try:
         version, gpu = _find(0, versions)
     except _UnusableError as error:
-        return Usability(name=NAME, usable=False, why=error.why, mend=error.mend, versions=versions)
+        return Usability(
+            name=NAME, usable=False, why=error.why, mend=error.mend, versions=versions, error=error.kind
+        )
     why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
     return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
 
@@ -75,8 +77,7 @@ def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
     try:
         version, gpu = _find(index, {})
     except _UnusableError as error:
-        kind = DriverError if isinstance(error.__cause__, DriverError) else BackendUnavailableError
-        raise kind(f"TensorRT cannot be used: {error.why}. Run: {error.mend}") from error
+        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.mend}") from error
     target = Target(
         gpu_name=gpu.name,
         compute_capability=gpu.compute_capability,
@@ -86,10 +87,13 @@ def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
 
 
 class _UnusableError(Exception):
-    """Why TensorRT cannot be used here, and the command that mends it."""
+    """Why TensorRT cannot be used here, the command that mends it, and which error that is."""
 
-    def __init__(self, why: str, mend: str) -> None:
+    def __init__(
+        self, why: str, mend: str, kind: type[BackendUnavailableError] = BackendUnavailableError
+    ) -> None:
         super().__init__(why)
+        self.kind = kind
         self.why = why.rstrip(".")
         self.mend = mend
 
@@ -116,6 +120,9 @@ def _find(index: int, versions: dict[str, str]) -> tuple[str, cuda.Gpu]:
     try:
         gpu = cuda.gpu(index)
         check_tensorrt_driver(version, gpu.driver_cuda)
+    except DriverError as error:
+        why = f"TensorRT {version} is here, but {error}"
+        raise _UnusableError(why, "nvidia-smi", DriverError) from error
     except Exception as error:  # BackendUnavailableError for what can be foreseen
         raise _UnusableError(f"TensorRT {version} is here, but {error}", "nvidia-smi") from error
     return version, gpu
