@@ -35,8 +35,8 @@ check: $(VENV)/ready  ## lint and types
 bench: $(VENV)/ready  ## latency of the bundled model on this machine
 	$(VENV)/bin/python -m benchmarks.latency
 
-nano: $(VENV)/ready  ## train and export the bundled model again (about two hours on 2 cores; resumes)
-	$(VENV)/bin/python -m training.nano all --run runs/nano
+nano: $(VENV)/ready  ## train and export the bundled model again, with photos: make nano PHOTOS=DIR (resumes)
+	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS))
 	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano \
 	  --precision fp32 --licence-file LICENSE --overwrite
 

@@ -10,11 +10,15 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fiffdepth_rt.errors import OutputError
 from training import checkpoint, loop, nano, objective
 from training.data import procedural
+from training.data.images import PhotoFolder
+from training.data.labels import LabelStore
+from training.tensors import autocast, depth_tensor
 
 
 def test_mae_is_the_mean_absolute_difference() -> None:
@@ -142,21 +146,32 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage of the bundled model's training, as small as it gets."""
     run = tmp_path_factory.mktemp("run")
     plan = dataclasses.replace(nano.TINY, scenes=4, held_out=4, per_shard=4)
-    procedural.render_all(
-        run / "held_out", count=4, workers=1, per_shard=4, seed_base=procedural.HELD_OUT_SEED
-    )
-    procedural.render_all(run / "scenes", count=4, workers=1, per_shard=4)
-    vae = nano.train_vae(run, plan)
-    unet = nano.train_unet(run, plan, vae)
-    nano.write_checkpoint(run, plan, nano.train_joint(run, plan, vae, unet))
+    photos = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        texture = np.random.default_rng(i).integers(0, 256, (150, 200 + 8 * i, 3), np.uint8)
+        Image.fromarray(texture).save(photos / f"{i}.jpg")
+    nano.train(run, plan, photos=PhotoFolder(photos, licence="noise, free of rights"))
     return run
+
+
+def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -> None:
+    labels = LabelStore(tiny_run / "labels")
+    assert sorted(labels) == ["0.jpg", "1.jpg", "2.jpg"]
+    picture, valid = labels.picture("2.jpg")
+    assert picture.shape == (150, 216) and valid.all()
+    assert picture.min() == -1 and picture.max() == 1
+    sources = checkpoint.load(tiny_run / "nano.safetensors").info.data_sources
+    assert sources[1:] == (
+        "3 photos without depth: noise, free of rights",
+        f"their labels by {labels.header.teacher}: Apache-2.0",
+    )
 
 
 def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(tiny_run: Path) -> None:
     read = checkpoint.load(tiny_run / "nano.safetensors")
     assert (read.info.recipe, read.info.output_space) == ("fiffdepth", "depth")
     trained = nano.Journey(nano.load_vae(tiny_run), nano.nano_unet())
-    trained.load_state_dict(load_file(tiny_run / "joint" / loop.WEIGHTS))
+    trained.load_state_dict(load_file(tiny_run / "method" / loop.WEIGHTS))
     photos = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         shipped = nano.Journey(read.vae, read.unet).eval()(photos)
@@ -175,8 +190,8 @@ def test_latents_are_the_vae_s_and_mirrored_ones_follow(tiny_run: Path) -> None:
     vae = nano.load_vae(tiny_run)
     (latents,) = nano.cache_latents(tiny_run, "scenes", vae)
     shard = procedural.open_shard(procedural.shard_paths(tiny_run / "scenes")[0])
-    with torch.no_grad(), nano.autocast():
-        expected = vae.encode(nano.depth_tensor(shard.depth).flip(-1)).latent_dist.mode()
+    with torch.no_grad(), autocast():
+        expected = vae.encode(depth_tensor(shard.depth).flip(-1)).latent_dist.mode()
     expected = (expected * vae.config.scaling_factor).half().numpy()
     assert latents.depth.shape == (8, 4, 24, 32)
     np.testing.assert_allclose(latents.depth[4:], expected, atol=5e-2)

@@ -6,9 +6,17 @@ cannot lean on what renderers do alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from training.data import procedural
+from training.data.images import PhotoFolder
+from training.data.labels import LabelStore
+from training.tensors import photo_tensor
 
 SKY = np.float32(1.0)
 """Depth pictures hold the sky at exactly +1; it takes no part in the normalisation."""
@@ -73,3 +81,59 @@ def expose(photo: NDArray[np.uint8], rng: np.random.Generator, *, strength: floa
         _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
         out = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
     return out
+
+
+def jitter(photos: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Per-photo gamma and a colour cast, the mild form of `expose`. N×3×H×W in [-1, 1] -> the same."""
+    n = len(photos)
+    gamma = torch.from_numpy(np.exp(rng.normal(0, 0.25, (n, 1, 1, 1)))).float()
+    gain = torch.from_numpy(np.exp(rng.normal(0, 0.08, (n, 3, 1, 1)))).float()
+    return (((photos + 1) / 2).clamp(0, 1) ** gamma * gain).clamp(0, 1) * 2 - 1
+
+
+def scene_batch(
+    shards: Sequence[procedural.Shard],
+    step: int,
+    count: int,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+    strength: float,
+    smallest: float = 0.6,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch `step` of a run: photos N×3×h×w and depth pictures N×1×h×w in [-1, 1], all of one of `shapes`."""
+    rng = np.random.default_rng([seed, step])
+    shape = shapes[rng.integers(len(shapes))]
+    photos = np.empty((count, *shape, 3), np.uint8)
+    pictures = np.empty((count, 1, *shape), np.float32)
+    for i in range(count):
+        shard = shards[rng.integers(len(shards))]
+        k = rng.integers(len(shard.photos))
+        photo, picture = frame(
+            shard.photos[k], procedural.to_picture(shard.depth[k]), shape, rng, smallest=smallest
+        )
+        photos[i], pictures[i, 0] = expose(photo, rng, strength=strength), picture
+    return photo_tensor(photos), torch.from_numpy(pictures)
+
+
+def labelled_batch(
+    photos: PhotoFolder,
+    labels: LabelStore,
+    usable: Sequence[int],
+    step: int,
+    count: int,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of photos and their teacher's labels. usable: the photos that have one."""
+    rng = np.random.default_rng([seed, step])
+    shape = shapes[rng.integers(len(shapes))]
+    pixels = np.empty((count, *shape, 3), np.uint8)
+    pictures = np.empty((count, 1, *shape), np.float32)
+    for i in range(count):
+        sample = photos[usable[rng.integers(len(usable))]]
+        picture, _ = labels.picture(sample.name)
+        photo, pictures[i, 0] = frame(sample.photo, picture, shape, rng)
+        pixels[i] = expose(photo, rng, strength=0.3)
+    return photo_tensor(pixels), torch.from_numpy(pictures)

@@ -1,7 +1,7 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano          # about two hours on two cores
-    python -m training.nano all --run runs/try --tiny    # the same journey in a minute, good for nothing
+    python -m training.nano all --run runs/nano --photos DIR   # about four hours on two cores
+    python -m training.nano all --run runs/try --tiny          # the same journey in a minute, of no use
 
 Stages, each a folder in the run that is finished when its result is there:
 
@@ -9,10 +9,12 @@ Stages, each a folder in the run that is finished when its result is there:
     vae                photos and depth pictures -> latent -> the same        AutoencoderKL
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
-    joint              photo -> depth picture, all three networks together, the same losses on the picture
+    joint, wide        photo -> depth picture, all three networks together      training/journey.py
+    labels             photos -> what a teacher sees in them                    training/ensemble_teacher.py
+    method             eq. 1 to 7: half scenes, half labelled photos            training/journey.py
     nano.safetensors   the checkpoint that export takes
 
-This is plain supervised training on synthetic scenes (the paper's t = 0 half).
+Without photos there is no teacher, and the last stage is the synthetic half of the method.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,16 +31,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import UperNetForSemanticSegmentation
 
 from fiffdepth_rt.atomic import replacing
-from training import checkpoint, loop, objective, robust_teacher
+from training import augment, checkpoint, ensemble_teacher, labelling, loop, objective
 from training.data import procedural
+from training.data.images import PhotoFolder
+from training.data.labels import LabelStore
+from training.journey import GRADIENT_WEIGHT, Journey, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
 
 KL_WEIGHT = 1e-6
-WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,10 @@ class Plan:
     joint_batch: int = 8
     joint: loop.Schedule = loop.Schedule(steps=1_300, lr=6e-4, warmup=50, save_every=100)
     wide_batch: int = 16
-    wide: loop.Schedule = loop.Schedule(steps=1_500, lr=5e-4, warmup=50, save_every=50, average=0.995)
-    teacher_batch: int = 32
-    teacher: loop.Schedule = loop.Schedule(steps=2_400, lr=1e-3, save_every=100, average=0.995)
+    wide: loop.Schedule = loop.Schedule(steps=1_000, lr=5e-4, warmup=50, save_every=50, average=0.995)
+    method_half: int = 4
+    method: loop.Schedule = loop.Schedule(steps=800, lr=4e-4, warmup=50, save_every=50, average=0.995)
+    objective: objective.Method = objective.Method(lambda_gm=GRADIENT_WEIGHT)
 
 
 TINY = Plan(
@@ -81,26 +84,21 @@ TINY = Plan(
     joint_batch=1,
     wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     wide_batch=1,
-    teacher=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    teacher_batch=2,
+    method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    method_half=1,
 )
-
-
-def jitter(photos: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Per-photo gain and gamma, and a colour cast. [-1, 1] -> [-1, 1]."""
-    n = len(photos)
-    gamma = torch.from_numpy(np.exp(rng.normal(0, 0.25, (n, 1, 1, 1)))).float()
-    gain = torch.from_numpy(np.exp(rng.normal(0, 0.08, (n, 3, 1, 1)))).float()
-    return (((photos + 1) / 2).clamp(0, 1) ** gamma * gain).clamp(0, 1) * 2 - 1
 
 
 # ---- stages ----
 
 
-def train_teacher(run: Path, plan: Plan) -> UperNetForSemanticSegmentation:
-    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
-    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
-    return robust_teacher.train(shards, held_out, plan.teacher, run / "teacher", batch=plan.teacher_batch)
+def label_photos(run: Path, photos: PhotoFolder, journey: Journey) -> LabelStore:
+    """The real half: photos -> what the teacher sees in them, in run/labels."""
+    teacher = ensemble_teacher.EnsembleTeacher(journey)
+    header = labelling.header_for(teacher, space="depth", dtype="uint16")
+    store = LabelStore.create(run / "labels", header)
+    labelling.label_photos(photos, teacher, store)
+    return store
 
 
 def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
@@ -118,7 +116,7 @@ def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
         y, x = rng.integers(0, h - crop + 1), rng.integers(0, w - crop + 1)
         rows, columns = np.s_[y : y + crop], np.s_[x : x + crop]
         a, b = (np.sort(rng.integers(0, len(shard.photos), half)) for _ in range(2))
-        photos = jitter(photo_tensor(shard.photos[a, rows, columns]), rng)
+        photos = augment.jitter(photo_tensor(shard.photos[a, rows, columns]), rng)
         return torch.cat([photos, depth_tensor(shard.depth[b, rows, columns])])
 
     def loss_at(step: int) -> torch.Tensor:
@@ -187,7 +185,7 @@ def _encode_shard(shard: procedural.Shard, vae: AutoencoderKL, *, seed: int) -> 
             for i in range(0, len(shard.photos), 40):
                 p, d = photo_tensor(shard.photos[i : i + 40]), depth_tensor(shard.depth[i : i + 40])
                 if mirrored:
-                    p, d = jitter(p.flip(-1), rng), d.flip(-1)
+                    p, d = augment.jitter(p.flip(-1), rng), d.flip(-1)
                 photo.append(vae.encode(p).latent_dist.mode())
                 depth.append(vae.encode(d).latent_dist.mode())
     both = torch.stack([torch.cat(photo), torch.cat(depth)]) * vae.config.scaling_factor
@@ -231,84 +229,22 @@ def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionMode
     return unet
 
 
-class Journey(torch.nn.Module):
-    """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of 3 channels."""
-
-    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.vae, self.unet = vae, unet
-        self.register_buffer("prompt", nano_prompt())
-
-    def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        """N×3×H×W -> N×1×H×W, not clipped."""
-        scale = self.vae.config.scaling_factor
-        latent = self.vae.encode(photos).latent_dist.mode() * scale
-        depth_latent = self.unet(latent, 0, self.prompt.expand(len(photos), -1, -1)).sample
-        return self.vae.decode(depth_latent / scale).sample.float().mean(1, keepdim=True)
+Real = tuple[PhotoFolder, LabelStore]
 
 
-def train_joint(run: Path, plan: Plan, vae: AutoencoderKL, unet: UNet2DConditionModel) -> Journey:
-    """photo -> depth picture through all three networks: none keeps the others' mistakes."""
-    torch.manual_seed(3)
-    journey = Journey(vae, unet).requires_grad_(True)
-    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
-    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
-
-    def loss_at(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([19, step])
-        shard = shards[rng.integers(len(shards))]
-        picks = np.sort(rng.integers(0, len(shard.photos), plan.joint_batch))
-        photos, depth = (
-            jitter(photo_tensor(shard.photos[picks]), rng),
-            depth_tensor(shard.depth[picks])[:, :1],
-        )
-        if rng.random() < 0.5:
-            photos, depth = photos.flip(-1), depth.flip(-1)
-        with autocast():
-            predicted = journey(photos)
-        return objective.depth_loss(depth, predicted, gradient_weight=1.0)
-
-    loop.fit(journey, loss_at, plan.joint, run / "joint", validate=lambda m: held_out_error(m, held_out))
-    journey.load_state_dict(load_file(run / "joint" / loop.WEIGHTS))
-    return journey
-
-
-def train_wide(run: Path, plan: Plan, journey: Journey) -> Journey:
-    """The same through strong augmentation, at half the size: many more scenes for the time."""
-    torch.manual_seed(5)
-    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")]
-    held_out = [procedural.open_shard(p) for p in procedural.shard_paths(run / "held_out")]
-
-    def loss_at(step: int) -> torch.Tensor:
-        photos, pictures = robust_teacher.scene_batch(
-            shards, step, plan.wide_batch, WIDE_SHAPES, seed=31, strength=0.8
-        )
-        with autocast():
-            predicted = journey(photos)
-        return objective.depth_loss(pictures, predicted, gradient_weight=1.0)
-
-    loop.fit(journey, loss_at, plan.wide, run / "wide", validate=lambda m: held_out_error(m, held_out))
-    journey.load_state_dict(load_file(run / "wide" / loop.WEIGHTS))
-    return journey
-
-
-def held_out_error(journey: torch.nn.Module, held_out: Sequence[procedural.Shard]) -> dict[str, float]:
-    """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on."""
-    errors = []
-    with torch.no_grad(), autocast():
-        for s in held_out[:5]:
-            photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
-            errors.append(objective.mae(depth, journey(photos).clamp(-1, 1)).item())
-    return {"held_out_mae": float(np.mean(errors))}
-
-
-def write_checkpoint(run: Path, plan: Plan, journey: Journey) -> Path:
+def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None) -> Path:
     """The finished model -> run/nano.safetensors.
 
-    Weights are rounded to half precision, so that they ship at half the size with nothing lost.
+    real: the photos and labels it was trained with, for its card. Weights are rounded to half precision, so
+    that they ship at half the size with nothing lost.
     """
     journey.half().float()
     path = run / "nano.safetensors"
+    sources = ["procedural scenes rendered by training/scenes of this repository"]
+    if real is not None:
+        photos, labels = real
+        sources.append(f"{len(photos)} photos without depth: {photos.licence}")
+        sources.append(f"their labels by {labels.header.teacher}: {labels.header.licence}")
     checkpoint.save(
         path,
         checkpoint.Checkpoint(
@@ -322,12 +258,45 @@ def write_checkpoint(run: Path, plan: Plan, journey: Journey) -> Path:
                 size_default=256,
                 size_max=1024,
                 licence="Apache-2.0",
-                data_sources=("procedural scenes rendered by training/scenes of this repository",),
-                training=dataclasses.asdict(plan) | {"method": "supervised, t = 0 (eq. 1, 5, 6), then joint"},
+                data_sources=tuple(sources),
+                training=dataclasses.asdict(plan),
             ),
         ),
     )
     return path
+
+
+STAGES = ("scenes", "vae", "unet", "wide", "all")
+
+
+def train(
+    run: Path,
+    plan: Plan,
+    *,
+    photos: PhotoFolder | None = None,
+    labels: LabelStore | None = None,
+    until: str = "all",
+) -> Path | None:
+    """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint."""
+    render = functools.partial(procedural.render_all, workers=plan.workers, per_shard=plan.per_shard)
+    render(run / "held_out", count=plan.held_out, seed_base=procedural.HELD_OUT_SEED)
+    render(run / "scenes", count=plan.scenes)
+    if until == "scenes":
+        return None
+    vae = train_vae(run, plan)
+    if until == "vae":
+        return None
+    unet = train_unet(run, plan, vae)
+    if until == "unet":
+        return None
+    journey = Journey(vae, unet).requires_grad_(True)
+    train_joint(run, journey, plan.joint, batch=plan.joint_batch)
+    train_wide(run, journey, plan.wide, batch=plan.wide_batch)
+    if until == "wide":
+        return None
+    real = None if photos is None else (photos, labels or label_photos(run, photos, journey))
+    train_method(run, journey, plan.method, half=plan.method_half, real=real, method=plan.objective)
+    return write_checkpoint(run, plan, journey, real)
 
 
 def main() -> None:
@@ -336,11 +305,20 @@ def main() -> None:
     )
     parser.add_argument(
         "stage",
-        choices=["scenes", "teacher", "vae", "unet", "wide", "all"],
-        help="how far to go; earlier ones come first",
+        choices=STAGES,
+        help="how far to go; what it needs comes first",
     )
     parser.add_argument(
         "--run", type=Path, required=True, help="folder of this run; an interrupted one goes on"
+    )
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photos, the real half; without it: the synthetic half alone"
+    )
+    parser.add_argument(
+        "--labels", type=Path, help="their labels by another teacher (training.pseudo_labels), in depth"
+    )
+    parser.add_argument(
+        "--photos-licence", default="licence not stated", help="where they come from, for the model's card"
     )
     parser.add_argument(
         "--tiny", action="store_true", help="a minute's journey through every stage, for trying it out"
@@ -348,24 +326,11 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     plan, run = TINY if args.tiny else Plan(), args.run
-    render = functools.partial(procedural.render_all, workers=plan.workers, per_shard=plan.per_shard)
-    render(run / "held_out", count=plan.held_out, seed_base=procedural.HELD_OUT_SEED)
-    render(run / "scenes", count=plan.scenes)
-    if args.stage == "scenes":
-        return
-    if args.stage == "teacher":
-        train_teacher(run, plan)
-        return
-    vae = train_vae(run, plan)
-    if args.stage == "vae":
-        return
-    unet = train_unet(run, plan, vae)
-    if args.stage == "unet":
-        return
-    journey = train_wide(run, plan, train_joint(run, plan, vae, unet))
-    if args.stage == "wide":
-        return
-    print(write_checkpoint(run, plan, journey))
+    photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
+    labels = None if args.labels is None else LabelStore(args.labels)
+    checkpoint_file = train(run, plan, photos=photos, labels=labels, until=args.stage)
+    if checkpoint_file is not None:
+        print(checkpoint_file)
 
 
 if __name__ == "__main__":

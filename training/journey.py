@@ -1,0 +1,166 @@
+"""All three networks of a small model trained together: photo -> depth picture, with losses on the picture.
+
+A large VAE is frozen and its latents are the targets. A small one loses what the depth map needs, so here the
+encoder, the UNet and the decoder learn together. Stages, each going on from the one before:
+
+    joint    rendered scenes as they are, at their own size
+    wide     scenes strongly augmented, at half the size: many more of them for the time
+    method   the paper's whole method: half scenes, half photos labelled by the teacher   (eq. 1 to 7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from training import augment, loop, objective
+from training.data import procedural
+from training.data.images import PhotoFolder
+from training.data.labels import LabelStore
+from training.model import nano_prompt
+from training.tensors import autocast, depth_tensor, photo_tensor
+
+WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
+METHOD_SHAPES = ((192, 256), (192, 256), (256, 192), (192, 192))
+GRADIENT_WEIGHT = 1.0
+"""λ_GM on pictures: twice the paper's on latents, since a picture's edges are one pixel wide."""
+
+
+class Journey(torch.nn.Module):
+    """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of 3 channels."""
+
+    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.vae, self.unet = vae, unet
+        self.register_buffer("prompt", nano_prompt())
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        """N×3×H×W -> N×1×H×W, not clipped."""
+        return self.decode(objective.feed_forward(self.unet, self.encode(photos), self.prompt))
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8."""
+        return self.vae.encode(pictures).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, depth_latent: torch.Tensor) -> torch.Tensor:
+        """N×4×h×w -> N×1×8h×8w, not clipped."""
+        pictures = self.vae.decode(depth_latent / self.vae.config.scaling_factor).sample
+        return pictures.float().mean(1, keepdim=True)
+
+
+def scenes_in(folder: Path) -> list[procedural.Shard]:
+    return [procedural.open_shard(path) for path in procedural.shard_paths(folder)]
+
+
+def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
+    """photo -> depth picture through all three networks: none keeps the others' mistakes."""
+    torch.manual_seed(3)
+    shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([19, step])
+        shard = shards[rng.integers(len(shards))]
+        picks = np.sort(rng.integers(0, len(shard.photos), batch))
+        photos = augment.jitter(photo_tensor(shard.photos[picks]), rng)
+        depth = depth_tensor(shard.depth[picks])[:, :1]
+        if rng.random() < 0.5:
+            photos, depth = photos.flip(-1), depth.flip(-1)
+        with autocast():
+            predicted = journey(photos)
+        return objective.depth_loss(depth, predicted, gradient_weight=GRADIENT_WEIGHT)
+
+    _fit(journey, loss_at, schedule, run / "joint", held_out)
+
+
+def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
+    """The same through strong augmentation, at half the size: many more scenes for the time."""
+    torch.manual_seed(5)
+    shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
+
+    def loss_at(step: int) -> torch.Tensor:
+        photos, pictures = augment.scene_batch(shards, step, batch, WIDE_SHAPES, seed=31, strength=0.8)
+        with autocast():
+            predicted = journey(photos)
+        return objective.depth_loss(pictures, predicted, gradient_weight=GRADIENT_WEIGHT)
+
+    _fit(journey, loss_at, schedule, run / "wide", held_out)
+
+
+def train_method(
+    run: Path,
+    journey: Journey,
+    schedule: loop.Schedule,
+    *,
+    half: int,
+    real: tuple[PhotoFolder, LabelStore] | None,
+    method: objective.Method,
+) -> None:
+    """Equations 1 to 7, with (5) and (6) on decoded pictures: `half` scenes and `half` photos a step.
+
+    real: the photos and their teacher's labels; None: the synthetic half alone. The latents that L_k noises
+    are taken as they are: a trajectory that could move them would make them easy rather than right.
+    """
+    if real is not None and real[1].header.space != "depth":
+        raise loop.TrainingError(
+            f"The labels in {real[1].folder} are in {real[1].header.space}, the scenes' pictures in depth: "
+            "make labels with --space depth."
+        )
+    torch.manual_seed(7)
+    shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
+    diffusion = objective.Diffusion.of()
+    usable = [] if real is None else [i for i, name in enumerate(real[0].names) if name in real[1]]
+    weight = method.lambda_gm
+
+    def loss_at(step: int) -> torch.Tensor:
+        scenes, truth = augment.scene_batch(shards, step, half, METHOD_SHAPES, seed=37, strength=0.5)
+        random = torch.Generator().manual_seed(step)
+        t = diffusion.random_steps(half, random)
+        with autocast():
+            latent = journey.encode(scenes)
+            d0 = objective.feed_forward(journey.unet, latent, journey.prompt)
+            predicted = journey.decode(d0)
+            with torch.no_grad():
+                depth_latent = journey.encode(truth.expand(-1, 3, -1, -1)).float()
+            noise = torch.randn(depth_latent.shape, generator=random)
+            b0 = objective.blend(latent.detach().float(), depth_latent, method.gamma)
+            prompt = journey.prompt.expand(half, -1, -1)
+            velocity = journey.unet(diffusion.noisy(b0, noise, t), t, prompt).sample
+        loss = objective.depth_loss(truth, predicted, gradient_weight=weight)
+        target = diffusion.velocity(b0, noise, t)
+        loss = loss + method.lambda_k * objective.squared_error(target, velocity.float())
+        if real is None:
+            return loss
+        photos, taught = augment.labelled_batch(*real, usable, step, half, METHOD_SHAPES, seed=41)
+        with autocast():
+            d0 = objective.feed_forward(journey.unet, journey.encode(photos), journey.prompt)
+            softened = journey.decode(objective.filtered(journey.unet, d0, journey.prompt))
+        return loss + objective.depth_loss(taught, softened, gradient_weight=weight)
+
+    _fit(journey, loss_at, schedule, run / "method", held_out)
+
+
+def held_out_error(journey: torch.nn.Module, held_out: Sequence[procedural.Shard]) -> dict[str, float]:
+    """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on."""
+    errors = []
+    with torch.no_grad(), autocast():
+        for s in held_out[:5]:
+            photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
+            errors.append(objective.mae(depth, journey(photos).clamp(-1, 1)).item())
+    return {"held_out_mae": float(np.mean(errors))}
+
+
+def _fit(
+    journey: Journey,
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: loop.Schedule,
+    place: Path,
+    held_out: Sequence[procedural.Shard],
+) -> None:
+    """Train, and leave `journey` with the averaged weights."""
+    loop.fit(journey, loss_at, schedule, place, validate=lambda m: held_out_error(m, held_out))
+    journey.load_state_dict(load_file(place / loop.WEIGHTS))
