@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +121,21 @@ def test_the_module_runs_as_a_program() -> None:
     words = [sys.executable, "-m", "training.data", "check", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "Usage: python -m training.data check" in done.stdout
+
+
+DOCS = Path(__file__).parents[1] / "docs/data.md"
+COMMANDS = re.findall(r"^\$ python -m training\.data (.+)$", DOCS.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_docs_are_commands(line: str, tmp_path: Path) -> None:
+    name, kind, *rest = shlex.split(line)
+    places = [word for word in rest if word.startswith(("raw/", "data/"))]
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    words = [tmp_path / word if word in places else word for word in rest]
+    done = run(name, kind, *words)
+    assert done.exit_code == 2 and not done.stderr.startswith("Usage")  # understood; the folders are empty
 
 
 # ---- procedural scenes as a dataset ----
