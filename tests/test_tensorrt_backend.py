@@ -241,6 +241,11 @@ def test_work_waits_for_the_callers_stream_and_the_stream_for_the_work(built: Pa
         cuda.cudaStreamSynchronize(stream.cuda_stream)
         np.testing.assert_allclose(read[0], toy_depth(image(5)[None])[0], atol=1e-6)
 
+        cuda.bytes_at(given.address, image().nbytes)[:] = 0
+        cuda.ask(stream.cuda_stream, write)
+        found = depth.infer(given, stream=stream)  # nobody but infer makes the GPU work
+        np.testing.assert_allclose(found, toy_depth(image(5)[None])[0], atol=1e-6)
+
 
 def test_the_stream_that_an_array_names_is_waited_for(built: Path, cuda: Cuda) -> None:
     producer = cuda.cudaStreamCreateWithFlags(1)[1]
