@@ -121,7 +121,7 @@ def write_skipped(store: LabelStore, skipped: Sequence[Skipped]) -> None:
         return
     rows = [dataclasses.asdict(one) for one in sorted(skipped, key=lambda one: one.name)]
     with replacing(path) as file:
-        file.write(json.dumps(rows, indent=2, ensure_ascii=False).encode())
+        file.write(json.dumps(rows, indent=2).encode())
 
 
 def header_for(teacher: Teacher, *, space: Space, dtype: Dtype) -> Header:

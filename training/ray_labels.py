@@ -43,6 +43,8 @@ from training.loop import TrainingError
 from training.named_photos import Photos
 from training.teachers import Teacher
 
+logger = logging.getLogger("training")
+
 PACKAGES = (fiffdepth_rt, training)
 LOCAL = "local"
 
@@ -66,9 +68,7 @@ def cluster(address: str) -> Iterator[None]:
             undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0"))
             local = {"include_dashboard": False, "_temp_dir": folder}
         try:
-            ray.init(
-                address, runtime_env=shipped, log_to_driver=False, logging_level=logging.WARNING, **local
-            )
+            ray.init(address, runtime_env=shipped, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"No Ray cluster at {address} ({error}): start one with `ray start --head` and name its "
@@ -95,50 +95,57 @@ def label_photos(
     todo = missing(photos, store)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     cores = int(ray.cluster_resources().get("CPU", 1))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     chunk = PENDING_BATCHES * batch
-    rows = (
-        ray.data.from_numpy(
-            [np.array(todo[i : i + chunk]) for i in range(0, len(todo), chunk)], column="index"
-        )
-        .map(_read, fn_args=(ray.put(photos),))
-        .map_batches(
-            _Label,
-            fn_constructor_args=(make_teacher, str(store.folder), batch),
-            batch_size=chunk,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors or gpus or max(1, cores // 2)),
-            num_gpus=1 if gpus else 0,
-            num_cpus=0 if gpus else 1,
-        )
-    )
+    shared = ray.put(photos)  # held here until the end: a restarted worker asks for it again
     skipped: list[Skipped] = []
-    try:
-        with tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
-            for row in rows.iter_rows():
+    with _quiet(), tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
+        rows = (
+            ray.data.from_numpy([np.array(todo[i : i + chunk]) for i in range(0, len(todo), chunk)])
+            # Another share of a core than the teacher's: else both become one task, and take turns.
+            .map(_read, fn_kwargs={"photos": shared}, num_cpus=0.5)
+            .map_batches(
+                _Label,
+                fn_constructor_args=(make_teacher, str(store.folder), batch),
+                batch_size=chunk,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors or gpus or max(1, cores // 2)),
+                num_gpus=1 if gpus else 0,
+                num_cpus=0 if gpus else 1,
+            )
+        )
+        try:
+            for row in rows.iter_rows() if todo else ():
                 if row["reason"]:
-                    skipped.append(Skipped(name=row["name"], reason=row["reason"]))
+                    name, reason = os.fsdecode(row["name"]), os.fsdecode(row["reason"])
+                    logger.warning("Skipped %s: %s", name, reason)
+                    skipped.append(Skipped(name=name, reason=reason))
                 progress.update()
-    except ray.exceptions.RayError as error:
-        raise TrainingError(
-            f"Labelling stopped: {error}. What is finished is kept; run the same command again to go on."
-        ) from error
+        except ray.exceptions.RayError as error:
+            raise TrainingError(
+                f"Labelling stopped: {_root(error)} What is finished is kept: run the same command again."
+            ) from error
     write_skipped(store, skipped)
     return Tally(made=len(todo) - len(skipped), there=len(photos) - len(todo), skipped=skipped)
 
 
-def _read(row: dict[str, Any], photos: Photos) -> dict[str, Any]:
-    """index -> name, pixels as bytes, height, width; or a reason why not."""
+def _read(row: dict[str, Any], photos: ray.ObjectRef) -> dict[str, Any]:
+    """index -> name, pixels, height, width; or a reason why not. Texts as bytes: names may be no text."""
     try:
-        one = photos[int(row["index"])]
+        one = ray.get(photos)[int(row["data"])]
     except SampleError as error:
-        return {"name": error.name, "pixels": b"", "height": 0, "width": 0, "reason": error.reason}
-    height, width, _ = one.photo.shape
-    return {"name": one.name, "pixels": one.photo.tobytes(), "height": height, "width": width, "reason": ""}
+        name, pixels, (height, width), reason = error.name, b"", (0, 0), error.reason
+    else:
+        name, pixels, (height, width), reason = one.name, one.photo.tobytes(), one.photo.shape[:2], ""
+    return {
+        "name": os.fsencode(name),
+        "pixels": pixels,
+        "height": height,
+        "width": width,
+        "reason": os.fsencode(reason),
+    }
 
 
 class _Label:
-    """Rows of photos -> labels in the store; rows of name and reason ("" where a label was made)."""
+    """Rows of photos -> labels in the store; rows of name and reason ("" where there is a label now)."""
 
     def __init__(self, make_teacher: Callable[[], Teacher], folder: str, batch: int) -> None:
         self._teacher = make_teacher()
@@ -147,21 +154,42 @@ class _Label:
 
     def __call__(self, rows: Rows) -> Rows:
         skipped: list[Skipped] = []
-        for group in in_batches(_photos(rows), self._teacher, self._batch, skipped):
+        for group in in_batches(self._photos(rows), self._teacher, self._batch, skipped):
             skipped += label_batch(group, self._teacher, self._store)
-        reasons = {one.name: one.reason for one in skipped}
-        names = [str(name) for name in rows["name"]]
-        return {"name": np.array(names), "reason": np.array([reasons.get(name, "") for name in names])}
+        reasons = {os.fsencode(one.name): os.fsencode(one.reason) for one in skipped}
+        found = [reasons.get(name, b"") for name in rows["name"]]
+        return {"name": rows["name"], "reason": np.array(found, object)}
+
+    def _photos(self, rows: Rows) -> Iterator[Photo | SampleError]:
+        columns = (rows[key] for key in ("name", "pixels", "height", "width", "reason"))
+        for encoded, pixels, height, width, reason in zip(*columns, strict=True):
+            name = os.fsdecode(encoded)
+            if reason:
+                yield SampleError(name, os.fsdecode(reason))
+            elif name not in self._store:  # else another worker labelled it, and died before it could tell
+                yield Photo(photo=np.frombuffer(pixels, np.uint8).reshape(height, width, 3), name=name)
 
 
-def _photos(rows: Rows) -> Iterator[Photo | SampleError]:
-    for name, pixels, height, width, reason in zip(
-        *(rows[k] for k in ("name", "pixels", "height", "width", "reason")), strict=True
-    ):
-        if reason:
-            yield SampleError(str(name), str(reason))
-        else:
-            yield Photo(photo=np.frombuffer(pixels, np.uint8).reshape(height, width, 3), name=str(name))
+def _root(error: BaseException) -> str:
+    """The error that came first, in a sentence; Ray's own hold stack traces of several processes."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1].rstrip('.')}."
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Ray Data's own progress and reports."""
+    context = ray.data.DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    own = logging.getLogger("ray.data")
+    level = own.level
+    own.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+        context.enable_progress_bars = bars
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from huggingface_hub import ModelCard
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-from fiffdepth_rt import Depth
+from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir import MANIFEST_NAME
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training import checkpoint

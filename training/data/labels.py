@@ -155,7 +155,7 @@ class LabelStore:
         encode = _encode_uint16 if self.header.dtype == "uint16" else _encode_float16
         text = {k: v for k, v in _described(self.header).items() if isinstance(v, str)}
         with replacing(path) as file:
-            file.write(encode(picture, valid, {"name": name, **text}))
+            file.write(encode(picture, valid, {"name": _printable(name), **text}))
 
     def sweep(self) -> int:
         """Remove what killed writers left half-written; returns how many. Only while nobody else writes."""
@@ -163,6 +163,11 @@ class LabelStore:
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
+
+
+def _printable(name: str) -> str:
+    """Names of files may hold bytes that are no text; metadata may not."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _described(header: Header) -> dict[str, Any]:
