@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from raw_data import encoded, write_vkitti_frame
@@ -316,15 +317,18 @@ def test_a_dataset_with_nothing_usable_ends_the_run(workers: int) -> None:
 
 def test_a_photo_without_its_label_is_skipped_and_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
     for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.png").write_bytes(encoded(rng.integers(0, 256, (140, 150, 3), dtype=np.uint8)))
+        (tmp_path / f"photos/{name}.png").write_bytes(
+            encoded(rng.integers(0, 256, (140, 150, 3), dtype=np.uint8))
+        )
     header = Header(space="depth", dtype="uint16", teacher="t", licence="none")
     labels = LabelStore.create(tmp_path / "labels", header)
     picture = np.linspace(-1, 1, 140 * 150, dtype=np.float32).reshape(140, 150)
     for name in ("a.png", "c.png"):
         labels.write(name, picture, np.ones(picture.shape, np.bool_))
     (tmp_path / "labels/c.png.png").write_bytes(b"damaged")
-    source = RealSource(dataset=PhotoFolder(tmp_path), labels=labels, sizes_hw=((64, 128),))
+    source = RealSource(dataset=PhotoFolder(tmp_path / "photos"), labels=labels, sizes_hw=((64, 128),))
     run = loader(dataclasses.replace(PLAN, real=(source,), stop=3))
     assert {name for _, real in run for name in real.names} == {"photos/a.png"}
     assert set(run.skipped) >= {"photos/b.png", "photos/c.png"}
@@ -378,3 +382,14 @@ def test_real_files_go_all_the_way_into_a_batch(tmp_path: Path) -> None:
     assert synthetic.photos.shape == (2, 3, *SIZE_HW)
     assert sorted(synthetic.names) == [f"vkitti/Scene02/clone/Camera_0/0000{i}" for i in range(2)]
     assert (synthetic.pictures[:, 0, -1] == 1).all()  # disparity: the street before the car is near
+
+
+@pytest.mark.soak
+def test_memory_stays_where_it_was_over_thousands_of_steps() -> None:
+    plan = dataclasses.replace(PLAN, workers=2, stop=4000)
+    me = psutil.Process()
+    used = []
+    for step, _ in enumerate(loader(plan)):
+        if step % 500 == 499:
+            used.append(sum(process.memory_full_info().uss for process in (me, *me.children(True))))
+    assert max(used[1:]) - used[1] < 20e6

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
-import multiprocessing
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from training.data.samples import MetricPair, Pair, Photo, SampleError
@@ -38,21 +36,22 @@ def check(dataset: Any, *, workers: int = 1) -> Report:
     shapes: collections.Counter[str] = collections.Counter()
     ranges: dict[str, Range] = {}
     bad = []
-    with contextlib.ExitStack() as stack:
-        looked: Iterable[_Looked]
-        if workers > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _keep, (dataset,)))
-            looked = pool.imap(_look_at_kept, range(len(dataset)), chunksize=16)
-        else:
-            looked = (_look(dataset, index) for index in range(len(dataset)))
-        for one in tqdm(looked, total=len(dataset), desc=f"check {dataset.name}", unit="sample"):
-            if one.shape is None:
-                bad.append(one.bad)
-                continue
-            shapes[f"{one.shape[0]}×{one.shape[1]}"] += 1
-            for quantity, (least, mean, greatest) in one.values.items():
-                low, total, high = ranges.get(quantity, (np.inf, 0.0, -np.inf))
-                ranges[quantity] = min(low, least), total + mean, max(high, greatest)
+    looked = torch.utils.data.DataLoader(
+        _Looks(dataset),
+        sampler=range(len(dataset)),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers if workers > 1 else 0,
+        generator=torch.Generator(),
+    )
+    for one in tqdm(looked, total=len(dataset), desc=f"check {dataset.name}", unit="sample"):
+        if one.shape is None:
+            bad.append(one.bad)
+            continue
+        shapes[f"{one.shape[0]}×{one.shape[1]}"] += 1
+        for quantity, (least, mean, greatest) in one.values.items():
+            low, total, high = ranges.get(quantity, (np.inf, 0.0, -np.inf))
+            ranges[quantity] = min(low, least), total + mean, max(high, greatest)
     good = shapes.total()
     return Report(
         name=dataset.name,
@@ -73,15 +72,25 @@ class _Looked:
     bad: str = ""
 
 
-def _look(dataset: Any, index: int) -> _Looked:
-    try:
-        sample = dataset[index]
-        values = _pixels(sample)
-        if hasattr(dataset, "metric"):
-            values |= _metres(dataset.metric(index))
-    except SampleError as error:
-        return _Looked(bad=str(error))
-    return _Looked(shape=sample.photo.shape[:2], values=values)
+class _Looks(torch.utils.data.Dataset):
+    """index -> _Looked."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> _Looked:
+        try:
+            sample = self._dataset[index]
+            values = _pixels(sample)
+            if hasattr(self._dataset, "metric"):
+                values |= _metres(self._dataset.metric(index))
+        except SampleError as error:
+            return _Looked(bad=str(error))
+        return _Looked(shape=sample.photo.shape[:2], values=values)
+
+
+def _as_it_is(looked: _Looked) -> _Looked:
+    return looked
 
 
 def _pixels(sample: Pair | Photo) -> dict[str, Range]:
@@ -98,16 +107,3 @@ def _metres(sample: MetricPair) -> dict[str, Range]:
 
 def _range(values: np.ndarray) -> Range:
     return float(values.min()), float(values.mean()), float(values.max())
-
-
-_kept: Any = None
-
-
-def _keep(dataset: Any) -> None:
-    """Once per worker, not once per sample: an index of millions of photos is large."""
-    global _kept
-    _kept = dataset
-
-
-def _look_at_kept(index: int) -> _Looked:
-    return _look(_kept, index)

@@ -19,6 +19,7 @@ there. A run that was stopped goes on after the last whole table.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -160,11 +161,13 @@ def prepare(
     done: list[Frame] = []
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=len(frames), desc="hypersim", unit="frame"))
+        finished: Iterable[list[Frame]] = map(job, by_camera.values())
         if workers > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-            finished: Iterable[list[Frame]] = pool.imap_unordered(job, by_camera.values())
-        else:
-            finished = map(job, by_camera.values())
+            spawn = multiprocessing.get_context("spawn")
+            pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            jobs = [pool.submit(job, camera) for camera in by_camera.values()]
+            finished = (future.result() for future in concurrent.futures.as_completed(jobs))
         for rows in finished:
             done += rows
             progress.update(len(rows))

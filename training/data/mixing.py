@@ -268,7 +268,7 @@ class _Deck:
         weights = np.array([source.weight for source in sources])
         self._chances = np.cumsum(weights / weights.sum()) if sources else weights
         self._dealt = [0] * len(sources)
-        self._orders: dict[tuple[int, int], NDArray[np.uint32]] = {}
+        self._orders = [(-1, np.zeros(0, np.uint32)) for _ in sources]  # epoch, and its order
         for step in range(plan.start if sources else 0):
             self._dealt[self._choose(step)[0]] += plan.half_batch
 
@@ -288,11 +288,10 @@ class _Deck:
     def _at(self, source: int, draw: int) -> int:
         count = len(self._sources[source].dataset)
         epoch, place = divmod(draw, count)
-        if (source, epoch) not in self._orders:
-            self._orders.pop((source, epoch - 2), None)
+        if self._orders[source][0] != epoch:
             rng = np.random.default_rng([self._plan.seed, self._half, source, epoch, 1])
-            self._orders[source, epoch] = rng.permutation(count).astype(np.uint32)
-        return int(self._orders[source, epoch][place])
+            self._orders[source] = epoch, rng.permutation(count).astype(np.uint32)
+        return int(self._orders[source][1][place])
 
 
 # ---- samples -> batch, in a worker ----
