@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.backends import Backend, DeviceBackend
+from fiffdepth_rt.backends.grids import Size, families
 from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.device_arrays import is_on_gpu
 from fiffdepth_rt.engine_dir import BUNDLED, Manifest, open_engine_dir
@@ -40,7 +41,9 @@ class Depth:
     device: "cpu", "cuda", "cuda:1"; None for the backend's own default.
     precision: a graph set of the directory, e.g. "fp32"; None for the backend's first choice.
     size: the longer side, in px, at which photos are processed; None for the model's default. Larger shows
-        finer detail, and costs more than its square; at most the manifest's maximum.
+        finer detail, and costs more than its square; at most the manifest's maximum. Or a grid, (height,
+        width). Where the directory holds graphs or plans for certain grids only, None is for the one of them
+        that wastes least of a photo, and a number for one of that size (`backends.grids`).
     threads: for engines on the CPU; None for the physical cores available.
     cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` tells whether.
 
@@ -57,12 +60,12 @@ class Depth:
         backend: str = "auto",
         device: str | None = None,
         precision: str | None = None,
-        size: int | None = None,
+        size: Size = None,
         threads: int | None = None,
         cuda_graph: bool = True,
     ) -> None:
         self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir)
-        self._size = _checked_size(self.manifest.size.default if size is None else size, self.manifest)
+        self._asked = _checked_size(size, self.manifest)
         self._backend = open_backend(
             self._engine_dir,
             backend=backend,
@@ -71,6 +74,12 @@ class Depth:
             threads=threads,
             cuda_graph=cuda_graph,
         )
+        if isinstance(self._asked, tuple):
+            try:
+                self.grid_for(self._asked)
+            except SizeError:
+                self.close()
+                raise
 
     @overload
     def infer(
@@ -78,7 +87,7 @@ class Depth:
         image: Any,
         *,
         color: Color = "rgb",
-        size: int | None = None,
+        size: Size = None,
         at: At = "photo",
         out: Literal["host"] = "host",
         stream: Any = None,
@@ -90,7 +99,7 @@ class Depth:
         image: Any,
         *,
         color: Color = "rgb",
-        size: int | None = None,
+        size: Size = None,
         at: At = "photo",
         out: Any,
         stream: Any = None,
@@ -101,7 +110,7 @@ class Depth:
         image: Any,
         *,
         color: Color = "rgb",
-        size: int | None = None,
+        size: Size = None,
         at: At = "photo",
         out: Any = "host",
         stream: Any = None,
@@ -111,7 +120,8 @@ class Depth:
         image: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side; or uint8 H×W×3
             on the tensorrt backend's GPU, of a grid's size, or of the camera's with a camera's graphs.
         color: "rgb", or "bgr" as OpenCV reads.
-        size: px, longer side, for this call; None for `self.size`. An array on the GPU is taken as it is.
+        size: for this call, as in `Depth`; None for what was said there. An array on the GPU is taken as it
+            is.
         at: "photo" gives H×W; "grid" the grid's h×w, padding included (`image.fit` says where it is).
         out: "host" gives a numpy array. With the tensorrt backend, "device" gives a
             `device_arrays.DeviceDepth`, and a float32 array on the GPU is written and returned. What stays on
@@ -130,7 +140,7 @@ class Depth:
         return way_back(depth, fitted)
 
     def infer_batch(
-        self, images: Iterable[Any], *, color: Color = "rgb", size: int | None = None, at: At = "photo"
+        self, images: Iterable[Any], *, color: Color = "rgb", size: Size = None, at: At = "photo"
     ) -> list[DepthMap]:
         """photos of any sizes -> their depth maps, in order. Arguments, result and errors as in `infer`.
 
@@ -151,7 +161,7 @@ class Depth:
         frames: Iterable[Any],
         *,
         color: Color = "rgb",
-        size: int | None = None,
+        size: Size = None,
         inflight: int = 2,
         drop: Drop = "never",
         smooth: float | None = None,
@@ -173,7 +183,7 @@ class Depth:
         An error of the source comes out of the loop behind the depth maps of the frames before it.
         Raises what `infer` raises, StreamError for an argument out of range, FrameSizeError.
         """
-        size = self._size if size is None else _checked_size(size, self.manifest)
+        size = _checked_size(size, self.manifest)
         return Stream(
             frames,
             fit=lambda photo: self._fit(photo, size),
@@ -191,8 +201,9 @@ class Depth:
 
     @property
     def size(self) -> int:
-        """Processing size in px, along the longer side."""
-        return self._size
+        """Processing size in px, along the longer side: what was asked for, or the model's default."""
+        asked = self.manifest.size.default if self._asked is None else self._asked
+        return max(asked) if isinstance(asked, tuple) else asked
 
     @property
     def manifest(self) -> Manifest:
@@ -207,7 +218,12 @@ class Depth:
         """What runs here: everything that a result depends on, as JSON would hold it."""
         manifest, backend = self.manifest, self._backend
         engine = backend.describe()
-        stages = manifest.graph_sets[backend.precision].stages
+        sets = families(manifest)[backend.precision].values()
+        sha256 = {
+            stage if len(sets) == 1 else f"{key}/{stage}": manifest.files[graph.file].sha256
+            for key in sets
+            for stage, graph in manifest.graph_sets[key].stages.items()
+        }
         return {
             "name": manifest.name,
             "recipe": manifest.recipe,
@@ -216,8 +232,8 @@ class Depth:
             "backend": backend.name,
             "device": backend.device,
             "precision": backend.precision,
-            "size": {"default": self._size, "max": manifest.size.max, "multiple": manifest.size.multiple},
-            "sha256": {name: manifest.files[stage.file].sha256 for name, stage in stages.items()},
+            "size": {"default": self.size, "max": manifest.size.max, "multiple": manifest.size.multiple},
+            "sha256": sha256,
             "versions": {
                 "fiffdepth_rt": __version__,
                 "python": platform.python_version(),
@@ -227,6 +243,11 @@ class Depth:
             "cuda_graph": engine.get("cuda_graph"),
             "engine": engine,
         }
+
+    def grid_for(self, photo_hw: tuple[int, int], size: Size = None) -> tuple[int, int]:
+        """photo's (height, width) -> that of the grid on which `infer` processes it. Raises SizeError."""
+        size = _checked_size(size, self.manifest)
+        return self._backend.grid_for(photo_hw, self._asked if size is None else size)
 
     def close(self) -> None:
         """Free the engine. Inferring afterwards raises InferenceError; closing again does nothing."""
@@ -243,12 +264,11 @@ class Depth:
     ) -> None:
         self.close()
 
-    def _fit(self, photo: Pixels, size: int | None) -> Fit:
+    def _fit(self, photo: Pixels, size: Size) -> Fit:
         photo_hw = (photo.shape[0], photo.shape[1])
-        size = self._size if size is None else _checked_size(size, self.manifest)
-        return fit(photo_hw, self._backend.grid_for(photo_hw, size))
+        return fit(photo_hw, self.grid_for(photo_hw, size))
 
-    def _infer_on_gpu(self, image: Any, color: Color, size: int | None, at: At, out: Any, stream: Any) -> Any:
+    def _infer_on_gpu(self, image: Any, color: Color, size: Size, at: At, out: Any, stream: Any) -> Any:
         if not isinstance(self._backend, DeviceBackend):
             raise BackendUnavailableError(
                 f"{self._backend.name} on {self._backend.device} takes and gives arrays on the host. Pass "
@@ -289,11 +309,16 @@ def _way_back(at: At) -> Callable[[DepthMap, Fit], DepthMap]:
     raise SizeError(f"at={at!r} is not known: say 'photo' or 'grid'.")
 
 
-def _checked_size(size: int, manifest: Manifest) -> int:
-    whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-    if not (whole and MIN_SIDE <= size <= manifest.size.max):
+def _checked_size(size: Any, manifest: Manifest) -> Size:
+    """Raises SizeError for what is no size at all; which grids there are, the backend knows."""
+    if size is None:
+        return None
+    sides = size if isinstance(size, tuple) else (size,)
+    whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
+    listed = len(sides) == (2 if isinstance(size, tuple) else 1)
+    if not (whole and listed and all(MIN_SIDE <= side <= manifest.size.max for side in sides)):
         raise SizeError(
             f"size={size!r} is not possible: {manifest.name} takes whole numbers "
-            f"from {MIN_SIDE} to {manifest.size.max} px."
+            f"from {MIN_SIDE} to {manifest.size.max} px, or two of them for a grid's height and width."
         )
-    return int(size)
+    return (int(sides[0]), int(sides[1])) if isinstance(size, tuple) else int(size)

@@ -108,7 +108,7 @@ def to_photo(depth_hw: npt.NDArray[np.float32], fitted: Fit) -> npt.NDArray[np.f
     # Linear when enlarging: cubic would overshoot at depth edges, and leave [0, 1].
     depth = _resize(content, fitted.photo_hw, enlarging=cv2.INTER_LINEAR)
     if depth is content:
-        return content.copy()  # the caller's own, and not a view that keeps the grid's padding alive
+        return np.array(content)  # the caller's own, and not a view that keeps the grid's padding alive
     # Weights may sum to 1 plus a rounding. In place: a second array of a camera's size costs more to allocate
     # than all of the arithmetic.
     return np.asarray(np.clip(depth, 0, 1, out=depth), dtype=np.float32)

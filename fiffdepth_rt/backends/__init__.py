@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.errors import BackendUnavailableError
 
 Array = npt.NDArray[Any]
@@ -31,10 +32,10 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """The graph set, e.g. "fp32"."""
+        """The graph set, e.g. "fp32"; or sets that differ in their grid alone (`grids.families`)."""
 
-    def grid_for(self, photo_hw: tuple[int, int], size: int) -> tuple[int, int]:
-        """The grid on which this engine takes such a photo at processing size `size` (px, longer side)."""
+    def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
+        """The grid on which this engine takes such a photo: `grids.Grids.choose`."""
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """image -> depth map: uint8 B×h×w×3 on the grid -> float32 B×h×w in [0, 1].

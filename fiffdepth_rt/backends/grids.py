@@ -46,6 +46,12 @@ class Grids:
             left = tuple(grid for grid in left if abs(max(grid) - size) == nearest)
         return least_wasteful(photo_hw, left, default=self.limits.default)
 
+    def describe(self) -> list[str] | str:
+        """For `Depth.describe`: the fixed grids, or what all have in common."""
+        if self.fixed:
+            return ["{}x{}".format(*grid) for grid in self.fixed]
+        return f"multiples of {self.limits.multiple}, up to {self.limits.max}"
+
     def _checked(self, grid: GridHW) -> GridHW:
         if self.fixed:
             if grid not in self.fixed:

@@ -1,10 +1,13 @@
 """ONNX Runtime: the default engine, on the CPU everywhere, on an NVIDIA GPU with the [gpu] extra.
 
-A session per stage. Grids are free, any multiple of the manifest's, unless the graphs were exported for one.
+A session per stage. Grids are free, any multiple of the manifest's, unless the graphs were exported for some.
+On a GPU values stay there between the stages (`ort_cuda`), and graphs of one grid are replayed from CUDA
+graphs. That part is written, API-checked, never run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +15,30 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array, Usability
-from fiffdepth_rt.backends.grids import own_grid, split
+from fiffdepth_rt.backends.grids import Grids, Size, families, own_grid, split
+from fiffdepth_rt.backends.opened import OpenedSets
+from fiffdepth_rt.backends.ort_cuda import (
+    BoundJourney,
+    is_out_of_memory,
+    memory_error,
+    run_options,
+    why_no_graph,
+)
 from fiffdepth_rt.backends.threads import default_threads
 from fiffdepth_rt.backends.wheels import installed
 from fiffdepth_rt.engine_dir import JOURNEY, EngineDir, Stage, TensorSpec
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
-from fiffdepth_rt.image import grid_for
+from fiffdepth_rt.errors import (
+    BackendError,
+    BackendUnavailableError,
+    GraphError,
+    InferenceError,
+    StageMismatchError,
+)
 
 NAME = "onnxruntime"
-PRECISIONS = ("fp32", "fp16")  # in order of preference: a CPU computes fp16 graphs in fp32, with casts around
+# In order of preference. A CPU computes fp16 graphs in fp32, with casts around.
+PRECISIONS = ("fp32", "fp16")
+GPU_PRECISIONS = ("fp16", "fp32")
 
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")  # both own the package `onnxruntime`
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -59,96 +77,180 @@ def open_backend(
     """EngineDir -> opened sessions.
 
     device: "cpu" (also None), "cuda" or "cuda:N". threads: on the CPU; None for the physical cores available.
-    cuda_graph: no CUDA graphs are captured here, whatever it says.
-    Raises BackendUnavailableError, GraphError, StageMismatchError.
+    cuda_graph: on a GPU, replay frames from CUDA graphs where the graphs are for one grid.
+    Raises BackendUnavailableError, GraphError, StageMismatchError, DeviceMemoryError.
     """
-    return OnnxRuntimeBackend(engine_dir, precision=precision, device=device or "cpu", threads=threads)
+    return OnnxRuntimeBackend(
+        engine_dir, precision=precision, device=device or "cpu", threads=threads, cuda_graph=cuda_graph
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _OpenedSet:
+    """The sessions of one graph set. journey: on a GPU. cuda_graph: "on", or why there is none."""
+
+    sessions: Sessions
+    journey: BoundJourney | None
+    cuda_graph: str
 
 
 class OnnxRuntimeBackend:
-    """Three sessions. `Backend` says what the methods promise."""
+    """Three sessions per graph set. `Backend` says what the methods promise."""
 
     name = NAME
 
-    def __init__(self, engine_dir: EngineDir, *, precision: str, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        engine_dir: EngineDir,
+        *,
+        precision: str,
+        device: str,
+        threads: int | None,
+        cuda_graph: bool,
+    ) -> None:
         import onnxruntime
 
         self.precision = precision
-        self.device, provider = _provider(device)
+        self._gpu = gpu_index(device)
+        self.device = "cpu" if self._gpu is None else f"cuda:{self._gpu}"
+        _check_provider(self.device, onnxruntime.get_available_providers())
         onnxruntime.disable_telemetry_events()
-        self._size = engine_dir.manifest.size
-        self._own_grid = own_grid(engine_dir.manifest.graph_sets[precision])
+        self._engine_dir = engine_dir
         self._threads = default_threads() if threads is None else threads
-        options = _session_options(self._threads)
-        self._provider = provider if isinstance(provider, str) else provider[0]
-        self._sessions: Sessions = {
-            stage: _open_session(engine_dir, precision, stage, options, provider) for stage in JOURNEY
-        }
+        self._cuda_graph = cuda_graph
+        keys = families(engine_dir.manifest)[precision]
+        fixed = tuple(grid for grid in keys if grid is not None)
+        self._grids = Grids(limits=engine_dir.manifest.size, fixed=fixed)
+        self._sets = OpenedSets(keys, self._open_set)
 
-    def grid_for(self, photo_hw: tuple[int, int], size: int) -> tuple[int, int]:
-        return self._own_grid or grid_for(photo_hw, size=size, multiple=self._size.multiple)
+    def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
+        return self._grids.choose(photo_hw, size)
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        sessions, parts = self._opened(), []
-        for part in split(image_BHW3, self._size):
-            value: Array = part
-            for stage in JOURNEY:
-                value = _run(sessions, stage, value, _main_output(stage))
-            parts.append(value)
+        opened = self._sets.at("encoder", image_BHW3)
+        parts = [self._run_part(opened, part) for part in split(image_BHW3, self._grids.limits)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def run_stage(self, stage: str, value: Array) -> Array:
-        return _run(self._opened(), stage, value, _main_output(stage))
+        return self._run(self._sets.at(stage, value), stage, value, _main_output(stage))
 
     def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
-        return _run(self._opened(), "decoder", depth_latent, "depth_unclipped")
+        return self._run(self._sets.at("decoder", depth_latent), "decoder", depth_latent, "depth_unclipped")
 
     def describe(self) -> dict[str, Any]:
         import onnxruntime
 
-        return {"onnxruntime": onnxruntime.__version__, "provider": self._provider, "threads": self._threads}
+        said = {
+            "onnxruntime": onnxruntime.__version__,
+            "provider": _provider(self._gpu, graph=False)[0],
+            "threads": self._threads,
+            "grids": self._grids.describe(),
+        }
+        if self._gpu is not None:
+            said["cuda_graph"] = "; ".join(dict.fromkeys(s.cuda_graph for s in self._sets.opened()))
+        return said
 
     def close(self) -> None:
-        self._sessions = {}  # a call that is running holds the sessions until it ends
+        self._sets.close()
 
-    def _opened(self) -> Sessions:
-        if not self._sessions:
-            raise InferenceError("This engine is closed. Open a new Depth.")
-        return self._sessions
+    def _open_set(self, key: str) -> _OpenedSet:
+        graphs = self._engine_dir.manifest.graph_sets[key]
+        why_not = why_no_graph(self._gpu, wanted=self._cuda_graph, own_grid=own_grid(graphs))
+        if why_not is None:
+            try:
+                sessions = self._sessions(key, graph=True)
+            except GraphError as error:
+                why_not = f"off: ONNX Runtime cannot capture these graphs ({error.__cause__})"
+        if why_not is not None:
+            sessions = self._sessions(key, graph=False)
+        journey = None
+        if self._gpu is not None:
+            journey = BoundJourney(
+                sessions, graphs.stages, device_type="cuda", device_id=self._gpu, graph=why_not is None
+            )
+        return _OpenedSet(sessions=sessions, journey=journey, cuda_graph=why_not or "on")
+
+    def _sessions(self, key: str, *, graph: bool) -> Sessions:
+        options = _session_options(self._threads)
+        provider = _provider(self._gpu, graph=graph)
+        return {stage: self._open_session(key, stage, options, provider) for stage in JOURNEY}
+
+    def _open_session(self, key: str, stage: str, options: Any, provider: tuple[str, dict[str, Any]]) -> Any:
+        import onnxruntime
+
+        path = self._engine_dir.stage_path(key, stage)
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # as in _run
+            self._raise_if_out_of_memory(error, f"the weights of the {stage}")
+            raise GraphError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot read {path}: {error}. "
+                "Copy the directory again, or export it again."
+            ) from error
+        if session.get_providers()[0] != provider[0]:  # ONNX Runtime falls back to the CPU without an error
+            raise BackendUnavailableError(
+                f"ONNX Runtime could not start {provider[0]}. Run: fiffdepth doctor"
+            )
+        _check_tensors(f"{key}/{stage}", self._engine_dir.manifest.graph_sets[key].stages[stage], session)
+        return session
+
+    def _run_part(self, opened: _OpenedSet, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if opened.journey is not None:
+            try:
+                return opened.journey.run(image)
+            except Exception as error:  # as in _run
+                raise self._failure(error, f"on an image of {image.shape}") from error
+        value: Array = image
+        for stage in JOURNEY:
+            value = self._run(opened, stage, value, _main_output(stage))
+        return value
+
+    def _run(self, opened: _OpenedSet, stage: str, value: Array, output: str) -> Array:
+        """One stage. Only `output` is asked for, so the graph's other outputs are not copied out."""
+        options = None if self._gpu is None else run_options(graph=False)
+        try:
+            result: Array = opened.sessions[stage].run([output], {JOURNEY[stage][0][0]: value}, options)[0]
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise self._failure(error, f"in the {stage} on {value.dtype} {value.shape}") from error
+        return result
+
+    def _failure(self, error: Exception, where: str) -> BackendError:
+        self._raise_if_out_of_memory(error, "what it computes")
+        return InferenceError(f"ONNX Runtime failed {where}: {error}")
+
+    def _raise_if_out_of_memory(self, error: Exception, what: str) -> None:
+        if self._gpu is not None and is_out_of_memory(str(error)):
+            raise memory_error(self._gpu, what, str(error)) from error
+
+
+def gpu_index(device: str) -> int | None:
+    """ "cpu" -> None, "cuda" -> 0, "cuda:1" -> 1. Raises BackendUnavailableError."""
+    kind, colon, index = device.partition(":")
+    if device == "cpu":
+        return None
+    if kind != "cuda" or not (index.isdecimal() if colon else True):
+        raise BackendUnavailableError(f"device={device!r} is not known: say 'cpu', 'cuda' or 'cuda:1'.")
+    return int(index or 0)
 
 
 def _main_output(stage: str) -> str:
     return JOURNEY[stage][1][0]
 
 
-def _run(sessions: Sessions, stage: str, value: Array, output: str) -> Array:
-    """One stage. Only `output` is asked for, so the graph's other outputs are not copied out."""
-    try:
-        result: Array = sessions[stage].run([output], {JOURNEY[stage][0][0]: value})[0]
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise InferenceError(
-            f"ONNX Runtime failed in the {stage} on {value.dtype} {value.shape}: {error}"
-        ) from error
-    return result
-
-
-def _provider(device: str) -> tuple[str, str | tuple[str, dict[str, Any]]]:
-    """device as asked for -> device as it is called, and ONNX Runtime's provider for it."""
-    import onnxruntime
-
-    kind, _, index = device.partition(":")
-    if device == "cpu":
-        return device, "CPUExecutionProvider"
-    if kind != "cuda" or not (index or "0").isdecimal():
-        raise BackendUnavailableError(f"device={device!r} is not known: say 'cpu', 'cuda' or 'cuda:1'.")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+def _check_provider(device: str, available: list[str]) -> None:
+    if device != "cpu" and "CUDAExecutionProvider" not in available:
         raise BackendUnavailableError(
             f"device={device!r} needs ONNX Runtime's GPU wheel, and this is the CPU one. "
             "Run: pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'"
         )
-    number = int(index or 0)
+
+
+def _provider(gpu: int | None, *, graph: bool) -> tuple[str, dict[str, Any]]:
+    """ONNX Runtime's name for what computes, and its options."""
+    if gpu is None:
+        return "CPUExecutionProvider", {}
     # TF32 would round the inputs of fp32 products to 10 bits.
-    return f"cuda:{number}", ("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0})
+    return "CUDAExecutionProvider", {"device_id": gpu, "use_tf32": 0, "enable_cuda_graph": int(graph)}
 
 
 def _session_options(threads: int) -> Any:
@@ -163,25 +265,6 @@ def _session_options(threads: int) -> Any:
     # Each session has its own threads. They wait by spinning, which would take the cores of the next stage.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def _open_session(engine_dir: EngineDir, precision: str, stage: str, options: Any, provider: Any) -> Any:
-    import onnxruntime
-
-    path = engine_dir.stage_path(precision, stage)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # as in _run
-        raise GraphError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot read {path}: {error}. "
-            "Copy the directory again, or export it again."
-        ) from error
-    name = provider if isinstance(provider, str) else provider[0]
-    if session.get_providers()[0] != name:  # ONNX Runtime falls back to the CPU without an error
-        raise BackendUnavailableError(f"ONNX Runtime could not start {name}. Run: fiffdepth doctor")
-    spec = engine_dir.manifest.graph_sets[precision].stages[stage]
-    _check_tensors(f"{precision}/{stage}", spec, session)
-    return session
 
 
 def _check_tensors(where: str, spec: Stage, session: Any) -> None:

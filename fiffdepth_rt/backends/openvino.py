@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: an Intel CPU with bfloat16 units runs a bf16 set on them; fp32 sets stay fp32.
 
-A compiled model per stage. Grids are free as with ONNX Runtime; each new one is shaped on its first use.
+A compiled model per stage. Grids are free as with ONNX Runtime; each new one is shaped on its first use. What
+was compiled is kept for the next time, see openvino_cache.py.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array, Usability
-from fiffdepth_rt.backends.grids import own_grid, split
+from fiffdepth_rt.backends.grids import Grids, Size, families, split
+from fiffdepth_rt.backends.opened import OpenedSets
+from fiffdepth_rt.backends.openvino_cache import Cache, cache_folder
 from fiffdepth_rt.backends.threads import default_threads
 from fiffdepth_rt.backends.wheels import installed
 from fiffdepth_rt.engine_dir import JOURNEY, EngineDir
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
-from fiffdepth_rt.image import grid_for
 
 NAME = "openvino"
 PRECISIONS = ("fp32", "bf16", "fp16")  # in order of preference: what was asked for is what is computed
@@ -26,12 +28,14 @@ Models = Mapping[str, Any]  # by stage
 
 
 def usable() -> Usability:
-    """Whether `import openvino` works here. Never raises."""
+    """Whether `import openvino` works here, and whether this CPU computes bf16. Never raises."""
     versions = installed([NAME])
     try:
         import openvino
 
-        why = f"openvino {openvino.__version__.partition('-')[0]}"
+        bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        units = "has bfloat16 units: bf16 sets run on them" if bf16 else "has no bfloat16 units"
+        why = f"openvino {openvino.__version__.partition('-')[0]}; this CPU {units}"
     except Exception as error:  # a broken wheel fails in its own ways
         why = f"openvino cannot be imported ({error})" if versions else "openvino is not installed"
         mend = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
@@ -58,7 +62,7 @@ def open_backend(
 
 
 class OpenVinoBackend:
-    """Three compiled models. `Backend` says what the methods promise."""
+    """Three compiled models per graph set. `Backend` says what the methods promise."""
 
     name = NAME
     device = "cpu"
@@ -67,26 +71,24 @@ class OpenVinoBackend:
         import openvino
 
         self.precision = precision
-        self._size = engine_dir.manifest.size
-        self._own_grid = own_grid(engine_dir.manifest.graph_sets[precision])
+        self._engine_dir = engine_dir
         self._threads = default_threads() if threads is None else threads
-        self._hint = "bf16" if precision.startswith("bf16") else "f32"  # CPUs compute fp16 graphs in fp32
-        core = openvino.Core()
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": self._threads,
-            "INFERENCE_PRECISION_HINT": self._hint,
-        }
-        self._models: Models = {
-            stage: _compile(core, engine_dir, precision, stage, config) for stage in JOURNEY
-        }
+        # CPUs compute fp16 graphs in fp32.
+        self._asked = "bf16" if precision.startswith("bf16") else "f32"
+        self._core = openvino.Core()
+        folder = cache_folder()
+        self._cache = None if folder is None else Cache(folder, version=openvino.__version__)
+        keys = families(engine_dir.manifest)[precision]
+        fixed = tuple(grid for grid in keys if grid is not None)
+        self._grids = Grids(limits=engine_dir.manifest.size, fixed=fixed)
+        self._sets: OpenedSets[Models] = OpenedSets(keys, self._open_set)
 
-    def grid_for(self, photo_hw: tuple[int, int], size: int) -> tuple[int, int]:
-        return self._own_grid or grid_for(photo_hw, size=size, multiple=self._size.multiple)
+    def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
+        return self._grids.choose(photo_hw, size)
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        models, parts = self._opened(), []
-        for part in split(image_BHW3, self._size):
+        models, parts = self._sets.at("encoder", image_BHW3), []
+        for part in split(image_BHW3, self._grids.limits):
             value: Array = part
             for stage in JOURNEY:
                 value = _run(models, stage, value, JOURNEY[stage][1][0])
@@ -94,41 +96,61 @@ class OpenVinoBackend:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def run_stage(self, stage: str, value: Array) -> Array:
-        return _run(self._opened(), stage, value, JOURNEY[stage][1][0])
+        return _run(self._sets.at(stage, value), stage, value, JOURNEY[stage][1][0])
 
     def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
-        return _run(self._opened(), "decoder", depth_latent, "depth_unclipped")
+        return _run(self._sets.at("decoder", depth_latent), "decoder", depth_latent, "depth_unclipped")
 
     def describe(self) -> dict[str, Any]:
         import openvino
 
-        version = openvino.__version__.partition("-")[0]
-        return {"openvino": version, "computes_in": self._hint, "threads": self._threads}
+        computes_in = {
+            str(model.get_property("INFERENCE_PRECISION_HINT").to_string())
+            for models in self._sets.opened()
+            for model in models.values()
+        }
+        return {
+            "openvino": openvino.__version__.partition("-")[0],
+            "computes_in": ", ".join(sorted(computes_in)) or self._asked,
+            "threads": self._threads,
+            "grids": self._grids.describe(),
+            "cache": "off" if self._cache is None else str(self._cache.folder),
+        }
 
     def close(self) -> None:
-        self._models = {}  # a call that is running holds the models until it ends
+        self._sets.close()
 
-    def _opened(self) -> Models:
-        if not self._models:
-            raise InferenceError("This engine is closed. Open a new Depth.")
-        return self._models
+    def _open_set(self, key: str) -> Models:
+        return {stage: self._compile(key, stage) for stage in JOURNEY}
 
-
-def _compile(core: Any, engine_dir: EngineDir, precision: str, stage: str, config: dict[str, Any]) -> Any:
-    path = engine_dir.stage_path(precision, stage)
-    try:
-        model = core.compile_model(str(path), "CPU", config)
-    except Exception as error:  # OpenVINO raises RuntimeError for everything
-        raise GraphError(f"OpenVINO cannot read {path}: {error}. Copy the directory again.") from error
-    spec = engine_dir.manifest.graph_sets[precision].stages[stage]
-    for verb, listed, ports in (("takes", spec.inputs, model.inputs), ("gives", spec.outputs, model.outputs)):
-        found = {(port.any_name, str(port.element_type.to_dtype())) for port in ports}
-        if found != {(tensor.name, tensor.dtype) for tensor in listed}:
-            raise StageMismatchError(
-                f"The graph {precision}/{stage} {verb} {sorted(found)}; the manifest lists "
-                f"{[(tensor.name, tensor.dtype) for tensor in listed]}. Export the directory again."
-            )
-    return model
+    def _compile(self, key: str, stage: str) -> Any:
+        path = self._engine_dir.stage_path(key, stage)
+        graph = self._engine_dir.manifest.graph_sets[key].stages[stage]
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_PRECISION_HINT": self._asked,
+        }
+        files = self._engine_dir.manifest.files
+        graph_sha256 = [files[name].sha256 for name in (graph.file, *graph.external_data)]
+        try:
+            if self._cache is None:
+                model = self._core.compile_model(str(path), "CPU", config)
+            else:
+                model = self._cache.compile(self._core, path, config, graph_sha256)
+        except Exception as error:  # OpenVINO raises RuntimeError for everything
+            raise GraphError(f"OpenVINO cannot read {path}: {error}. Copy the directory again.") from error
+        for verb, listed, ports in (
+            ("takes", graph.inputs, model.inputs),
+            ("gives", graph.outputs, model.outputs),
+        ):
+            found = {(port.any_name, str(port.element_type.to_dtype())) for port in ports}
+            if found != {(tensor.name, tensor.dtype) for tensor in listed}:
+                raise StageMismatchError(
+                    f"The graph {key}/{stage} {verb} {sorted(found)}; the manifest lists "
+                    f"{[(tensor.name, tensor.dtype) for tensor in listed]}. Export the directory again."
+                )
+        return model
 
 
 def _run(models: Models, stage: str, value: Array, output: str) -> Array:
@@ -137,7 +159,7 @@ def _run(models: Models, stage: str, value: Array, output: str) -> Array:
         request = models[stage].create_infer_request()
         request.infer({JOURNEY[stage][0][0]: value}, share_inputs=True)
         result: Array = request.get_tensor(output).data.copy()
-    except Exception as error:  # as in _compile
+    except Exception as error:  # OpenVINO raises RuntimeError for everything
         raise InferenceError(
             f"OpenVINO failed in the {stage} on {value.dtype} {value.shape}: {error}"
         ) from error

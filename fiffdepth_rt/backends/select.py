@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from fiffdepth_rt.backends import Backend, Usability, onnxruntime, openvino, tensorrt
+from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.engine_dir import EngineDir, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
@@ -29,12 +30,14 @@ class Opener(Protocol):
 class Engine:
     """One row of the table.
 
-    precisions: graph sets it would rather have, best first. ready: of a directory, the graph sets that it can
-    open on a device at once; None where that is every set which names it.
+    precisions: graph sets it would rather have, best first; gpu_precisions: the same on a GPU, for an engine
+    that also runs on a CPU. ready: of a directory, the graph sets that it can open on a device at once; None
+    where that is every set which names it.
     """
 
     name: str
     precisions: tuple[str, ...]
+    gpu_precisions: tuple[str, ...] | None = None
     usable: Callable[[], Usability]
     open: Opener
     ready: Callable[[EngineDir, str | None], tuple[str, ...]] | None = None
@@ -52,6 +55,7 @@ ENGINES: tuple[Engine, ...] = (
     Engine(
         name=onnxruntime.NAME,
         precisions=onnxruntime.PRECISIONS,
+        gpu_precisions=onnxruntime.GPU_PRECISIONS,
         usable=onnxruntime.usable,
         open=onnxruntime.open_backend,
     ),
@@ -97,7 +101,7 @@ def open_backend(
         try:
             planned = {plan.precision for plan in engine_dir.manifest.plans}
             among = None if precision or ready is None else ready or planned
-            chosen = choose_precision(engine_dir.manifest, engine, precision, among or None)
+            chosen = choose_precision(engine_dir.manifest, engine, precision, among or None, device=device)
         except BackendUnavailableError as error:
             reasons.append(str(error))
             continue
@@ -111,20 +115,30 @@ def open_backend(
 
 
 def choose_precision(
-    manifest: Manifest, engine: Engine, precision: str | None, among: Collection[str] | None = None
+    manifest: Manifest,
+    engine: Engine,
+    precision: str | None,
+    among: Collection[str] | None = None,
+    *,
+    device: str | None = None,
 ) -> str:
-    """The graph set that `engine` shall open. among: those that it can; None for all that name it.
+    """The graph set that `engine` shall open, or the sets that differ in their grid alone (`families`).
 
-    Raises BackendUnavailableError, naming what is there.
+    among: those that it can; None for all that name it. Raises BackendUnavailableError, naming what is there.
     """
     sets = manifest.graph_sets
     takes = sorted(
-        key for key in sets if engine.name in sets[key].backends and (among is None or key in among)
+        name
+        for name, keys in families(manifest).items()
+        if all(engine.name in sets[key].backends for key in keys.values())
+        and (among is None or name in among)
     )
     if precision in takes:
         return precision
     if precision is None and takes:
-        return next((key for key in engine.precisions if key in takes), takes[0])
+        on_gpu = device is not None and device.startswith("cuda")
+        preferred = (engine.gpu_precisions if on_gpu else None) or engine.precisions
+        return next((name for name in preferred if name in takes), takes[0])
     there = f"The directory holds {', '.join(sorted(sets))}; {engine.name} takes {', '.join(takes) or 'none'}"
     if precision is None:
         raise BackendUnavailableError(f"{there}. Export a set for it: python -m export.build_engines")
