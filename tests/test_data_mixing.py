@@ -30,6 +30,7 @@ class Ramps:
     count: int
     hw: tuple[int, int] = (48, 64)
     broken: frozenset[int] = frozenset()
+    space: str = "depth"
     licence: str = "none"
 
     def __len__(self) -> int:
@@ -59,6 +60,7 @@ class Teacher:
     """Labels of another size than the photos, valid but for the last column; darker is farther."""
 
     hw: tuple[int, int] = (24, 32)
+    header: Header = Header(space="depth", dtype="uint16", teacher="ramps", licence="none")
 
     def picture(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         picture = np.linspace(1, -1, self.hw[1], dtype=np.float32)[None].repeat(self.hw[0], 0)
@@ -363,6 +365,7 @@ def test_pictures_of_different_sizes_need_a_size() -> None:
         ({"synthetic": (dataclasses.replace(TWO[0], sizes_hw=()),)}, "sizes"),
         ({"synthetic": (dataclasses.replace(TWO[0], views=0),)}, "views 0"),
         ({"synthetic": (SyntheticSource(dataset=Ramps("none", 0)),)}, "none is empty"),
+        ({"synthetic": (SyntheticSource(dataset=Ramps("z", 9, space="disparity")),)}, "one space"),
         ({"flip": 1.5}, "probability"),
         ({"start": 9}, "start=9"),
         ({"workers": -1}, "workers=-1"),

@@ -48,14 +48,14 @@ class Hypersim:
         self, folder: str | Path, *, space: Space, split: Split = "train", frames: str | Path | None = None
     ) -> None:
         self._folder = Path(folder) / split
-        self._space = space
+        self.space = space
         self._frames = _read_list(Path(frames) if frames else self._folder / f"filename_list_{split}.txt")
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Pair:
-        return to_pair(self.metric(index), space=self._space)
+        return to_pair(self.metric(index), space=self.space)
 
     def metric(self, index: int) -> MetricPair:
         """Depth in metres; valid: NEAREST_M < depth_m < FARTHEST_M. Raises SampleError."""

@@ -192,6 +192,13 @@ def _check(plan: Plan, rank: int, world: int) -> None:
         raise DataError(f"workers={plan.workers}, prefetch={plan.prefetch}: at least 0 and 1.")
     if not plan.synthetic:
         raise DataError("The plan has no synthetic dataset: name one.")
+    spaces = {source.dataset.name: source.dataset.space for source in plan.synthetic}
+    spaces |= {f"labels of {source.dataset.name}": source.labels.header.space for source in plan.real}
+    if len(set(spaces.values())) > 1:
+        raise DataError(
+            f"One run is of one space, but there is {', '.join(f'{n}: {s}' for n, s in spaces.items())}: "
+            "open the datasets in the labels' space, or label anew."
+        )
     for sources in (plan.synthetic, plan.real):
         names = [source.dataset.name for source in sources]
         for source in sources:

@@ -102,6 +102,7 @@ class ProceduralScenes:
                 f'Procedural shards hold depth pictures, not metres, so the space "{space}" is out of reach: '
                 'train in the space "depth", or leave them out.'
             )
+        self.space = space
         self.name = f"procedural-{shape_hw[0]}x{shape_hw[1]}"
         self._shards = [path for path in _shards_in(folder) if _shape_of(path)[1:] == shape_hw]
         if not self._shards:

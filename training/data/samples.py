@@ -79,6 +79,8 @@ class Dataset(Protocol):
 
 
 class Synthetic(Dataset, Protocol):
+    space: Space
+
     def __getitem__(self, index: int) -> Pair:
         """Raises SampleError if this sample cannot be used."""
 
@@ -88,8 +90,16 @@ class Real(Dataset, Protocol):
         """Raises SampleError if this sample cannot be used."""
 
 
+class LabelHeader(Protocol):
+    """What is common to all labels; more of it in labels.py."""
+
+    space: Space
+
+
 class Labels(Protocol):
-    """What a teacher said about the photos of a Real dataset."""
+    """What a teacher said about the photos of a Real dataset; labels.LabelStore is one."""
+
+    header: LabelHeader
 
     def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Photo.name -> depth picture and its valid pixels, at any size of the photo's shape.

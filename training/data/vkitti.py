@@ -54,7 +54,7 @@ class VirtualKitti:
     ) -> None:
         self._photos = _part(Path(root), "rgb")
         self._depths = _part(Path(root), "depth")
-        self._space = space
+        self.space = space
         self._frames = [
             frame
             for scene in (SCENES[split] if scenes is None else scenes)
@@ -67,7 +67,7 @@ class VirtualKitti:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Pair:
-        return to_pair(self.metric(index), space=self._space)
+        return to_pair(self.metric(index), space=self.space)
 
     def metric(self, index: int) -> MetricPair:
         """Depth in metres, cropped; valid: NEAREST_M < depth_m < FARTHEST_M. Raises SampleError."""
