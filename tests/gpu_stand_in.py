@@ -67,6 +67,7 @@ class Cuda:
         self.total = 64 * 2**20
         self.memory: dict[int, tuple[Any, int, int | None]] = {}  # address -> (memory, bytes, GPU or host)
         self.captures_fail = False
+        self.engines_say: str | None = None  # in TensorRT's log, when they then refuse to run
         self.launches = 0
         self.work = threading.RLock()
         self._here = threading.local()
@@ -278,10 +279,10 @@ class Cuda:
 
 class _Engine:
     def __init__(self, cuda: Cuda, content: bytes, address: int) -> None:
+        self.cuda, self._address = cuda, address  # of its weights, which go when it goes
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options)
-        self.cuda, self._address = cuda, address
         self.inputs = [(one.name, one.type) for one in self.session.get_inputs()]
         self._tensors = self.inputs + [(one.name, one.type) for one in self.session.get_outputs()]
         self.num_io_tensors = len(self._tensors)
@@ -335,6 +336,10 @@ class _Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert self._activations is not None
+        if self._engine.cuda.engines_say is not None:
+            logger = trt_log.logger()
+            logger.log(logger.Severity.ERROR, self._engine.cuda.engines_say)
+            return False
 
         def run() -> None:
             cuda = self._engine.cuda
@@ -379,7 +384,6 @@ def _tensorrt(cuda: Cuda, version: str) -> types.ModuleType:
             try:
                 return _Engine(cuda, content, address)
             except Exception:
-                cuda.cudaFree(address)
                 self._logger.log(ILogger.Severity.ERROR, "Serialization assertion plan->header failed")
                 return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu_stand_in import Cuda, install
+from test_plan_rules import fixed, profile, record
 from test_plans import L4, StandIn, edit
 from toy import toy_depth, toy_depth_latent, toy_latent, toy_unclipped, write_toy_engine_dir
 
@@ -25,7 +27,7 @@ from fiffdepth_rt import trt_log
 from fiffdepth_rt.backends import tensorrt as backend_file
 from fiffdepth_rt.buffer_plan import copies
 from fiffdepth_rt.cuda import Copy, watched_copies
-from fiffdepth_rt.engine_dir import read_manifest
+from fiffdepth_rt.engine_dir import STAGES, hash_file, read_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -38,7 +40,7 @@ from fiffdepth_rt.errors import (
     PlanVersionError,
     SizeError,
 )
-from fiffdepth_rt.plan_rules import Request
+from fiffdepth_rt.plan_rules import Request, graph_digest
 from fiffdepth_rt.plans import build_plans
 
 GRIDS = ((128, 192), (64, 128))
@@ -440,7 +442,61 @@ def test_static_plans_make_one_engine_of_many_grids(toy_dir: Path, cuda: Cuda) -
             np.testing.assert_allclose(found, toy_depth(image(1, grid)[None])[0], atol=1e-6)
 
 
+def test_a_cameras_graphs_take_arrays_of_the_cameras_size(toy_dir: Path, cuda: Cuda) -> None:
+    manifest = read_manifest(toy_dir)
+    graphs = fixed(manifest, 120, 168)  # as an export with --camera lists them: no multiples of 64
+    plans, files = [], dict(manifest.files)
+    (toy_dir / "plans").mkdir()
+    for stage in STAGES:
+        file = f"plans/{stage}.plan"
+        shutil.copy(toy_dir / graphs.stages[stage].file, toy_dir / file)
+        files[file] = hash_file(toy_dir / file)
+        plan = record(stage=stage, precision="fp32", file=file, profiles=(profile(120, 168),))
+        digest = graph_digest(manifest, "fp32", stage)
+        plans.append(dataclasses.replace(plan, graph_sha256=digest))
+    edit(toy_dir, graph_sets=manifest.graph_sets | {"fp32": graphs}, plans=tuple(plans), files=files)
+    with fiffdepth_rt.Depth(toy_dir, backend="tensorrt", precision="fp32") as depth:
+        frame = image(0, (120, 168))
+        expected = toy_depth(frame[None])[0]
+        with watched_copies() as seen:
+            kept = depth.infer(OnGpu(cuda, frame), out="device")
+        assert {kind for kind, _ in seen} == {Copy.ACROSS}
+        np.testing.assert_allclose(kept.to_host(), expected, atol=1e-6)
+        np.testing.assert_allclose(depth.infer(frame), expected, atol=1e-6)
+        np.testing.assert_allclose(depth.infer(frame, out="device").to_host(), expected, atol=1e-6)
+
+
 # --- bad weather ---
+
+
+def test_a_plan_that_tensorrt_does_not_take_brings_its_log(toy_dir: Path, cuda: Cuda) -> None:
+    (plan, *_) = build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), workshop=StandIn(L4))
+    (toy_dir / plan.file).write_bytes(b"of something else")
+    edit(toy_dir, files=read_manifest(toy_dir).files | {plan.file: hash_file(toy_dir / plan.file)})
+    with pytest.raises(PlanMismatchError, match=r"does not take .*ERROR: Serialization assertion"):
+        fiffdepth_rt.Depth(toy_dir, backend="tensorrt")
+    gc.collect()
+    assert cuda.left_over() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_an_engine_that_fails_brings_tensorrts_log_and_runs_again(
+    built: Path, cuda: Cuda, cuda_graph: bool
+) -> None:
+    with fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth:
+        cuda.engines_say = "Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
+        for out in ("host", "device"):
+            with pytest.raises(
+                InferenceError, match=r"could not run plans/encoder.*an illegal memory access"
+            ):
+                depth.infer(image(), out=out)
+        cuda.engines_say = "Error Code 2: OutOfMemory (Requested size was 734003200 bytes.)"
+        with pytest.raises(DeviceMemoryError, match=r"running plans/encoder.*needs 700 MiB") as error:
+            depth.infer(image())
+        assert (error.value.needed_bytes, error.value.total_bytes) == (734_003_200, cuda.total)
+        cuda.engines_say = None
+        for _ in range(3):
+            np.testing.assert_allclose(depth.infer(image()), toy_depth(image()[None])[0], atol=1e-6)
 
 
 def test_without_graphs_the_work_goes_on_and_says_why(built: Path, cuda: Cuda) -> None:
