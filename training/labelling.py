@@ -9,15 +9,15 @@ import dataclasses
 import json
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
 from training.data.labels import Dtype, Header, LabelStore
-from training.data.samples import Photo, SampleError, Space
+from training.data.samples import Photo, Real, SampleError, Space
 from training.data.teacher_maps import check_conversion, conversion, to_picture
-from training.named_photos import Photos
 from training.teachers import Teacher
 
 logger = logging.getLogger("training")
@@ -25,6 +25,13 @@ logger = logging.getLogger("training")
 SKIPPED = "skipped.json"
 PENDING_BATCHES = 4
 """Photos held while buckets fill, in batches: enough for the aspects of most collections, few to hold."""
+
+
+class Photos(Real, Protocol):
+    """A real dataset that knows its photos' names unread, so that a resumed run passes over finished ones."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

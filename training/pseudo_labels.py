@@ -24,10 +24,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
 from training import labelling
+from training.data.images import open_photos
 from training.data.labels import LabelStore
 from training.data.samples import DataError
 from training.loop import TrainingError, only_run_in
-from training.named_photos import open_photos
 from training.teachers import TeacherError, forbids_commerce, open_teacher
 
 logger = logging.getLogger("training")

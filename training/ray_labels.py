@@ -32,6 +32,7 @@ from training.data.labels import LabelStore
 from training.data.samples import Photo, SampleError
 from training.labelling import (
     PENDING_BATCHES,
+    Photos,
     Skipped,
     Tally,
     in_batches,
@@ -40,7 +41,6 @@ from training.labelling import (
     write_skipped,
 )
 from training.loop import TrainingError
-from training.named_photos import Photos
 from training.teachers import Teacher
 
 logger = logging.getLogger("training")
@@ -60,12 +60,13 @@ def cluster(address: str) -> Iterator[None]:
     """
     shipped = {"py_modules": [str(Path(package.__path__[0])) for package in PACKAGES]}
     with contextlib.ExitStack() as undo:
+        # fatal: Ray Data makes Ray say, as an error, that its own actors may fail to restart.
+        undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal"))
         local: dict[str, Any] = {}
         if address == LOCAL:
             # Short, because the sockets in it have names of limited length.
             folder = tempfile.mkdtemp(prefix="ray-")
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0"))
             local = {"include_dashboard": False, "_temp_dir": folder}
         try:
             ray.init(address, runtime_env=shipped, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -104,7 +105,7 @@ def label_photos(
             # Another share of a core than the teacher's: else both become one task, and take turns.
             .map(_read, fn_kwargs={"photos": shared}, num_cpus=0.5)
             .map_batches(
-                _Label,
+                Labeller,
                 fn_constructor_args=(make_teacher, str(store.folder), batch),
                 batch_size=chunk,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors or gpus or max(1, cores // 2)),
@@ -128,9 +129,13 @@ def label_photos(
 
 
 def _read(row: dict[str, Any], photos: ray.ObjectRef) -> dict[str, Any]:
+    return row_of(ray.get(photos), int(row["data"]))
+
+
+def row_of(photos: Photos, index: int) -> dict[str, Any]:
     """index -> name, pixels, height, width; or a reason why not. Texts as bytes: names may be no text."""
     try:
-        one = ray.get(photos)[int(row["data"])]
+        one = photos[index]
     except SampleError as error:
         name, pixels, (height, width), reason = error.name, b"", (0, 0), error.reason
     else:
@@ -144,7 +149,7 @@ def _read(row: dict[str, Any], photos: ray.ObjectRef) -> dict[str, Any]:
     }
 
 
-class _Label:
+class Labeller:
     """Rows of photos -> labels in the store; rows of name and reason ("" where there is a label now)."""
 
     def __init__(self, make_teacher: Callable[[], Teacher], folder: str, batch: int) -> None:
