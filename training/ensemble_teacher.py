@@ -17,7 +17,7 @@ from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, TeacherMap
 from training.tensors import autocast, photo_tensor
 
-SIZES = (192, 256, 320)
+SIZES = (192, 256)
 """Longer sides at which a photo is looked at, px."""
 
 
@@ -25,7 +25,7 @@ class EnsembleTeacher:
     """A `training.teachers.Teacher`. network: photos N×3×h×w in [-1, 1] -> depth pictures N×1×h×w."""
 
     name = (
-        "nano's own network after its stage of strong augmentation, mean over three sizes and mirror images"
+        "nano's own network after its stage of strong augmentation, mean over two sizes and mirror images"
     )
     licence = "Apache-2.0"
     output: Output = "depth"

@@ -62,9 +62,9 @@ class Plan:
     joint_batch: int = 8
     joint: loop.Schedule = loop.Schedule(steps=1_300, lr=6e-4, warmup=50, save_every=100)
     wide_batch: int = 16
-    wide: loop.Schedule = loop.Schedule(steps=1_000, lr=5e-4, warmup=50, save_every=50, average=0.995)
+    wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 4
-    method: loop.Schedule = loop.Schedule(steps=800, lr=4e-4, warmup=50, save_every=50, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=1_200, lr=4e-4, warmup=50, save_every=50, average=0.995)
     objective: objective.Method = objective.Method(lambda_gm=GRADIENT_WEIGHT)
 
 
