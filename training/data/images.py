@@ -185,8 +185,8 @@ class Labelled:
         self._indices = np.array([i for i, name in enumerate(photos.names) if name in known], np.int64)
         if not len(self._indices):
             raise DataError(
-                f"None of the {len(photos)} photos has a label (the first is {photos.names[0]!r}): label them "
-                "with `python -m training.pseudo_labels`, from the same folder or pattern."
+                f"None of the {len(photos)} photos has a label (the first is {photos.names[0]!r}): label "
+                "them with `python -m training.pseudo_labels`, from the same folder or pattern."
             )
 
     def __len__(self) -> int:
