@@ -278,10 +278,10 @@ class Stream:
         """
         runtime = _runtime()
         captured: list[Graph] = []
-        self._captured = []
         # ThreadLocal: other threads of the process, such as torch's, may go on allocating meanwhile.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call(runtime.cudaStreamBeginCapture, self._stream, mode)
+        self._captured = []
         try:
             yield captured
         except BaseException:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fiffdepth_rt import cuda
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends import tensorrt as tensorrt_here
 from fiffdepth_rt.build_progress import BuildProgress, OnProgress, Phases
 from fiffdepth_rt.errors import BuildError
 from fiffdepth_rt.plan_rules import (
     PlanJob,
-    Target,
     Version,
     builder_flags,
     input_shape,
@@ -34,15 +32,7 @@ class TensorRtWorkshop:
     """TensorRT and the GPU of this machine. Raises BackendUnavailableError where one of them is missing."""
 
     def __init__(self) -> None:
-        tensorrt_here.require()
-        import tensorrt as trt
-
-        gpu = cuda.gpu()
-        self.target = Target(
-            gpu_name=gpu.name,
-            compute_capability=gpu.compute_capability,
-            tensorrt_version=".".join(map(str, parse_version(str(trt.__version__)))),
-        )
+        self.target, gpu = tensorrt_here.require()
         self.versions = {"driver_cuda": gpu.driver_cuda}
 
     def build(

@@ -23,7 +23,7 @@ from fiffdepth_rt.buffer_plan import (
 )
 from fiffdepth_rt.cuda import Copy
 from fiffdepth_rt.engine_dir import STAGES, Stage
-from fiffdepth_rt.errors import InferenceError
+from fiffdepth_rt.errors import BackendError, DeviceMemoryError, InferenceError
 from fiffdepth_rt.plan_choice import Lane
 from fiffdepth_rt.plan_rules import input_shape
 from fiffdepth_rt.trt_run import OpenedEngine, StageContext
@@ -56,7 +56,7 @@ class Graphs:
     def describe(self) -> str:
         return self.why_not or f"on: {self.captured} captured so far"
 
-    def fail(self, error: InferenceError) -> None:
+    def fail(self, error: BackendError) -> None:
         self.why_not = f"off: the capture failed, work is enqueued plainly ({error})"
         log.warning("CUDA graph %s", self.why_not)
 
@@ -132,7 +132,7 @@ class OpenLane:
         try:
             with self._stream.capture() as captured:
                 self._enqueue(key, slot)
-        except InferenceError as error:
+        except (InferenceError, DeviceMemoryError) as error:  # the frame itself was enqueued before
             self._graphs.fail(error)
         else:
             self._captured[key] = captured[0]

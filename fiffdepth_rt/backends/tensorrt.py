@@ -246,7 +246,7 @@ class TensorRtBackend:
             "cuda_graph": self._graphs.describe(),
             "plans": sorted({plan.file for lane in self._lanes for plan in lane.lane.plans.values()}),
             "shapes": ["{}x{}x{}x{}".format(*lane.image_shape) for lane in self._lanes],
-            "activation_bytes": self._block_nbytes,
+            "gpu_block_bytes": self._block_nbytes,
         }
 
     def close(self) -> None:
