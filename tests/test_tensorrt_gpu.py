@@ -6,6 +6,7 @@ What can be known without a GPU is in test_tensorrt_backend.py, on a stand-in.
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -206,6 +207,25 @@ def test_two_gpus_give_the_same(built: Path) -> None:
             assert depth.describe()["device"] == device
             results.append(depth.infer(image(6)))
     np.testing.assert_array_equal(*results)
+
+
+def test_the_python_of_deploy_md_runs(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = write_toy_engine_dir(tmp_path / "engines" / "fiffdepth")
+    build_plans(directory, Request(grids=((384, 640), *GRIDS[:1]), precision="fp32"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {
+        "photo": image(0, (300, 400)),
+        "torch": torch,
+        "side": torch.cuda.Stream(),
+        "truth": torch.zeros((384, 640), device="cuda"),
+    }
+    document = Path(fiffdepth_rt.__file__).parent.parent / "docs" / "deploy.md"
+    first, *others = re.findall(r"^```py\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+    exec(first, names)
+    with fiffdepth_rt.Depth(directory, backend="tensorrt") as names["depth"]:
+        for block in others:
+            exec(block, names)
+    assert torch.isfinite(names["loss"])
 
 
 # --- bad weather ---
