@@ -6,6 +6,7 @@ in host memory.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -13,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from fiffdepth_rt.doctor import nvidia_gpus
 from fiffdepth_rt.engine_dir import STAGES
 from fiffdepth_rt.image import as_rgb, fit, to_grid
 
+FULL_HD_HW = (1080, 1920)
+
+_FULL_HD_RUNS = 5  # at most: what a photo of a camera costs around the engine varies little
 _CEILING_RUNS = 3
 _MATMUL_SIDE = 1536
 _COPY_BYTES = 2**27  # two arrays of this size are beyond the caches
@@ -51,11 +55,11 @@ class Report:
     photo_hw, grid_hw: px.
     load_ms: importing the engine, checking the engine directory with its hashes, opening it.
     first_frame_ms: the first depth map after that.
-    end_to_end: photo -> depth map. stages: each engine stage alone, on host arrays.
-    host_overhead_ms: median of end to end minus the medians of the stages. That is fitting the photo to the
-        grid and back, less what an engine saves by keeping values on its device from stage to stage.
+    end_to_end: photo -> depth map. in_engine: the engine's part of those same runs. stages: the journey
+        again, stage by stage, on host arrays.
+    host_overhead_ms: median of end to end minus in_engine, run by run: checks, fitting the photo to the grid,
+        and the way back. full_hd_overhead_ms: the same for a photo of FULL_HD_HW, processed at the same size.
     peak_memory_mib: the largest resident set of the process so far; None where the system does not tell.
-    import_ms: `import fiffdepth_rt` beyond NumPy and OpenCV; only benchmarks/latency.py measures it.
     ceiling: what NumPy reaches here. card: the machine, without names of hosts, users or paths.
     """
 
@@ -71,13 +75,14 @@ class Report:
     load_ms: float
     first_frame_ms: float
     end_to_end: Timing
+    in_engine: Timing
     stages: Mapping[str, Timing]
     host_overhead_ms: float
+    full_hd_overhead_ms: float
     peak_memory_mib: float | None
     ceiling: Mapping[str, float]
     card: Mapping[str, str]
     date: str
-    import_ms: float | None = None
 
     def to_json(self) -> str:
         """All fields on one line."""
@@ -88,7 +93,6 @@ class Report:
         photo, grid = (f"{height}×{width}" for height, width in (self.photo_hw, self.grid_hw))
         memory = "unknown" if self.peak_memory_mib is None else f"{self.peak_memory_mib:.0f} MiB"
         engine = ", ".join(f"{key} {value}" for key, value in self.engine.items())
-        importing = "" if self.import_ms is None else f"import {self.import_ms:.0f} ms, "
         rows = [("end to end", self.end_to_end), *self.stages.items()]
         return "\n".join(
             [
@@ -104,8 +108,9 @@ class Report:
                 "|---|---:|---:|---:|",
                 *(f"| {name} | {t.p50_ms:.1f} | {t.p90_ms:.1f} | {t.p99_ms:.1f} |" for name, t in rows),
                 f"| host overhead | {self.host_overhead_ms:.1f} | | |",
+                f"| host overhead of a 1080×1920 photo | {self.full_hd_overhead_ms:.1f} | | |",
                 "",
-                f"Once: {importing}load {self.load_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms, "
+                f"Once: load {self.load_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms, "
                 f"peak memory {memory}.",
             ]
         )
@@ -135,9 +140,12 @@ def measure(
         first_s = _seconds(lambda: depth.infer(photo))
         for _ in range(warm_up):
             depth.infer(photo)
-        end_to_end = Timing.of([_seconds(lambda: depth.infer(photo)) for _ in range(runs)])
-        grid_hw = depth.backend.grid_for(photo_hw, depth.size)
+        wall_s, engine_s = timed_frames(depth, photo, runs=runs)
+        grid_hw = depth.grid_for(photo_hw)
         stages = _time_stages(depth, to_grid(photo, fit(photo_hw, grid_hw))[None], runs=runs, warm_up=warm_up)
+        full_hd = as_rgb(np.random.default_rng(1).integers(0, 256, (*FULL_HD_HW, 3), dtype=np.uint8))
+        depth.infer(full_hd)
+        full_hd_s = timed_frames(depth, full_hd, runs=min(runs, _FULL_HD_RUNS))
         return Report(
             model=depth.manifest.name,
             backend=depth.backend.name,
@@ -150,9 +158,11 @@ def measure(
             warm_up=warm_up,
             load_ms=load_s * 1e3,
             first_frame_ms=first_s * 1e3,
-            end_to_end=end_to_end,
+            end_to_end=Timing.of(wall_s),
+            in_engine=Timing.of(engine_s),
             stages=stages,
-            host_overhead_ms=end_to_end.p50_ms - sum(stage.p50_ms for stage in stages.values()),
+            host_overhead_ms=_overhead_ms(wall_s, engine_s),
+            full_hd_overhead_ms=_overhead_ms(*full_hd_s),
             peak_memory_mib=_peak_memory_mib(),  # before the ceiling, whose arrays are large
             ceiling=_ceiling(),
             card=machine_card(depth.describe()["versions"]),
@@ -166,21 +176,52 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def timed_frames(depth: Depth, photo: Any, *, runs: int) -> tuple[list[float], list[float]]:
+    """photo -> seconds of each run end to end, and seconds of the engine's part of it."""
+    with engine_clock(depth) as engine_s:
+        wall_s = [_seconds(lambda: depth.infer(photo)) for _ in range(runs)]
+    return wall_s, engine_s
+
+
+@contextlib.contextmanager
+def engine_clock(depth: Depth) -> Iterator[list[float]]:
+    """Notes how long each call of the engine takes, in seconds, in the list given.
+
+    Measured inside the same runs: an engine that is called again and again by itself finds its memory in the
+    caches, and what is left over would look like host overhead.
+    """
+    taken: list[float] = []
+    backend: Any = depth.backend
+    run = backend.run
+
+    def clocked(image_BHW3: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return run(image_BHW3)
+        finally:
+            taken.append(time.perf_counter() - start)
+
+    backend.run = clocked
+    try:
+        yield taken
+    finally:
+        del backend.run  # the class's own is there again
+
+
+def _overhead_ms(wall_s: Sequence[float], engine_s: Sequence[float]) -> float:
+    return float(np.median(np.subtract(wall_s, engine_s)) * 1e3)
+
+
 def _time_stages(depth: Depth, image: Any, *, runs: int, warm_up: int) -> dict[str, Timing]:
-    """image -> each stage's times; what one stage gives is what the next one takes."""
-    stages = {}
-    value = image
-    for stage in STAGES:
-        for _ in range(warm_up):
-            depth.backend.run_stage(stage, value)
-        seconds = []
-        for _ in range(runs):
+    """image -> each stage's times, on whole journeys: what one stage gives is what the next one takes."""
+    seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for _ in range(warm_up + runs):
+        value = image
+        for stage in STAGES:
             start = time.perf_counter()
-            result = depth.backend.run_stage(stage, value)
-            seconds.append(time.perf_counter() - start)
-        stages[stage] = Timing.of(seconds)
-        value = result
-    return stages
+            value = depth.backend.run_stage(stage, value)
+            seconds[stage].append(time.perf_counter() - start)
+    return {stage: Timing.of(taken[warm_up:]) for stage, taken in seconds.items()}
 
 
 def _peak_memory_mib() -> float | None:

@@ -1,4 +1,4 @@
-"""Promises about `fiffdepth bench` and benchmarks/latency.py: what a report holds. No figure is judged."""
+"""Promises about `fiffdepth bench`: what a report holds. No figure is judged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import fiffdepth_rt
-from benchmarks.latency import save
-from fiffdepth_rt.bench import Timing, measure
+from fiffdepth_rt.bench import Timing, engine_clock, measure, timed_frames
 from fiffdepth_rt.cli import program
+from fiffdepth_rt.errors import ImageError
 
 ROOT = Path(__file__).parents[1]
 BRIEF = ("--runs", "4", "--warm-up", "1")
@@ -47,7 +48,7 @@ def test_the_last_line_is_json_with_every_figure(answer: tuple[Path, str]) -> No
     assert (report["photo_hw"], report["grid_hw"]) == ([100, 200], [128, 256])
     assert (report["runs"], report["warm_up"]) == (4, 1)
     assert list(report["stages"]) == ["encoder", "unet", "decoder"]
-    for timing in (report["end_to_end"], *report["stages"].values()):
+    for timing in (report["end_to_end"], report["in_engine"], *report["stages"].values()):
         assert 0 < timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
     for figure in ("load_ms", "first_frame_ms", "peak_memory_mib"):
         assert report[figure] > 0
@@ -55,10 +56,28 @@ def test_the_last_line_is_json_with_every_figure(answer: tuple[Path, str]) -> No
     assert all(figure > 0 for figure in report["ceiling"].values())
 
 
-def test_the_host_overhead_is_what_the_stages_do_not_explain(answer: tuple[Path, str]) -> None:
+def test_the_host_overhead_is_what_the_engine_does_not_explain_in_the_same_runs(toy_dir: Path) -> None:
+    photo = np.zeros((64, 64, 3), dtype=np.uint8)
+    with fiffdepth_rt.Depth(toy_dir, threads=1, size=64) as depth:
+        before = depth.backend.run
+        with engine_clock(depth) as engine_s:
+            clocked = depth.backend.run
+            depth.infer(photo)
+            depth.infer_batch([photo, photo])
+            with pytest.raises(ImageError):
+                depth.infer(photo[..., :2])
+        assert len(engine_s) == 2 and all(s > 0 for s in engine_s)
+        assert depth.backend.run == before != clocked
+        wall_s, engine_s = timed_frames(depth, photo, runs=3)
+    assert all(0 < inside < wall for wall, inside in zip(wall_s, engine_s, strict=True))
+
+
+def test_the_engine_s_part_and_the_host_s_are_in_the_report(answer: tuple[Path, str]) -> None:
     report = last_line(answer[1])
-    stages_ms = sum(stage["p50_ms"] for stage in report["stages"].values())
-    assert report["host_overhead_ms"] == pytest.approx(report["end_to_end"]["p50_ms"] - stages_ms)
+    assert 0 < report["in_engine"]["p50_ms"] < report["end_to_end"]["p50_ms"]
+    assert 0 < report["host_overhead_ms"] < report["end_to_end"]["p99_ms"]
+    assert report["full_hd_overhead_ms"] > 0
+    assert "| host overhead of a 1080×1920 photo | " in answer[1]
 
 
 def test_the_card_tells_the_machine_and_no_names_of_places(answer: tuple[Path, str]) -> None:
@@ -100,26 +119,6 @@ def test_what_cannot_be_measured_is_said(toy_dir: Path, arguments: tuple[str, st
     result = bench(str(toy_dir), *arguments)
     assert result.exit_code in (1, 2) and result.stdout == ""
     assert complaint in result.stderr.splitlines()[-1]
-
-
-def test_latency_py_measures_the_import_too(toy_dir: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.latency", str(toy_dir), *BRIEF]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stderr == ""
-    report = last_line(answer.stdout)
-    assert report["import_ms"] > 0 and f"import {report['import_ms']:.0f} ms" in answer.stdout
-
-
-def test_a_report_is_kept_as_markdown_and_json_and_says_its_command(toy_dir: Path, tmp_path: Path) -> None:
-    report = measure(toy_dir, photo_hw=(64, 128), runs=1, warm_up=1)
-    markdown = save(report, tmp_path / "results")
-    assert markdown.name == "latency-toy-fp32-onnxruntime-cpu-64x128.md"
-    assert sorted(path.suffix for path in (tmp_path / "results").iterdir()) == [".json", ".md"]
-    assert json.loads(markdown.with_suffix(".json").read_text()) == json.loads(report.to_json())
-    text = markdown.read_text()
-    assert text.startswith(report.to_markdown())
-    assert "`python -m benchmarks.latency --size 64x128 --runs 1 --warm-up 1`" in text
-    assert save(report, tmp_path / "results") == markdown
 
 
 def test_bench_needs_no_more_than_the_runtime() -> None:
