@@ -122,9 +122,9 @@ def address() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="ray-")  # short, because of the sockets in it
     before = dict(os.environ)
     # At Ray's usual niceness of 15, workers never get a turn on a busy machine.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     cluster.add_node(**node)
     yield cluster.address
     cluster.shutdown()
