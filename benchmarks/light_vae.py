@@ -1,0 +1,228 @@
+"""What a light VAE costs in accuracy: the full VAE and the light one on held-out depth, by the same code.
+
+    python -m benchmarks.light_vae runs/nano/nano.safetensors runs/light/light.safetensors --scenes 100
+    python -m benchmarks.light_vae CKPT LIGHT --rgbd DIR --pictures out/ --save
+
+CKPT is one of our checkpoints, LIGHT what training/distill_vae.py made of it. Held-out depth: scenes rendered
+from seeds that training never sees, with exact metres, or a folder of RGB-D pairs as benchmarks/accuracy.py
+takes it. Two questions:
+
+    depth map -> latent -> depth map            what the decoder alone loses
+    photo -> latent -> depth latent -> depth    what the whole chain loses, by the halves replaced
+
+Predictions are aligned to metres by least squares (benchmarks/metrics.py), clipped to 1 mm … the range of the
+data, and scored on valid pixels: AbsRel, δ1, and boundary F1 (benchmarks/boundaries.py) of the aligned depth.
+In torch, fp32, by diffusers' own modules; exported graphs are held against these by the export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks import metrics
+from benchmarks.accuracy import read_truth
+from benchmarks.boundaries import boundary_f1
+from fiffdepth_rt import colorize
+from fiffdepth_rt.files import read_photo
+from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
+from training import checkpoint, light_vae, objective
+from training.data.normalise import normalise
+from training.data.procedural import HELD_OUT_SEED, SHAPES
+from training.scenes.layouts import FAR_M
+from training.scenes.render import render_scene
+
+RESULTS = Path(__file__).parent / "results"
+RGBD_MAX_M = 10.0
+GRID = 64
+HELD_OUT_FROM = HELD_OUT_SEED + (1 << 20)
+"""Beyond the seeds of nano's own validation scenes."""
+Array = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """photo uint8 H×W×3; truth_m float32 H×W, valid from 1 mm to below max_m."""
+
+    name: str
+    photo: NDArray[np.uint8]
+    truth_m: Array
+    max_m: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """Means over frames, 0 … 1. question: "depth map" or "photo"; halves: which are light."""
+
+    question: str
+    halves: str
+    frames: int
+    abs_rel: float
+    delta1: float
+    f1: float
+
+
+class Chain:
+    """The full model, with the full or the light half of the VAE at either end. Pixels in [-1, 1]."""
+
+    def __init__(self, model: checkpoint.Checkpoint, light: Any) -> None:
+        self.model, self.light = model, light
+        self.scale = model.vae.config.scaling_factor
+
+    def encode(self, pixels: torch.Tensor, *, light: bool) -> torch.Tensor:
+        if light:
+            return self.light.encode(pixels).latents
+        return self.model.vae.encode(pixels).latent_dist.mode() * self.scale
+
+    def depth_latent(self, latent: torch.Tensor) -> torch.Tensor:
+        return objective.feed_forward(self.model.unet, latent, self.model.prompt_embedding)
+
+    def decode(self, latent: torch.Tensor, *, light: bool) -> Array:
+        """1×4×h×w -> H×W in [0, 1]."""
+        picture = (
+            self.light.decode(latent).sample if light else self.model.vae.decode(latent / self.scale).sample
+        )
+        return (picture.mean((0, 1)).clamp(-1, 1) * 0.5 + 0.5).numpy()
+
+
+def scenes(count: int) -> Iterator[Frame]:
+    """Rendered scenes that no training has seen."""
+    for i in range(count):
+        scene = render_scene(HELD_OUT_FROM + i, SHAPES[i % len(SHAPES)])
+        yield Frame(name=f"scene_{i:04d}", photo=scene.photo, truth_m=scene.depth_m, max_m=FAR_M)
+
+
+def rgbd(folder: Path) -> Iterator[Frame]:
+    """NAME_rgb.jpg with NAME_depth_mm.png."""
+    for path in sorted(folder.glob("*_depth_mm.png")):
+        name = path.name.removesuffix("_depth_mm.png")
+        photo = read_photo(path.with_name(f"{name}_rgb.jpg"))
+        yield Frame(name=name, photo=photo, truth_m=read_truth(path), max_m=RGBD_MAX_M)
+
+
+@torch.no_grad()
+def predictions(
+    chain: Chain, halves: tuple[str, ...], frame: Frame, size: int, space: Any
+) -> dict[tuple[str, str], Array]:
+    """(question, light halves) -> depth H×W in [0, 1]. Depth maps with holes are left out."""
+    hw = (frame.photo.shape[0], frame.photo.shape[1])
+    fitted = fit(hw, grid_for(hw, size=size))
+    found: dict[tuple[str, str], Array] = {}
+    valid = _valid(frame)
+    whole = (valid | (frame.truth_m >= frame.max_m)).all() and not (hw[0] % GRID or hw[1] % GRID)
+    if "decoder" in halves and whole:
+        picture = torch.from_numpy(normalise(frame.truth_m, valid, space=space))
+        latent = chain.encode(picture.expand(1, 3, -1, -1), light=False)
+        for name, light in (("none", False), ("decoder", True)):
+            found["depth map", name] = chain.decode(latent, light=light)
+    pixels = torch.from_numpy(to_grid(frame.photo, fitted)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for encoder in (False, True)[: 1 + ("encoder" in halves)]:
+        depth_latent = chain.depth_latent(chain.encode(pixels, light=encoder))
+        for decoder in (False, True)[: 1 + ("decoder" in halves)]:
+            name = {(0, 0): "none", (1, 0): "encoder", (0, 1): "decoder", (1, 1): "both"}[encoder, decoder]
+            found["photo", name] = to_photo(chain.decode(depth_latent, light=decoder), fitted)
+    return found
+
+
+def score(prediction: Array, frame: Frame, *, space: str) -> tuple[float, float, float]:
+    """AbsRel, δ1 and boundary F1, each 0 … 1."""
+    valid = _valid(frame)
+    errors = metrics.score(prediction, frame.truth_m, space=space, max_m=frame.max_m)
+    aligned = np.clip(metrics.align(prediction, frame.truth_m, valid, space=space), 1e-3, frame.max_m)
+    return errors.abs_rel, errors.delta1, boundary_f1(aligned, frame.truth_m, valid)
+
+
+def evaluate(
+    chain: Chain, halves: tuple[str, ...], frames: list[Frame], *, pictures: Path | None
+) -> list[Row]:
+    """Every frame, every question, every choice of halves -> means."""
+    info = chain.model.info
+    scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    for frame in tqdm(frames, unit="frame"):
+        found = predictions(chain, halves, frame, info.size_default, info.output_space)
+        for key, prediction in found.items():
+            scores[key].append(score(prediction, frame, space=info.output_space))
+        if pictures is not None:
+            _write_picture(pictures / f"{frame.name}.png", frame, found, info.output_space)
+    return [
+        Row(question=question, halves=light, frames=len(of), abs_rel=a, delta1=d, f1=f)
+        for (question, light), of in scores.items()
+        for a, d, f in [np.mean(of, axis=0).tolist()]
+    ]
+
+
+def _valid(frame: Frame) -> NDArray[np.bool_]:
+    return (frame.truth_m > 1e-3) & (frame.truth_m < frame.max_m)
+
+
+def _write_picture(path: Path, frame: Frame, found: dict[tuple[str, str], Array], space: str) -> None:
+    """Photo, truth, then every prediction in the order of the table, near = bright."""
+    valid = _valid(frame)
+    truth = normalise(frame.truth_m, valid, space="depth") * 0.5 + 0.5
+    shown = [frame.photo, colorize(truth, space="depth")]
+    shown += [colorize(prediction, space=space) for prediction in found.values()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = ["| from | light halves | n | AbsRel % ↓ | δ1 % ↑ | boundary F1 ↑ |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r.question} | {r.halves} | {r.frames} "
+        f"| {100 * r.abs_rel:.2f} | {100 * r.delta1:.2f} | {r.f1:.3f} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("light", type=Path)
+    parser.add_argument("--scenes", type=int, default=100, help="held-out scenes to render (default: 100)")
+    parser.add_argument("--rgbd", type=Path, help="a folder of RGB-D pairs instead")
+    parser.add_argument("--pictures", type=Path, help="write photo | truth | predictions here")
+    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
+    args = parser.parse_args()
+    vae, halves, info = light_vae.load(args.light)
+    chain = Chain(checkpoint.load(args.checkpoint), vae)
+    frames = list(
+        rgbd(args.rgbd) if args.rgbd else tqdm(scenes(args.scenes), total=args.scenes, desc="render")
+    )
+    if not frames:
+        raise SystemExit(f"No NAME_depth_mm.png in {args.rgbd}: see --help for the layout.")
+    rows = evaluate(chain, halves, frames, pictures=args.pictures)
+    held_out = "--rgbd DIR" if args.rgbd else f"--scenes {args.scenes}"
+    today = datetime.date.today().isoformat()
+    report = {
+        "benchmark": "light_vae",
+        "date": today,
+        "command": f"python -m benchmarks.light_vae {args.checkpoint.name} {args.light.name} {held_out}",
+        "teacher": info.teacher,
+        "training": info.training,
+        "rows": [dataclasses.asdict(r) for r in rows],
+    }
+    table, line = markdown(rows), json.dumps(report)
+    print(table)
+    print(line)
+    if args.save:
+        text = f"# Light VAE, {today}\n\n`{report['command']}`\n\n{table}\n\n```json\n{line}\n```\n"
+        (RESULTS / f"light-vae-{today}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
