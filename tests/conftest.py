@@ -18,6 +18,14 @@ hypothesis.settings.register_profile("promises", deadline=None, derandomize=True
 hypothesis.settings.load_profile("promises")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What OpenVINO compiles in tests is not left in the user's folder for caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIFFDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_engine_dir(tmp_path_factory.mktemp("engines") / "toy", precisions=("fp32", "bf16"))

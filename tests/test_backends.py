@@ -5,20 +5,38 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from toy import toy_depth_latent, toy_golden, toy_latent, toy_unclipped, write_toy_engine_dir
+from toy import (
+    toy_depth,
+    toy_depth_latent,
+    toy_golden,
+    toy_latent,
+    toy_unclipped,
+    write_static_toy,
+    write_toy_engine_dir,
+)
 
 import fiffdepth_rt
 from fiffdepth_rt.backends import onnxruntime as backend_file
-from fiffdepth_rt.backends.select import ENGINES
+from fiffdepth_rt.backends.ort_cuda import (
+    BoundJourney,
+    is_out_of_memory,
+    memory_error,
+    needed_bytes,
+    run_options,
+    why_no_graph,
+)
+from fiffdepth_rt.backends.select import ENGINES, choose_precision
 from fiffdepth_rt.backends.threads import default_threads
-from fiffdepth_rt.engine_dir import hash_file, open_engine_dir, read_manifest, write_manifest
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError
+from fiffdepth_rt.engine_dir import STAGES, hash_file, open_engine_dir, read_manifest, write_manifest
+from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, SizeError
+from fiffdepth_rt.image import fit, to_grid
 
 
 def image(batch: int = 1) -> np.ndarray:
@@ -224,3 +242,202 @@ def test_weights_outside_the_directory_are_not_read(tmp_path: Path) -> None:
     open_engine_dir(directory)
     with pytest.raises(GraphError, match="escapes model directory"):
         fiffdepth_rt.Depth(directory)
+
+
+# --- several grids in one directory ---
+
+GRIDS = ((128, 128), (64, 128), (128, 64))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_photo_goes_through_the_graphs_that_waste_least_of_it(tmp_path: Path, backend: str) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    rng = np.random.default_rng(0)
+    with fiffdepth_rt.Depth(directory, backend=backend, threads=1) as opened:
+        for photo_hw, grid in (((90, 160), (64, 128)), ((160, 90), (128, 64)), ((99, 99), (128, 128))):
+            photo = rng.integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
+            assert opened.grid_for(photo_hw) == grid
+            depth = opened.infer(photo, at="grid")
+            fitted = to_grid(photo, fit(photo_hw, grid))
+            np.testing.assert_allclose(depth, toy_depth(fitted[None])[0], atol=1e-6)
+            assert opened.infer(photo).shape == photo_hw
+            assert np.array_equal(opened.infer(photo, at="grid"), depth)  # the same photo, the same grid
+
+
+def test_a_grid_can_be_asked_for_in_one_call_and_for_all(tmp_path: Path) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    photo = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    with fiffdepth_rt.Depth(directory, threads=1) as opened:
+        assert opened.infer(photo, size=(128, 64), at="grid").shape == (128, 64)
+        assert opened.infer(photo, size=128, at="grid").shape == (64, 128)
+        assert [d.shape for d in opened.stream([photo] * 2, size=(128, 128))] == [(90, 160)] * 2
+        with pytest.raises(SizeError, match="there is one for 128x128, 128x64, 64x128"):
+            opened.infer(photo, size=(192, 128))
+    with fiffdepth_rt.Depth(directory, threads=1, size=(128, 128)) as opened:
+        assert opened.infer(photo, at="grid").shape == (128, 128)
+        assert opened.size == 128
+    with pytest.raises(SizeError, match="No engine is here for the grid 64x64"):
+        fiffdepth_rt.Depth(directory, size=(64, 64))
+
+
+def test_photos_of_one_batch_may_go_on_different_grids(tmp_path: Path) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for hw in ((90, 160), (160, 90), (90, 160))]
+    with fiffdepth_rt.Depth(directory, threads=1) as opened:
+        for depth, photo in zip(opened.infer_batch(photos), photos, strict=True):
+            np.testing.assert_allclose(depth, opened.infer(photo), atol=1e-6)
+
+
+def test_a_directory_of_several_grids_says_so(tmp_path: Path) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    with fiffdepth_rt.Depth(directory, threads=1) as opened:
+        said = opened.describe()
+    assert said["precision"] == "fp32"
+    assert said["engine"]["grids"] == ["128x128", "128x64", "64x128"]
+    assert (
+        said["sha256"]["fp32-64x128/unet"]
+        == read_manifest(directory).files["graphs/fp32-64x128/unet.onnx"].sha256
+    )
+    with fiffdepth_rt.Depth(directory, threads=1, precision="fp32-64x128") as opened:
+        assert opened.describe()["engine"]["grids"] == ["64x128"]
+        assert set(opened.describe()["sha256"]) == {"encoder", "unet", "decoder"}
+        assert opened.grid_for((99, 99)) == (64, 128)
+
+
+def test_graphs_of_a_grid_are_opened_when_a_photo_first_needs_them(tmp_path: Path) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    with fiffdepth_rt.Depth(directory, threads=1) as opened:
+        (directory / "graphs/fp32-64x128/unet.onnx").unlink()
+        opened.infer(np.zeros((99, 99, 3), dtype=np.uint8))
+        with pytest.raises(GraphError, match=r"fp32-64x128.unet\.onnx"):
+            opened.infer(np.zeros((90, 160, 3), dtype=np.uint8))
+        opened.infer(np.zeros((99, 99, 3), dtype=np.uint8))  # still usable
+    with pytest.raises(InferenceError, match="closed"):
+        opened.infer(np.zeros((99, 99, 3), dtype=np.uint8))
+
+
+def test_an_image_of_no_grid_is_a_size_error_in_every_stage(tmp_path: Path) -> None:
+    directory = write_static_toy(tmp_path / "toy", *GRIDS)
+    with fiffdepth_rt.Depth(directory, threads=1) as opened:
+        backend = opened.backend
+        assert backend.run_stage("unet", np.zeros((1, 4, 8, 16), np.float32)).shape == (1, 4, 8, 16)
+        assert backend.run_unclipped(np.zeros((2, 4, 16, 8), np.float32)).shape == (2, 128, 64)
+        for stage, value in (
+            ("encoder", np.zeros((1, 64, 64, 3), np.uint8)),
+            ("unet", np.zeros((1, 4, 8, 8), np.float32)),
+            ("unet", np.zeros((4, 8), np.float32)),
+        ):
+            with pytest.raises(SizeError, match="its graphs are for the grids 128x128, 128x64, 64x128"):
+                backend.run_stage(stage, value)
+
+
+@pytest.mark.parametrize("size", [(64,), (64, 64, 64), (64, 8), (64.0, 64), (True, 64), (64, 4096), (72, 64)])
+def test_what_is_no_grid_is_refused(depth: fiffdepth_rt.Depth, size: Any) -> None:
+    with pytest.raises(SizeError):
+        depth.infer(image()[0], size=size)
+
+
+# --- ONNX Runtime on a GPU: what a CPU can tell of it ---
+
+
+def _bound(directory: Path, key: str = "fp32") -> BoundJourney:
+    """The journey by IO binding, with host memory for device memory."""
+    import onnxruntime
+
+    engine_dir = open_engine_dir(directory)
+    sessions = {
+        stage: onnxruntime.InferenceSession(
+            str(engine_dir.stage_path(key, stage)), providers=["CPUExecutionProvider"]
+        )
+        for stage in STAGES
+    }
+    stages = engine_dir.manifest.graph_sets[key].stages
+    return BoundJourney(sessions, stages, device_type="cpu", device_id=0, graph=True)
+
+
+def test_by_io_binding_the_journey_gives_the_same_bits(toy_dir: Path, depth: fiffdepth_rt.Depth) -> None:
+    journey = _bound(toy_dir)
+    first = journey.run(image())
+    np.testing.assert_array_equal(first, depth.backend.run(image()))
+    other = 255 - image(3)[:, ::-1]
+    kept = first.copy()
+    np.testing.assert_array_equal(journey.run(other), depth.backend.run(other))
+    np.testing.assert_array_equal(first, kept)  # a result is the caller's, not the next frame's buffer
+
+
+def test_io_binding_takes_more_shapes_than_it_keeps_buffers_for(tmp_path: Path) -> None:
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    journey = _bound(directory)
+    images = [np.full((batch, 64, 64 * n, 3), 40 * n, np.uint8) for n in (1, 2, 3) for batch in (1, 2, 3)]
+    for one in (*images, *images[::-1]):
+        np.testing.assert_allclose(journey.run(one), toy_depth(one), atol=1e-6)
+
+
+def test_threads_that_share_bound_buffers_get_their_own_results(toy_dir: Path) -> None:
+    journey = _bound(toy_dir)
+    images = [np.full((1, 64, 64, 3), grey, np.uint8) for grey in range(0, 256, 8)]
+    with ThreadPoolExecutor(8) as pool:
+        for one, result in zip(images, pool.map(journey.run, images), strict=True):
+            np.testing.assert_allclose(result, toy_depth(one), atol=1e-6)
+
+
+def test_when_a_cuda_graph_is_used() -> None:
+    grid = (64, 64)
+    assert why_no_graph(0, wanted=True, own_grid=grid) is None
+    assert why_no_graph(0, wanted=False, own_grid=grid) == "off: cuda_graph=False"
+    assert "export some with --static" in str(why_no_graph(0, wanted=True, own_grid=None))
+    assert why_no_graph(None, wanted=True, own_grid=grid) == "off: no GPU is used"
+
+
+def test_a_graph_is_replayed_by_its_number_and_not_otherwise() -> None:
+    assert run_options(graph=True).get_run_config_entry("gpu_graph_id") == "1"
+    assert run_options(graph=False).get_run_config_entry("gpu_graph_id") == "-1"
+
+
+@pytest.mark.parametrize(
+    ("message", "is_memory", "needed"),
+    [
+        (
+            "Non-zero status code returned while running ReduceSum node. AllocateRawInternal Failed "
+            "to allocate memory for requested buffer of size 939524096",
+            True,
+            939524096,
+        ),
+        ("CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc((void**)&p, size);", True, None),
+        ("CUDA failure 700: an illegal memory access was encountered", False, None),
+        ("Invalid rank for input: image Got: 3 Expected: 4", False, None),
+    ],
+)
+def test_a_gpu_without_room_is_told_from_other_failures(
+    message: str, is_memory: bool, needed: int | None
+) -> None:
+    assert is_out_of_memory(message) == is_memory
+    assert needed_bytes(message) == needed
+    if is_memory:
+        error = memory_error(0, "what it computes", message)
+        assert error.needed_bytes == needed
+        assert "Close other programs on the GPU, take a smaller size, or an fp16 set" in str(error)
+        assert ("896 MiB" in str(error)) == (needed is not None)
+
+
+def test_fp16_is_preferred_on_a_gpu_and_fp32_on_a_cpu(tmp_path: Path) -> None:
+    manifest = read_manifest(write_toy_engine_dir(tmp_path / "toy", precisions=("fp16", "fp32")))
+    (engine,) = [engine for engine in ENGINES if engine.name == "onnxruntime"]
+    for device, chosen in (("cuda:1", "fp16"), ("cuda", "fp16"), ("cpu", "fp32"), (None, "fp32")):
+        assert choose_precision(manifest, engine, None, device=device) == chosen
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp32-128x128"])
+def test_on_a_gpu_the_toy_is_its_twin(tmp_path: Path, precision: str) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("the CPU wheel of ONNX Runtime is installed here")
+    write = write_toy_engine_dir if precision == "fp32" else lambda path: write_static_toy(path, (128, 128))
+    photos = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
+    with fiffdepth_rt.Depth(write(tmp_path / "toy"), precision=precision, device="cuda") as opened:
+        for photo in photos:
+            np.testing.assert_allclose(opened.infer(photo, size=128), toy_depth(photo[None])[0], atol=1e-5)
+        assert opened.describe()["engine"]["cuda_graph"].startswith("on" if "x" in precision else "off")

@@ -6,6 +6,8 @@ depth latent -> depth: each value repeated over its block. Bright is far; black 
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from fiffdepth_rt.engine_dir import (
     Stage,
     TensorSpec,
     hash_file,
+    read_manifest,
     write_manifest,
 )
 
@@ -94,6 +97,38 @@ def write_toy_engine_dir(
         ),
     )
     write_manifest(path, manifest)
+    return path
+
+
+def write_static_toy(path: Path, *grids: tuple[int, int]) -> Path:
+    """The same with a set of graphs for each (height, width) and none for free grids: fp32-64x128, …"""
+    manifest = read_manifest(write_toy_engine_dir(path))
+    free = manifest.graph_sets["fp32"]
+    graph_sets, files = {}, {"golden.npz": manifest.files["golden.npz"]}
+    for height, width in grids:
+        sides = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
+
+        def fixed(specs: tuple[TensorSpec, ...], sides: dict[str, int] = sides) -> tuple[TensorSpec, ...]:
+            return tuple(
+                dataclasses.replace(spec, shape=tuple(sides.get(str(dim), dim) for dim in spec.shape))
+                for spec in specs
+            )
+
+        stages = {}
+        for name, stage in free.stages.items():
+            model = onnx.load(path / stage.file)
+            for value in (*model.graph.input, *model.graph.output):
+                for dim in value.type.tensor_type.shape.dim:
+                    if dim.dim_param in sides:
+                        dim.dim_value = sides[dim.dim_param]
+            file = f"graphs/fp32-{height}x{width}/{name}.onnx"
+            (path / file).parent.mkdir(exist_ok=True)
+            onnx.save(model, path / file)
+            files[file] = hash_file(path / file)
+            stages[name] = Stage(file=file, inputs=fixed(stage.inputs), outputs=fixed(stage.outputs))
+        graph_sets[f"fp32-{height}x{width}"] = dataclasses.replace(free, stages=stages)
+    shutil.rmtree(path / "graphs/fp32")
+    write_manifest(path, dataclasses.replace(manifest, graph_sets=graph_sets, files=files))
     return path
 
 
