@@ -37,7 +37,7 @@ from export.precision import Precision
 from export.recipe import RECIPES
 from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
-from fiffdepth_rt.backends import tensorrt
+from fiffdepth_rt.backends import openvino, tensorrt
 from fiffdepth_rt.engine_dir import (
     OUTPUT_SPACES,
     Licence,
@@ -47,10 +47,11 @@ from fiffdepth_rt.engine_dir import (
     open_engine_dir,
     write_manifest,
 )
-from fiffdepth_rt.errors import BuildError, FiffDepthError
+from fiffdepth_rt.errors import BuildError, FiffDepthError, ParityError
 from fiffdepth_rt.parity import Row, read_golden
 from fiffdepth_rt.plan_rules import Request
 from fiffdepth_rt.plans import build_plans
+from fiffdepth_rt.verify import record_parity
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
@@ -123,8 +124,23 @@ def export_engine_dir(options: Options) -> Path:
         write_manifest(work.folder, manifest)
     open_engine_dir(work.folder)
     work.finish()
+    _check_bf16_here(options)
     _build_plans_here(options)
     return options.output
+
+
+def _check_bf16_here(options: Options) -> None:
+    """A row of the parity table for OpenVINO, where it computes bf16 sets: the gates above judged torch."""
+    for form in options.forms:
+        if form.precision is not Precision.BF16 or form.camera_hw is not None:
+            continue
+        if not openvino.computes_bf16():
+            log.info("OpenVINO computes no bf16 here. Where it does: python -m fiffdepth_rt.verify DIR")
+            return
+        try:
+            record_parity(options.output, backend=openvino.NAME, precision=form.name)
+        except ParityError as e:
+            log.warning("OpenVINO on this machine: %s", e)
 
 
 def _build_plans_here(options: Options) -> None:

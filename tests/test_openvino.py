@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from toy import toy_depth, write_toy_engine_dir
+from click.testing import CliRunner
+from toy import toy_depth, write_static_toy, write_toy_engine_dir
 
 import fiffdepth_rt
+from fiffdepth_rt import verify
 from fiffdepth_rt.backends import openvino
-from fiffdepth_rt.engine_dir import BUNDLED, STAGES
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
+from fiffdepth_rt.backends.openvino_cache import cache_folder
+from fiffdepth_rt.engine_dir import BUNDLED, STAGES, open_engine_dir, read_manifest
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    GraphError,
+    InferenceError,
+    ParityError,
+    StageMismatchError,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -84,6 +97,164 @@ def test_after_close_it_says_so(toy_dir: Path) -> None:
     depth.close()
     with pytest.raises(InferenceError, match="closed"):
         depth.infer(noise(64, 64, 3))
+
+
+# --- what was compiled is kept ---
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FIFFDEPTH_CACHE", str(folder))
+    return folder
+
+
+def _from_cache(depth: fiffdepth_rt.Depth) -> list[bool]:
+    """Of each stage, whether its compiled model was loaded."""
+    (models,) = depth.backend._sets.opened()  # type: ignore[attr-defined]
+    return [model.get_property("LOADED_FROM_CACHE") for model in models.values()]
+
+
+def _opened(directory: Path) -> tuple[np.ndarray, list[bool]]:
+    with fiffdepth_rt.Depth(directory, backend="openvino", threads=1) as depth:
+        return depth.infer(noise(64, 64, 3)), _from_cache(depth)
+
+
+def test_the_second_opening_takes_what_the_first_one_compiled(toy_dir: Path, cache: Path) -> None:
+    before = sorted(path.name for path in toy_dir.rglob("*"))
+    first, cached = _opened(toy_dir)
+    assert cached == [False] * 3
+    second, cached = _opened(toy_dir)
+    assert cached == [True] * 3
+    np.testing.assert_array_equal(first, second)
+    assert sorted(path.name for path in toy_dir.rglob("*")) == before  # nothing in the engine directory
+
+
+def _cut(blob: Path) -> None:
+    blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+
+
+def _flip(blob: Path) -> None:
+    content = bytearray(blob.read_bytes())
+    content[len(content) * 3 // 4] ^= 0xFF
+    blob.write_bytes(bytes(content))
+
+
+def _unseal(blob: Path) -> None:
+    (blob.parent / "seal.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _unseal, Path.unlink, lambda blob: blob.write_bytes(b"")])
+def test_a_damaged_cache_is_compiled_again(toy_dir: Path, cache: Path, damage: Callable[[Path], Any]) -> None:
+    expected, _ = _opened(toy_dir)
+    blobs = list(cache.rglob("*.blob"))
+    assert len(blobs) == 3
+    for blob in blobs:
+        damage(blob)
+    result, cached = _opened(toy_dir)
+    assert cached == [False] * 3
+    np.testing.assert_array_equal(result, expected)
+    assert _opened(toy_dir)[1] == [True] * 3
+
+
+def test_another_export_of_the_same_name_is_not_taken_for_the_cached_one(tmp_path: Path, cache: Path) -> None:
+    first = write_toy_engine_dir(tmp_path / "toy", shift=0.0)
+    _opened(first)
+    shutil.rmtree(first)
+    second = write_toy_engine_dir(tmp_path / "toy", shift=0.25)
+    with fiffdepth_rt.Depth(second, backend="onnxruntime") as depth:
+        np.testing.assert_allclose(_opened(second)[0], depth.infer(noise(64, 64, 3)), atol=1e-6)
+
+
+def test_the_cache_can_be_switched_off_and_describe_says_where_it_is(
+    toy_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fiffdepth_rt.Depth(toy_dir, backend="openvino") as depth:
+        assert depth.describe()["engine"]["cache"] == str(cache / "openvino")
+    monkeypatch.setenv("FIFFDEPTH_CACHE", "off")
+    with fiffdepth_rt.Depth(toy_dir, backend="openvino") as depth:
+        assert depth.describe()["engine"]["cache"] == "off"
+        assert _from_cache(depth) == [False] * 3
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FIFFDEPTH_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert _opened(toy_dir)[1] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"FIFFDEPTH_CACHE": "off"}, None),
+        ({"FIFFDEPTH_CACHE": " OFF "}, None),
+        ({"FIFFDEPTH_CACHE": "/data/cache"}, Path("/data/cache")),
+        ({"XDG_CACHE_HOME": "/xdg"}, Path("/xdg/fiffdepth_rt")),
+        ({"HOME": "/home/someone"}, Path("/home/someone/.cache/fiffdepth_rt")),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the last two are Linux's folders")
+def test_where_the_cache_is(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: Path | None
+) -> None:
+    for name in ("FIFFDEPTH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == folder
+
+
+# --- bf16, and its parity on this machine ---
+
+needs_bf16 = pytest.mark.skipif(not openvino.computes_bf16(), reason="this CPU has no bfloat16 units")
+
+
+def test_describe_says_what_is_really_computed_in(toy_dir: Path) -> None:
+    for precision, computes_in in (("fp32", "f32"), ("bf16", "bf16" if openvino.computes_bf16() else "f32")):
+        with fiffdepth_rt.Depth(toy_dir, backend="openvino", precision=precision) as depth:
+            assert depth.describe()["engine"]["computes_in"] == computes_in
+
+
+@needs_bf16
+def test_the_parity_of_bf16_is_recorded_in_the_manifest(toy_dir: Path) -> None:
+    before = read_manifest(toy_dir).parity
+    result = CliRunner().invoke(
+        verify.main, [str(toy_dir), "--backend", "openvino", "--precision", "bf16"], catch_exceptions=False
+    )
+    assert result.exit_code == 0 and "bf16 openvino chain   photo0" in result.stdout
+    table = read_manifest(toy_dir).parity
+    assert table[: len(before)] == before
+    rows = [row for row in table if row["backend"] == "openvino"]
+    assert {(row["stage"], row["image"]) for row in rows} == {
+        (stage, image) for stage in (*STAGES, "chain") for image in ("photo0", "photo1", "noise")
+    }
+    assert all(row["graph_set"] == "bf16" and row["device"] == "cpu" and row["passed"] for row in rows)
+    assert rows[0]["engine"]["computes_in"] == "bf16" and "cache" not in rows[0]["engine"]
+    assert max(row["max_abs"] for row in rows) < 0.02
+    verify.record_parity(toy_dir, backend="openvino", precision="bf16")
+    assert len(read_manifest(toy_dir).parity) == len(table)  # replaced, not doubled
+    open_engine_dir(toy_dir)
+
+
+def test_an_engine_that_computes_something_else_is_not_recorded(tmp_path: Path) -> None:
+    directory = write_toy_engine_dir(tmp_path / "off", shift=0.3)
+    before = (directory / "manifest.json").read_bytes()
+    with pytest.raises(ParityError, match="fp32/unet on photo0"):
+        verify.record_parity(directory, backend="openvino")
+    assert (directory / "manifest.json").read_bytes() == before
+    result = CliRunner().invoke(verify.main, [str(directory)])
+    assert result.exit_code == 1 and "differs from the checkpoint" in result.output
+
+
+def test_graphs_of_a_grid_without_golden_photos_prove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="No golden photo"):
+        verify.record_parity(write_static_toy(tmp_path / "toy", (64, 64)))
+    rows = verify.record_parity(write_static_toy(tmp_path / "other", (128, 192)))
+    assert {row.graph_set for row in rows} == {"fp32-128x192"}
 
 
 def _vouch_for(directory: Path, name: str) -> None:

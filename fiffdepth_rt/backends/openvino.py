@@ -33,14 +33,23 @@ def usable() -> Usability:
     try:
         import openvino
 
-        bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        units = "has bfloat16 units: bf16 sets run on them" if bf16 else "has no bfloat16 units"
+        units = "computes bf16" if computes_bf16() else "has no bfloat16 units"
         why = f"openvino {openvino.__version__.partition('-')[0]}; this CPU {units}"
     except Exception as error:  # a broken wheel fails in its own ways
         why = f"openvino cannot be imported ({error})" if versions else "openvino is not installed"
         mend = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
         return Usability(name=NAME, usable=False, why=why, mend=mend, versions=versions)
     return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
+
+
+def computes_bf16() -> bool:
+    """Whether OpenVINO is here and this CPU has bfloat16 units. Never raises."""
+    try:
+        import openvino
+
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except Exception:  # a broken wheel fails in its own ways
+        return False
 
 
 def open_backend(
@@ -132,12 +141,12 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": self._asked,
         }
         files = self._engine_dir.manifest.files
-        graph_sha256 = [files[name].sha256 for name in (graph.file, *graph.external_data)]
+        vouched = [files[name] for name in (graph.file, *graph.external_data)]
         try:
             if self._cache is None:
                 model = self._core.compile_model(str(path), "CPU", config)
             else:
-                model = self._cache.compile(self._core, path, config, graph_sha256)
+                model = self._cache.compile(self._core, path, config, vouched)
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise GraphError(f"OpenVINO cannot read {path}: {error}. Copy the directory again.") from error
         for verb, listed, ports in (

@@ -8,7 +8,8 @@ another folder. OpenVINO loads a blob in which bits have flipped, and computes w
 seal does not vouch for is emptied and filled again. Nothing ever goes into the engine directory.
 
 FIFFDEPTH_CACHE says where: a folder; "off" for none. Unset: fiffdepth_rt in the user's folder for caches
-(XDG_CACHE_HOME, ~/Library/Caches, LOCALAPPDATA). A folder that cannot be written means no cache and no error.
+(XDG_CACHE_HOME, ~/Library/Caches, LOCALAPPDATA). It can be deleted at any time. A folder that cannot be
+written, or has less room than a few times the weights, means no cache and no error.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir import hash_file
+from fiffdepth_rt.engine_dir import FileRecord, hash_file
 from fiffdepth_rt.errors import OutputError
 
 VARIABLE = "FIFFDEPTH_CACHE"
 SEAL = "seal.json"
+ROOM = 3  # times the size of the graph that has to be free, for its blob and for others
 
 _log = logging.getLogger(__name__)
 
@@ -60,13 +62,13 @@ class Cache:
         self.folder = folder / "openvino"
         self._version = version
 
-    def compile(self, core: Any, graph: Path, config: Mapping[str, Any], sha256: Sequence[str]) -> Any:
+    def compile(self, core: Any, graph: Path, config: Mapping[str, Any], files: Sequence[FileRecord]) -> Any:
         """graph file -> compiled model, from the cache where its seal holds. Raises what OpenVINO raises.
 
-        sha256: of the graph and of its weights, so that the file itself is not read for it.
+        files: what the graph and its weights must be, so that they need not be read for it.
         """
-        place = self.folder / self.key(config, sha256)
-        if not self._ready(place):
+        place = self.folder / self.key(config, [file.sha256 for file in files])
+        if not self._ready(place, ROOM * sum(file.bytes for file in files)):
             return core.compile_model(str(graph), "CPU", dict(config))
         model = core.compile_model(str(graph), "CPU", {**config, "CACHE_DIR": str(place)})
         if not (place / SEAL).exists():
@@ -78,13 +80,15 @@ class Cache:
         depends = [self._version, sorted((name, str(value)) for name, value in config.items()), list(sha256)]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]
 
-    def _ready(self, place: Path) -> bool:
-        """A folder that is sealed, or empty and writable. False where there can be none."""
+    def _ready(self, place: Path, room: int) -> bool:
+        """Whether a folder is there that is sealed, or empty, writable and has as many bytes free."""
         try:
-            if place.is_dir() and _sealed(place) != _found(place):
+            if place.is_dir():
+                if _sealed(place) == _found(place):
+                    return True
                 shutil.rmtree(place)
             place.mkdir(parents=True, exist_ok=True)
-            return os.access(place, os.W_OK)
+            return os.access(place, os.W_OK) and shutil.disk_usage(place).free > room
         except OSError as error:
             _log.info("No cache in %s: %s", place, error)
             return False

@@ -1,0 +1,123 @@
+"""Does an engine on this machine compute what the checkpoint does? Golden values -> rows of the manifest.
+
+    python -m fiffdepth_rt.verify engines/fiffdepth --backend openvino --precision bf16
+
+The export judged its graphs on the machine where it ran; another processor or another library computes in its
+own way, bfloat16 above all. What agrees is recorded in the manifest's parity table, in place of what was
+recorded for the same engine before; what does not is an error, and nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fiffdepth_rt import parity
+from fiffdepth_rt.backends import Backend
+from fiffdepth_rt.backends.grids import families
+from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.engine_dir import STAGES, EngineDir, open_engine_dir, read_manifest, write_manifest
+from fiffdepth_rt.errors import FiffDepthError, ParityError
+
+_ADVICE = "Use another precision or backend, and report it."
+
+
+def record_parity(
+    directory: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str | None = None,
+) -> tuple[parity.Row, ...]:
+    """Engine directory -> the same, with rows for this engine: its stages and the chain, per image.
+
+    The engine is chosen as `Depth` does. Raises what opening it raises, ParityError where it is beyond a gate
+    or nothing can be compared, OutputError.
+    """
+    engine_dir = open_engine_dir(directory)
+    with contextlib.closing(_open(engine_dir, backend, device, precision)) as opened:
+        keys = families(engine_dir.manifest)[opened.precision].values()
+        rows = [row for key in keys for row in _compare(engine_dir, opened, key)]
+        versions = {key: value for key, value in opened.describe().items() if isinstance(value, str)}
+        versions.pop("cache", None)  # a place on this machine
+    parity.judge(rows, advice=_ADVICE)
+    new = [{**row.to_json(), "engine": versions, "date": datetime.date.today().isoformat()} for row in rows]
+    manifest = read_manifest(engine_dir.path)
+    table = replace_rows(manifest.parity, new)
+    write_manifest(engine_dir.path, dataclasses.replace(manifest, parity=table))
+    return tuple(rows)
+
+
+def replace_rows(
+    table: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], ...]:
+    """The parity table with `new` in place of the rows of the same graph set, backend and device."""
+
+    def whose(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row.get("graph_set"), row.get("backend"), row.get("device")
+
+    replaced = {whose(row) for row in new}
+    return (*(row for row in table if whose(row) not in replaced), *new)
+
+
+def _open(engine_dir: EngineDir, backend: str, device: str | None, precision: str | None) -> Backend:
+    return open_backend(engine_dir, backend=backend, device=device, precision=precision, threads=None)
+
+
+def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[parity.Row]:
+    """One graph set's rows. Raises ParityError where no golden photo is on a grid that it takes."""
+    if engine_dir.manifest.golden is None:
+        raise ParityError(f"{engine_dir.path} holds no golden values. Export it again.")
+    everything = parity.read_golden(engine_dir.path / engine_dir.manifest.golden)
+    golden = {image: values for image, values in everything.items() if _takes(engine_dir, key, values)}
+    if not any(parity.is_photo(image) for image in golden):
+        raise ParityError(f"No golden photo of {engine_dir.path} is on a grid of {key}. Export it again.")
+    where = parity.Where(graph_set=key, backend=opened.name, device=opened.device)
+    runs: dict[str, parity.RunStage] = {
+        "encoder": lambda value: opened.run_stage("encoder", value),
+        "unet": lambda value: opened.run_stage("unet", value),
+        "decoder": opened.run_unclipped,
+    }
+    rows = [row for stage in STAGES for row in parity.compare_stage(golden, stage, runs[stage], where)]
+    return rows + parity.compare_chain(golden, runs, where)
+
+
+def _takes(engine_dir: EngineDir, key: str, values: Mapping[str, parity.StageValues]) -> bool:
+    """Whether every stage of a graph set takes these golden inputs."""
+    stages = engine_dir.manifest.graph_sets[key].stages
+    return all(
+        all(
+            not isinstance(dim, int) or dim == side for dim, side in zip(spec.shape, given.shape, strict=True)
+        )
+        for spec, given in ((stages[stage].inputs[0], values[stage].input) for stage in STAGES)
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="onnxruntime, openvino or tensorrt.")
+@click.option("--device", help="cpu, cuda, cuda:1.")
+@click.option("--precision", help="Graph set. By default the backend's first choice.")
+def main(directory: Path, backend: str, device: str | None, precision: str | None) -> None:
+    """Hold an engine against DIRECTORY's golden values, and record the result in its manifest."""
+    try:
+        rows = record_parity(directory, backend=backend, device=device, precision=precision)
+    except FiffDepthError as error:
+        raise click.ClickException(str(error)) from error
+    for row in rows:
+        click.echo(
+            f"{row.graph_set} {row.backend} {row.stage:7s} {row.image:12s} {row.grid:9s} "
+            f"max {row.max_abs:.1e}  mean {row.mean_abs:.1e}  of std {row.reference_std:.2g}  "
+            f"{'ok' if row.gated else 'not gated'}"
+        )
+
+
+if __name__ == "__main__":
+    main()
