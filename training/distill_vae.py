@@ -25,7 +25,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -135,7 +135,7 @@ class Teacher:
 # ---- views of the data ----
 
 
-class Views:
+class Views(Generic[T]):
     """Samples of several datasets -> square views, all sides `crop`; a step's views depend on it alone.
 
     cut: (sample, rng) -> arrays of one view. A sample that cannot be used is logged, and another is taken.
