@@ -106,7 +106,7 @@ def _ours(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     names = [open_engine_dir(path).manifest.name for path in plan.directories]
     for directory, name in zip(plan.directories, names, strict=True):
         shown = name if names.count(name) == 1 else f"{name} ({directory.name})"
-        for options in ours.options_of(directory):
+        for options in ours.options_of(directory, plan.device):
             yield f"ours: {shown}, {options['backend']} {options['precision']}", options
 
 

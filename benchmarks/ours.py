@@ -13,31 +13,34 @@ from benchmarks import flops, machine
 from benchmarks.rows import Row, Spec, median_ms, noise_photo, repeated, seconds, timed
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends.select import ENGINES
+from fiffdepth_rt.bench import FULL_HD_HW, engine_clock
 from fiffdepth_rt.engine_dir import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
 from fiffdepth_rt.image import as_rgb, fit, to_grid
 from fiffdepth_rt.parity import is_photo, read_golden
 
 STREAM_FRAMES = 5  # at least; the first two fill the stream
-FULL_HD_HW = (1080, 1920)
 _COMPUTES_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
-def options_of(directory: Path) -> Iterator[dict[str, Any]]:
+def options_of(directory: Path, device: str) -> Iterator[dict[str, Any]]:
     """An engine directory -> the options of every row it gives here: usable backends × the sets they take.
 
     Raises an EngineDirError that says what is wrong with the directory.
     """
-    manifest = open_engine_dir(directory).manifest
+    opened = open_engine_dir(directory)
     digest = hash_file(directory / MANIFEST_NAME).sha256
     for engine in ENGINES:
-        for name, graphs in manifest.graph_sets.items():
-            if engine.name in graphs.backends and engine.usable().usable:
-                yield {
-                    "directory": str(directory.resolve()),
-                    "manifest": digest,
-                    "backend": engine.name,
-                    "precision": name,
-                }
+        if not engine.usable().usable:
+            continue
+        sets = opened.manifest.graph_sets
+        takes = tuple(name for name in sets if engine.name in sets[name].backends)
+        for name in takes if engine.ready is None else engine.ready(opened, device):
+            yield {
+                "directory": str(directory.resolve()),
+                "manifest": digest,
+                "backend": engine.name,
+                "precision": name,
+            }
 
 
 def measure(spec: Spec) -> Row:
@@ -55,14 +58,13 @@ def measure(spec: Spec) -> Row:
     load_s = time.perf_counter() - opening
     with depth:
         photo = as_rgb(noise_photo(spec.size_hw))
-        inside = _clock_engine(depth.backend)
         first_s = seconds(lambda: depth.infer(photo))
-        wall, overhead = _frames(spec, depth, photo, inside)
+        wall, overhead = _frames(spec, depth, photo)
         fps = _stream_fps(spec, depth, photo)
-        grid_hw = depth.backend.grid_for(spec.size_hw, depth.size)
+        grid_hw = depth.grid_for(spec.size_hw)
         stages = _stages_ms(spec, depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None])
         peak = machine.peak_host_mib()
-        _, overhead_1080p = _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)), inside)
+        _, overhead_1080p = _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)))
         engine_dir = open_engine_dir(options["directory"])
         return Row(
             name=spec.name,
@@ -83,28 +85,12 @@ def measure(spec: Spec) -> Row:
         )
 
 
-def _frames(spec: Spec, depth: Depth, photo: Any, inside: list[float]) -> tuple[list[float], list[float]]:
-    """Seconds of each run, and what of them was outside the engine. inside: see _clock_engine."""
+def _frames(spec: Spec, depth: Depth, photo: Any) -> tuple[list[float], list[float]]:
+    """Seconds of each run, and what of them was outside the engine."""
     repeated(lambda: depth.infer(photo), spec.warm_up, budget_s=spec.budget_s, at_least=0)
-    inside.clear()
-    wall = repeated(lambda: seconds(lambda: depth.infer(photo)), spec.runs, budget_s=spec.budget_s)
+    with engine_clock(depth) as inside:
+        wall = repeated(lambda: seconds(lambda: depth.infer(photo)), spec.runs, budget_s=spec.budget_s)
     return wall, [all_s - engine_s for all_s, engine_s in zip(wall, inside, strict=True)]
-
-
-def _clock_engine(backend: Any) -> list[float]:
-    """Make `backend.run` note how long each of its calls takes, in the list returned."""
-    taken: list[float] = []
-    run = backend.run
-
-    def clocked(image_BHW3: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return run(image_BHW3)
-        finally:
-            taken.append(time.perf_counter() - start)
-
-    backend.run = clocked
-    return taken
 
 
 def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:
@@ -124,17 +110,19 @@ def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:
 
 
 def _stages_ms(spec: Spec, depth: Depth, image: Any) -> dict[str, float]:
-    """image -> the median of each stage alone, on host arrays; what one gives, the next one takes."""
-    stages, value = {}, image
-    for stage in STAGES:
+    """image -> the median of each stage, on whole journeys over host arrays."""
+    taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
-        def once(stage: str = stage, value: Any = value) -> float:
-            return seconds(lambda: depth.backend.run_stage(stage, value))
+    def journey() -> None:
+        value = image
+        for stage in STAGES:
+            start = time.perf_counter()
+            value = depth.backend.run_stage(stage, value)
+            taken[stage].append(time.perf_counter() - start)
 
-        result = depth.backend.run_stage(stage, value)
-        stages[stage] = median_ms(repeated(once, spec.runs, budget_s=spec.budget_s / len(STAGES)))
-        value = result
-    return stages
+    journey()
+    repeated(journey, spec.runs, budget_s=spec.budget_s)
+    return {stage: median_ms(calls[1:]) for stage, calls in taken.items()}
 
 
 def _computes_in(depth: Depth) -> str:
