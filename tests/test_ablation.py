@@ -32,7 +32,7 @@ def test_depth_has_sharp_edges_and_things_one_pixel_wide() -> None:
         near = np.log(draw(seed, RENDERED).depth_m)
         inside = near[:, 1:-1]
         thin += np.count_nonzero((near[:, :-2] - inside > 0.1) & (near[:, 2:] - inside > 0.1))
-    assert thin > 200
+    assert thin > 100
 
 
 def test_light_tells_depth_in_the_rendered_world_alone() -> None:
@@ -51,7 +51,7 @@ def test_the_teacher_is_about_right_and_has_no_edges() -> None:
     figures = score_pictures(pictures, depths)
     assert figures.abs_rel < 0.15
     assert figures.delta1 > 0.8
-    assert figures.boundary_f1 < 0.15
+    assert figures.boundary_f1 < 0.2
 
 
 def test_training_never_sees_the_true_depth_of_the_real_world(tmp_path) -> None:
@@ -66,10 +66,10 @@ def test_training_never_sees_the_true_depth_of_the_real_world(tmp_path) -> None:
 
 def test_the_latent_loses_nothing() -> None:
     rng = np.random.default_rng(0)
-    pictures = rng.uniform(-1, 1, (2, 64, 64)).astype(np.float32)
+    pictures = rng.uniform(-1, 1, (2, 32, 32)).astype(np.float32)
     assert np.abs(decode(depth_latent(pictures)) - pictures).max() < 1e-6
-    photos = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
-    assert photo_latent(photos).shape == (2, 48, 16, 16)
+    photos = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert photo_latent(photos).shape == (2, 12, 16, 16)
     grey = np.repeat(photos[..., :1], 3, axis=-1)
     assert np.abs(decode(photo_latent(grey)) - (grey[..., 0] / 127.5 - 1)).max() < 1e-6
 
@@ -126,7 +126,7 @@ def test_the_whole_path_runs_reports_and_is_skipped_the_second_time(tmp_path, ca
     assert {r["variant"] for r in report["runs"]} == set(VARIANTS)
     assert all(0 <= r["real"]["boundary_f1"] <= 1 for r in report["runs"])
     grid = cv2.imread(str(out / "report.png"))
-    assert grid.shape == (24 + 2 * 2 * 64, (3 + len(VARIANTS)) * 2 * 64, 3)
+    assert grid.shape == (24 + 2 * 4 * 32, (3 + len(VARIANTS)) * 4 * 32, 3)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert len(times) == 1 + len(VARIANTS)
     ablation.main(["--out", str(out), "--tiny", "--seeds", "5"])

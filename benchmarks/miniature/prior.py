@@ -1,6 +1,6 @@
 """photos -> a small latent-diffusion prior: the start that every variant shares.
 
-The latent is 48×16×16: each 4×4 patch of pixels becomes a column of channels, times LATENT_SCALE. That
+The latent is 12×16×16: each 2×2 patch of pixels becomes a column of channels, times LATENT_SCALE. That
 encoder is fixed and loses nothing, so no variant gains or loses by a decoder. The network is diffusers'
 UNet2DConditionModel, as in the product, with v-prediction on the schedule of Stable Diffusion.
 """
@@ -21,7 +21,7 @@ from benchmarks.miniature.worlds import World
 from training.loop import WEIGHTS, Schedule, fit
 from training.objective import Diffusion, squared_error
 
-PATCH = 4
+PATCH = 2
 LATENT_SCALE = 2.0
 """Brings latents to a deviation of about 1, as 0.18215 does in Stable Diffusion."""
 PROMPT = torch.zeros(1, 2, 32)
@@ -32,24 +32,24 @@ PROMPT = torch.zeros(1, 2, 32)
 class Size:
     """channels of the UNet's levels (16×16, 8×8, 4×4 latents); batch: images of one kind in a step."""
 
-    channels: tuple[int, int, int] = (48, 64, 96)
+    channels: tuple[int, int, int] = (32, 48, 64)
     batch: int = 8
 
 
 def photo_latent(photos: NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 N×64×64×3 -> float32 N×48×16×16."""
+    """uint8 N×32×32×3 -> float32 N×12×16×16."""
     pixels = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.nn.functional.pixel_unshuffle(pixels, PATCH) * LATENT_SCALE
 
 
 def depth_latent(pictures: NDArray[np.float32]) -> torch.Tensor:
-    """float32 N×64×64 in [-1, 1] -> N×48×16×16: a grey picture's latent, as in Marigold."""
+    """float32 N×32×32 in [-1, 1] -> N×12×16×16: a grey picture's latent, as in Marigold."""
     grey = torch.from_numpy(pictures)[:, None].expand(-1, 3, -1, -1)
     return torch.nn.functional.pixel_unshuffle(grey, PATCH) * LATENT_SCALE
 
 
 def decode(latent: torch.Tensor) -> NDArray[np.float32]:
-    """N×48×16×16 -> depth pictures N×64×64: the mean of the three colours, clipped to [-1, 1]."""
+    """N×12×16×16 -> depth pictures N×32×32: the mean of the three colours, clipped to [-1, 1]."""
     pixels = torch.nn.functional.pixel_shuffle(latent / LATENT_SCALE, PATCH)
     return pixels.mean(1).clamp(-1, 1).float().cpu().numpy()
 

@@ -55,7 +55,7 @@ class Figures:
 
 
 def score_pictures(pictures: Array, depth_m: Array) -> Figures:
-    """Depth pictures N×64×64 against metres N×64×64: align each by least squares, clip, compare."""
+    """Depth pictures N×32×32 against metres N×32×32: align each by least squares, clip, compare."""
     everywhere = np.ones(depth_m.shape[1:], bool)
     results, edges = [], []
     for picture, truth in zip(pictures, depth_m, strict=True):

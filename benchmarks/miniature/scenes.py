@@ -1,4 +1,4 @@
-"""seed, look -> a 64×64 picture of a room with things in it, and its exact depth.
+"""seed, look -> a 32×32 picture of a room with things in it, and its exact depth.
 
 The geometry is 2.5-D and the same in every world: floor, ceiling and walls, cards of many outlines that stand
 on the floor, and thin poles, bars and cables. The `Look` alone differs: textures, palette, light, camera.
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SIZE = 64
+SIZE = 32
 """Pixels of a side. Photos are drawn at twice that and averaged; depth is every second drawn pixel's."""
 DRAWN = 2 * SIZE
 
@@ -47,7 +47,7 @@ ANYTHING = Look(textured=0.6, posters=0.4, headlight=0.3, saturation=(0.0, 1.0),
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """photo uint8 64×64×3 RGB; depth_m float32 64×64, metres along the optical axis."""
+    """photo uint8 32×32×3 RGB; depth_m float32 32×32, metres along the optical axis."""
 
     photo: NDArray[np.uint8]
     depth_m: Array
@@ -105,7 +105,7 @@ def _stand(room: _Room, rng: np.random.Generator, depth_m: float, *, identity: i
     top = room.horizon * DRAWN - room.ceiling_m * metre
     centre = rng.uniform(0, DRAWN)
     wide, high = rng.uniform(0.25, 1.1) * metre, rng.uniform(0.3, 1.8) * metre
-    thin = max(1, round(rng.uniform(0.02, 0.06) * metre))
+    thin = max(2, round(rng.uniform(0.02, 0.06) * metre))
     mask = np.zeros((DRAWN, DRAWN), np.uint8)
     kind = rng.choice(["box", "disc", "polygon", "pole", "rack", "lamp", "table"])
     left, right = centre - wide / 2, centre + wide / 2
@@ -213,11 +213,11 @@ def _texture(rng: np.random.Generator, surface: NDArray[np.int32]) -> Array:
     for identity in np.unique(surface):
         here = surface == identity
         noise = bank[rng.integers(len(bank))][here]
-        pattern = 0.17 * noise * rng.uniform(0.3, 1)
+        pattern = 0.13 * noise * rng.uniform(0.3, 1)
         if rng.random() < 0.25:
-            angle, period = rng.uniform(0, np.pi), rng.uniform(8, 30)
+            angle, period = rng.uniform(0, np.pi), rng.uniform(4, 15)
             wave = np.sin((np.cos(angle) * x[here] + np.sin(angle) * y[here]) * (2 * np.pi / period))
-            pattern += rng.uniform(0.08, 0.25) * np.sign(wave)
+            pattern += rng.uniform(0.06, 0.2) * np.sign(wave)
         factor[here] += pattern
     return np.clip(factor, 0.15, 1.9)
 
@@ -236,7 +236,7 @@ def _light(room: _Room, rng: np.random.Generator, *, headlight: bool) -> Array:
 
 def _camera(photo: Array, rng: np.random.Generator) -> Array:
     """Lens blur, vignette, white balance, gamma and noise; DRAWN -> SIZE."""
-    blurred = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.4, 1.1))
+    blurred = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.3, 0.8))
     photo = cv2.resize(blurred, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
     photo = photo * (1 - rng.uniform(0, 0.9) * (x**2 + y**2))[..., None]

@@ -20,16 +20,16 @@ from training.data.normalise import normalise
 
 Array = NDArray[np.float32]
 
-TEACHER_BLUR = 3.0
-"""Deviation of the teacher's low-pass in pixels of 64: what is narrower than about 6 is gone."""
-TEACHER_ERROR, TEACHER_ERROR_REACH = 0.06, 8.0
+TEACHER_BLUR = 2.5
+"""Deviation of the teacher's low-pass in pixels of 32: what is narrower than about 5 is gone."""
+TEACHER_ERROR, TEACHER_ERROR_REACH = 0.04, 4.0
 """Its smooth error: relative deviation of the depth, and that of its kernel in pixels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """photos uint8 N×64×64×3; pictures float32 N×64×64 in [-1, 1], near = -1, None for the prior's
-    photos; depth_m float32 N×64×64, the truth that scores: None but in a test world."""
+    """photos uint8 N×32×32×3; pictures float32 N×32×32 in [-1, 1], near = -1, None for the prior's
+    photos; depth_m float32 N×32×32, the truth that scores: None but in a test world."""
 
     photos: NDArray[np.uint8]
     pictures: Array | None
@@ -48,7 +48,7 @@ class Worlds:
 
 
 def teacher(depth_m: Array, seed: int) -> Array:
-    """True depth 64×64 -> the depth picture of a teacher that is robust and soft.
+    """True depth 32×32 -> the depth picture of a teacher that is robust and soft.
 
     It is given, not trained: ln z, low-passed (TEACHER_BLUR), plus a smooth random error (TEACHER_ERROR).
     So it has what the paper credits its teacher with, low frequencies that are about right in the real world,
