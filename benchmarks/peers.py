@@ -43,7 +43,7 @@ class Peer:
     name: str
     seconds_titan_rtx: float
     build: Callable[[float, torch.dtype, str], Journey]
-    note: str = ""
+    note: tuple[str, ...] = ()
 
 
 def measure(spec: Spec) -> Row:
@@ -61,7 +61,7 @@ def measure(spec: Spec) -> Row:
             computes_in=options["dtype"],
             load_s=time.perf_counter() - opening,
             modelled_beyond_s=spec.budget_s,
-            note=peer.note,
+            note="; ".join([*peer.note, f"the paper: {peer.seconds_titan_rtx:g} s on a Titan RTX"]),
         )
 
 
@@ -296,15 +296,17 @@ PEERS: Mapping[str, Peer] = {
             name="Marigold-LCM",
             seconds_titan_rtx=1.7,
             build=lambda w, t, d: _marigold_journey(w, t, d, steps=4, ensemble=5, lcm=True),
-            note="4 steps, ensemble 5",
+            note=("4 steps, ensemble 5",),
         ),
         Peer(
             name="Marigold",
             seconds_titan_rtx=103,
             build=lambda w, t, d: _marigold_journey(w, t, d, steps=50, ensemble=10, lcm=False),
-            note="50 steps, ensemble 10",
+            note=("50 steps, ensemble 10",),
         ),
-        Peer(name="GeoWizard", seconds_titan_rtx=19, build=_geowizard_journey, note="10 steps, ensemble 10"),
-        Peer(name="DepthFM", seconds_titan_rtx=0.39, build=_depthfm_journey, note="2 steps, ensemble 4"),
+        Peer(
+            name="GeoWizard", seconds_titan_rtx=19, build=_geowizard_journey, note=("10 steps, ensemble 10",)
+        ),
+        Peer(name="DepthFM", seconds_titan_rtx=0.39, build=_depthfm_journey, note=("2 steps, ensemble 4",)),
     )
 }

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.rows import Row
 
+REFERENCE = "diffusers in torch, fp32, eager"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
@@ -44,9 +46,7 @@ class Table:
 
     def reference(self) -> Row | None:
         """The paper's own way in fp32, eager: what the other rows are held against."""
-        return next(
-            (r for r in self.rows if r.kind == "torch" and r.computes_in == "fp32" and not r.error), None
-        )
+        return next((row for row in self.rows if row.name == REFERENCE and not row.error), None)
 
     def speedup(self, row: Row) -> float | None:
         """How many times as fast as `reference`."""
@@ -54,6 +54,20 @@ class Table:
         if reference is None or reference.end_to_end is None or row.end_to_end is None:
             return None
         return reference.end_to_end.p50_ms / row.end_to_end.p50_ms
+
+    def ratios(self) -> list[str]:
+        """A line per row of ours: how many times as fast as the reference, and as the best bf16 in torch."""
+        bf16 = [r for r in self.rows if r.kind == "torch" and r.computes_in == "bf16" and r.end_to_end]
+        best = min(bf16, key=lambda row: row.end_to_end.p50_ms if row.end_to_end else 0.0, default=None)
+        lines = []
+        for row in self.rows:
+            if row.kind != "ours" or row.end_to_end is None or (speedup := self.speedup(row)) is None:
+                continue
+            line = f"- {row.name}: {speedup:.2f} × {REFERENCE}"
+            if best is not None and best.end_to_end is not None:
+                line += f"; {best.end_to_end.p50_ms / row.end_to_end.p50_ms:.2f} × {best.name}"
+            lines.append(line)
+        return lines
 
     def to_markdown(self) -> str:
         """Card of the machine, ceiling, table, growth, what failed; no line break at the end."""
@@ -79,6 +93,8 @@ class Table:
             "|---|---|---:|---:|---:|---:|---:|---:|---:|",
             *(_details(row) for row in self.rows if not row.error),
         ]
+        if ratios := self.ratios():
+            blocks += ["", "How many times as fast:", "", *ratios]
         notes = [f"- {r.name}: {'; '.join(n for n in (r.note, r.modelled) if n)}" for r in self.rows]
         notes = [note for note in notes if not note.endswith(": ")]
         if any(row.modelled for row in self.rows):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from benchmarks import flops, latency, ours, picture, rows
 from benchmarks.latency import Plan, Records, slug, specs
 from benchmarks.rows import Row, Spec, measure_apart, repeated, without_places
-from benchmarks.table import Table
+from benchmarks.table import REFERENCE, Table
 from fiffdepth_rt.bench import Timing
 from fiffdepth_rt.engine_dir import BUNDLED, open_engine_dir
 
@@ -209,11 +209,22 @@ def test_the_share_of_the_ceiling_is_that_of_the_row_s_own_precision() -> None:
     assert [made.floor_ms(r) for r in made.rows] == [500, 125, None]
 
 
-def test_rows_are_held_against_diffusers_in_fp32() -> None:
-    made = table(row("ours", 500), row("torch bf16", 800, kind="torch", computes_in="bf16"),
-                 row("torch fp32", 2000, kind="torch"))  # fmt: skip
-    assert [made.speedup(r) for r in made.rows] == [4, 2.5, 1]
-    assert table(row("ours", 500)).speedup(row("ours", 500)) is None
+def test_rows_are_held_against_diffusers_in_fp32_and_its_best_bf16_variant() -> None:
+    made = table(
+        row("ours", 500),
+        row("torch fp32, compiled", 900, kind="torch"),
+        row(REFERENCE, 2000, kind="torch"),
+        row("torch bf16", 1000, kind="torch", computes_in="bf16"),
+        row("torch bf16, compiled", 800, kind="torch", computes_in="bf16"),
+    )
+    assert made.speedup(made.rows[0]) == 4
+    assert made.ratios() == [f"- ours: 4.00 × {REFERENCE}; 1.60 × torch bf16, compiled"]
+    assert made.ratios()[0] in made.to_markdown()
+    assert table(row("ours", 500)).ratios() == []
+
+
+def test_the_reference_is_a_row_of_the_whole_table() -> None:
+    assert REFERENCE in [s.name for _, s in specs(plan(checkpoint=Path("x")))]
 
 
 def test_the_markdown_holds_every_row_what_was_modelled_and_what_failed() -> None:

@@ -172,3 +172,23 @@ def test_a_row_in_torch_tells_its_stages_and_what_the_host_adds(tmp_path: Any) -
     assert row.host_overhead_ms is not None and row.host_overhead_ms > 0
     assert row.end_to_end is not None and row.gflop is not None and row.gflop > 0
     assert row.end_to_end.p99_ms >= row.end_to_end.p50_ms > sum(row.stages_ms.values()) * 0.5
+
+
+@pytest.mark.soak
+def test_the_compiled_row_compiles_in_its_first_frame_and_counts_the_same_arithmetic(tmp_path: Any) -> None:
+    from training.checkpoint import save
+
+    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    options = {
+        "checkpoint": str(tmp_path / "tiny.safetensors"),
+        "prompt_embedding": None,
+        "dtype": "fp32",
+        "channels_last": True,
+        "directory": None,
+    }
+    eager, compiled = (
+        torch_rows.measure(spec(kind="torch", options={**options, "compiled": how})) for how in (False, True)
+    )
+    assert compiled.gflop == eager.gflop and list(compiled.stages_ms) == list(eager.stages_ms)
+    assert compiled.first_frame_ms is not None and eager.first_frame_ms is not None
+    assert compiled.first_frame_ms > eager.first_frame_ms  # it compiled
