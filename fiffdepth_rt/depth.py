@@ -181,7 +181,8 @@ class Depth:
             none, such as 30; smoothing.py says what it does.
 
         An error of the source comes out of the loop behind the depth maps of the frames before it.
-        Raises what `infer` raises, StreamError for an argument out of range, FrameSizeError.
+        Raises what `infer` raises, StreamError for an argument out of range, FrameSizeError,
+        CorruptFrameError, and SourceLostError for a frame that is None.
         """
         size = _checked_size(size, self.manifest)
         return Stream(

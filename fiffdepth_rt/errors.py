@@ -6,6 +6,7 @@ FiffDepthError
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
 ├── StreamError                   a stream of frames cannot start, or breaks off; what it gave so far is good
 │   ├── FrameSizeError            a frame of another size in the middle of a stream
+│   ├── CorruptFrameError         a frame of a stream is no photo; an ImageError too
 │   ├── SourceError               a video or camera cannot be opened
 │   ├── SourceLostError           a camera or network stream that was open gives no more frames
 │   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
@@ -55,6 +56,10 @@ class StreamError(FiffDepthError):
 
 class FrameSizeError(StreamError):
     """A frame of another size in the middle of a stream."""
+
+
+class CorruptFrameError(StreamError, ImageError):
+    """A frame of a stream is no photo."""
 
 
 class SourceError(StreamError):

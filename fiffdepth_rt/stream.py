@@ -27,7 +27,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.errors import FrameSizeError, ImageError, StreamError
+from fiffdepth_rt.errors import (
+    CorruptFrameError,
+    FrameSizeError,
+    ImageError,
+    SourceLostError,
+    StreamError,
+)
 from fiffdepth_rt.image import Color, Fit, Pixels, as_rgb, to_grid, to_photo
 from fiffdepth_rt.smoothing import Smoother
 
@@ -277,10 +283,18 @@ def _work(
 
 
 def _as_photo(raw: Any, index: int, color: Color) -> Pixels:
+    if raw is None:
+        raise SourceLostError(
+            f"The source gave None for frame {index}. So does OpenCV when a camera or a network stream is "
+            "gone: plug it in again, and start a new stream; or end the source at the last frame."
+        )
     try:
         photo = as_rgb(raw, color=color)
     except ImageError as error:
-        raise ImageError(f"Frame {index} of the stream cannot be used. {error}") from error
+        raise CorruptFrameError(
+            f"Frame {index} of the stream cannot be used. {error} To go on without such frames, leave them "
+            "out in the source."
+        ) from error
     return photo.copy() if isinstance(raw, np.ndarray) and np.may_share_memory(photo, raw) else photo
 
 

@@ -8,16 +8,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fiffdepth_rt
+from benchmarks.streams import Watched, differing_threads, draw, markdown, watch
 from fiffdepth_rt import smoothing
 from fiffdepth_rt import stream as stream_module
-from fiffdepth_rt.errors import FrameSizeError, ImageError, InferenceError, SizeError, StreamError
+from fiffdepth_rt.errors import (
+    CorruptFrameError,
+    FrameSizeError,
+    ImageError,
+    InferenceError,
+    SizeError,
+    SourceLostError,
+    StreamError,
+)
 
 WAIT_S = 10  # for what happens at once; only a failing test waits that long
 
@@ -276,10 +284,35 @@ def test_a_frame_of_another_size_is_an_error_of_its_own(depth: fiffdepth_rt.Dept
     assert seen == [0, 1]
 
 
-@pytest.mark.parametrize("damaged", [None, np.full((48, 64, 3), np.nan), np.zeros((48, 64, 2), np.uint8)])
-def test_a_damaged_frame_is_named_by_its_number(depth: fiffdepth_rt.Depth, damaged: object) -> None:
-    with pytest.raises(ImageError, match="Frame 1 of the stream cannot be used"):
-        list(depth.stream([numbered(0), damaged], size=64))
+@pytest.mark.parametrize(
+    "damaged", ["frame.png", np.full((48, 64, 3), np.nan), np.zeros((48, 64, 2), np.uint8)], ids=repr
+)
+def test_a_corrupt_frame_is_named_by_its_number(depth: fiffdepth_rt.Depth, damaged: object) -> None:
+    stream, seen = depth.stream([numbered(0), numbered(1), damaged, numbered(3)], size=64), []
+    with pytest.raises(CorruptFrameError, match=r"Frame 2 of the stream cannot be used.*leave them out") as e:
+        for _ in stream:
+            seen.append(stream.index)
+    assert isinstance(e.value, ImageError)  # whoever catches bad photos catches bad frames
+    assert seen == [0, 1]
+    assert not stream_threads()
+
+
+def test_a_camera_that_disappears_is_not_taken_for_a_corrupt_frame(depth: fiffdepth_rt.Depth) -> None:
+    """`while True: yield capture.read()[1]` gives None once the camera is unplugged."""
+    stream, seen = depth.stream(itertools.chain(frames(3), itertools.repeat(None)), size=64), []
+    with pytest.raises(SourceLostError, match=r"None for frame 3.*plug it in again"):
+        for _ in stream:
+            seen.append(stream.index)
+    assert seen == [0, 1, 2]
+    assert not stream_threads()
+
+
+def test_after_any_bad_frame_the_depth_is_still_usable(depth: fiffdepth_rt.Depth) -> None:
+    for bad in (None, np.zeros((48, 64, 2), np.uint8), numbered(2, 64, 48)):
+        with pytest.raises(StreamError):
+            list(depth.stream([numbered(0), bad], size=64))
+        (d,) = depth.stream([numbered(5)], size=64)
+        np.testing.assert_array_equal(d, depth.infer(numbered(5), size=64))
 
 
 @pytest.mark.parametrize(
@@ -307,68 +340,59 @@ def test_arguments_are_checked_before_anything_starts(
 
 
 def test_two_depths_and_eight_threads_give_the_same_bits_as_one(toy_dir: Path) -> None:
-    expected = [d.tobytes() for d in _opened_stream(toy_dir, 12)]
     with (
         fiffdepth_rt.Depth(toy_dir, threads=1) as first,
         fiffdepth_rt.Depth(toy_dir, threads=1) as second,
-        ThreadPoolExecutor(8) as pool,
     ):
-        jobs = [
-            pool.submit(lambda d=d: [m.tobytes() for m in d.stream(frames(12), size=64)])
-            for d in (first, second) * 4
-        ]
-        assert all(job.result() == expected for job in jobs)
-
-
-def _opened_stream(toy_dir: Path, count: int) -> list[np.ndarray]:
-    with fiffdepth_rt.Depth(toy_dir, threads=1) as opened:
-        return list(opened.stream(frames(count), size=64))
-
-
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def _delayed_run(depth: fiffdepth_rt.Depth, count: int, *, most_s: float) -> None:
-    """Random delays on both sides; each depth map is the one of its frame, each frame comes once."""
-    delays = np.random.default_rng(0).uniform(0, most_s, (2, count)) * (
-        np.random.default_rng(1).random((2, count)) < 0.2
-    )
-
-    def source() -> Iterator[np.ndarray]:
-        for index in range(count):
-            time.sleep(delays[0, index])
-            yield np.full((16, 16, 3), index % 256, dtype=np.uint8)
-
-    of_grey = [depth.infer(np.full((16, 16, 3), grey, np.uint8), size=64).tobytes() for grey in range(256)]
-    stream = depth.stream(source(), size=64, inflight=3)
-    given = 0
-    early_mib = None
-    for d in stream:
-        assert stream.index == given
-        assert d.tobytes() == of_grey[given % 256]
-        time.sleep(delays[1, given])
-        given += 1
-        if given == count // 5:
-            early_mib = _resident_mib()
-    assert given == count
-    assert early_mib is not None and _resident_mib() - early_mib < 8
-    assert not stream_threads()
+        assert differing_threads(first, second, frames=12) == 0
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 
 
+def _hold(watched: Watched) -> None:
+    assert (watched.wrong, watched.out_of_order, watched.threads_left) == (0, 0, 0)
+    assert watched.given + watched.skipped == watched.frames
+    assert watched.growth_mib < 8
+
+
 @needs_proc
 def test_no_frame_is_lost_doubled_or_reordered_under_random_delays(depth: fiffdepth_rt.Depth) -> None:
-    _delayed_run(depth, 200, most_s=0.003)
+    watched = watch(depth, frames=200, longest_wait_s=0.003)
+    _hold(watched)
+    assert watched.skipped == 0
+
+
+@needs_proc
+def test_dropped_frames_leave_the_others_in_order_and_as_they_are(depth: fiffdepth_rt.Depth) -> None:
+    _hold(watch(depth, frames=200, longest_wait_s=0.003, drop="oldest"))
 
 
 @needs_proc
 @pytest.mark.soak
-def test_ten_thousand_frames_leave_memory_as_it_was(depth: fiffdepth_rt.Depth) -> None:
-    _delayed_run(depth, 10_000, most_s=0.005)
+@pytest.mark.parametrize("drop", ["never", "oldest"])
+def test_ten_thousand_frames_leave_memory_as_it_was(depth: fiffdepth_rt.Depth, drop: str) -> None:
+    watched = watch(depth, frames=10_000, drop=drop)
+    _hold(watched)
+    assert drop == "oldest" or watched.skipped == 0
+
+
+@needs_proc
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_two_depths_of_the_bundled_model_and_eight_threads_give_the_same_bits_as_one(backend: str) -> None:
+    with fiffdepth_rt.Depth(backend=backend) as first, fiffdepth_rt.Depth(backend=backend) as second:
+        assert differing_threads(first, second) == 0
+
+
+@needs_proc
+def test_the_report_of_a_stream_shows_its_memory(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
+    watched = watch(depth, frames=50, longest_wait_s=0)
+    draw(tmp_path / "memory.png", {"never": watched})
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+    table = markdown({"never": watched}, 0)
+    assert "| never | 50 | 50 | 0 | 0 | 0 |" in table and "0 of 8 gave other bits" in table
+    assert len(watched.at) == len(watched.rss_mib) == 50 and watched.at[-1] == 50
 
 
 @pytest.mark.soak

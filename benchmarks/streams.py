@@ -1,0 +1,225 @@
+"""Streams for a long time: every frame once, in order, the right bits, and memory that does not grow.
+
+    python -m benchmarks.streams            # 10,000 frames of the bundled model at 64 px
+    python -m benchmarks.streams --save     # and a report with its picture in benchmarks/results/
+
+Source and consumer wait at random. Each depth map is compared with what `infer` gives for its frame, bit by
+bit. The resident memory is read after every hundredth of the frames. A second stream drops frames
+(drop="oldest"): order and bits hold there too. Then two Depths and eight threads at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fiffdepth_rt import Depth
+from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.bench import machine_card
+
+RESULTS = Path(__file__).parent / "results"
+PICTURES = 64  # different ones, in turns
+PHOTO_HW = (48, 64)
+SAMPLES = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watched:
+    """One stream.
+
+    rss_mib: the process's resident memory after `at` frames; growth_mib: from the first fifth on.
+    given: depth maps handed over; wrong: those that are not, bit by bit, what `infer` gives for their frame;
+    out_of_order: those whose number is not above the last one's; skipped: numbers left out.
+    threads_left: of the stream, once it is over.
+    """
+
+    frames: int
+    given: int
+    wrong: int
+    out_of_order: int
+    skipped: int
+    seconds: float
+    at: tuple[int, ...]
+    rss_mib: tuple[float, ...]
+    threads_left: int
+
+    @property
+    def growth_mib(self) -> float:
+        later = self.rss_mib[len(self.rss_mib) // 5 :]
+        return max(later) - later[0] if later else 0.0
+
+
+def watch(
+    depth: Depth,
+    *,
+    frames: int,
+    size: int = 64,
+    longest_wait_s: float = 0.005,
+    drop: str = "never",
+    seed: int = 0,
+) -> Watched:
+    """A stream of `frames` frames, with a wait of up to longest_wait_s at a fifth of them on either side."""
+    rng = np.random.default_rng(seed)
+    waits = rng.uniform(0, longest_wait_s, (2, frames)) * (rng.random((2, frames)) < 0.2)
+    pictures = [rng.integers(0, 256, (*PHOTO_HW, 3), dtype=np.uint8) for _ in range(PICTURES)]
+    expected = [depth.infer(picture, size=size).tobytes() for picture in pictures]
+
+    def source() -> Iterator[NDArray[np.uint8]]:
+        for index in range(frames):
+            time.sleep(waits[0, index])
+            yield pictures[index % PICTURES]
+
+    given = wrong = out_of_order = skipped = 0
+    last, at, rss_mib = -1, [], []
+    start = time.monotonic()
+    with depth.stream(source(), size=size, inflight=3, drop=drop) as stream:  # type: ignore[arg-type]
+        for d in tqdm(stream, total=frames, unit="frame", mininterval=5, disable=None):
+            given += 1
+            wrong += d.tobytes() != expected[stream.index % PICTURES]
+            out_of_order += stream.index <= last
+            skipped += max(0, stream.index - last - 1)
+            time.sleep(waits[1, stream.index])
+            if (last + 1) * SAMPLES // frames != (stream.index + 1) * SAMPLES // frames:
+                at.append(stream.index + 1)
+                rss_mib.append(resident_mib())
+            last = stream.index
+    return Watched(
+        frames=frames,
+        given=given,
+        wrong=wrong,
+        out_of_order=out_of_order,
+        skipped=skipped,
+        seconds=time.monotonic() - start,
+        at=tuple(at),
+        rss_mib=tuple(rss_mib),
+        threads_left=sum(thread.name.startswith("fiffdepth-") for thread in threading.enumerate()),
+    )
+
+
+def differing_threads(first: Depth, second: Depth, *, frames: int = 50, size: int = 64) -> int:
+    """Eight threads with a stream each, four on either Depth -> those that give other bits than one alone."""
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (*PHOTO_HW, 3), dtype=np.uint8) for _ in range(frames)]
+
+    def bits(depth: Depth) -> list[bytes]:
+        return [d.tobytes() for d in depth.stream(pictures, size=size)]
+
+    expected = bits(first)
+    with ThreadPoolExecutor(8) as pool:
+        return sum(result != expected for result in pool.map(bits, (first, second) * 4))
+
+
+def resident_mib() -> float:
+    """Resident memory of this process. Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def draw(path: Path, watched: dict[str, Watched]) -> None:
+    """Resident memory over frames -> PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, one in watched.items():
+        axes.plot(one.at, one.rss_mib, label=f'drop="{name}"')
+    axes.set_xlabel("frame")
+    axes.set_ylabel("resident memory, MiB")
+    axes.set_ylim(0, 1.15 * max(max(one.rss_mib) for one in watched.values()))
+    axes.legend()
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def markdown(watched: dict[str, Watched], differing: int) -> str:
+    lines = [
+        "| drop | frames | depth maps | wrong bits | out of order | skipped | growth MiB | threads left "
+        "| fps |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, w in watched.items():
+        lines.append(
+            f"| {name} | {w.frames} | {w.given} | {w.wrong} | {w.out_of_order} | {w.skipped} "
+            f"| {w.growth_mib:.1f} | {w.threads_left} | {w.given / w.seconds:.0f} |"
+        )
+    lines += ["", f"Two Depths and eight threads at once: {differing} of 8 gave other bits than one alone."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.streams",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--size", type=int, default=64, help="longer side of the grid, px")
+    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
+    args = parser.parse_args()
+    with Depth(args.engine, backend=args.backend) as depth, Depth(args.engine, backend=args.backend) as other:
+        watched = {
+            drop: watch(depth, frames=args.frames, size=args.size, drop=drop) for drop in ("never", "oldest")
+        }
+        differing = differing_threads(depth, other, size=args.size)
+        said = depth.describe()
+    card = machine_card(said["versions"])
+    today = datetime.date.today().isoformat()
+    command = " ".join(["python -m benchmarks.streams", *(w for w in sys.argv[1:] if "/" not in w)])
+    table = markdown(watched, differing)
+    line = json.dumps(
+        {
+            "benchmark": "streams",
+            "date": today,
+            "command": command,
+            "model": said["name"],
+            "backend": said["backend"],
+            "card": card,
+            "differing_threads": differing,
+            **{drop: dataclasses.asdict(w) for drop, w in watched.items()},
+        }
+    )
+    if args.save:
+        picture = RESULTS / f"streams-{today}.png"
+        draw(picture, watched)
+        text = "\n".join(
+            [
+                f"# Streams, {today}",
+                "",
+                f"`{command}`: {said['name']}, {said['precision']}, {said['backend']}, waits on both sides.",
+                "",
+                *(f"- {key}: {value}" for key, value in card.items()),
+                "",
+                table,
+                "",
+                f"![Resident memory over frames]({picture.name})",
+                "",
+                "```json",
+                line,
+                "```",
+                "",
+            ]
+        )
+        with replacing(picture.with_suffix(".md")) as file:
+            file.write(text.encode())
+    print(table)
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
