@@ -78,7 +78,10 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     transformers.utils.logging.disable_progress_bar()
     try:
-        out = out or images.with_name(images.name + "-labels")
+        # Absolute: the workers of a cluster stand elsewhere.
+        images, out = images.absolute(), (out or images.with_name(images.name + "-labels")).absolute()
+        if Path(teacher).expanduser().exists():
+            teacher = str(Path(teacher).expanduser().absolute())
         if out.resolve().is_relative_to(images.resolve()):
             raise DataError(f"{out} lies in {images}: labels would be taken for photos; name another --out.")
         make_teacher = functools.partial(open_teacher, teacher, device=device, licence=licence)

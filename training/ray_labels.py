@@ -58,8 +58,13 @@ def cluster(address: str) -> Iterator[None]:
     address: "auto" or "host:6379" on one of its machines, "ray://host:10001" from outside, or "local" for one
     that is started here, on all cores, and gone at the end. Raises TrainingError where nothing answers.
     """
-    shipped = {"py_modules": [str(Path(package.__path__[0])) for package in PACKAGES]}
     with contextlib.ExitStack() as undo:
+        # A copy as working_dir, not py_modules: those come behind the driver's own folders in sys.path, so
+        # that a worker which starts later would import what was edited meanwhile.
+        copy = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="ship-")))
+        for package in PACKAGES:
+            ignored = shutil.ignore_patterns("__pycache__", "nano")  # nano: the bundled model
+            shutil.copytree(package.__path__[0], copy / package.__name__, ignore=ignored)
         # fatal: Ray Data makes Ray say, as an error, that its own actors may fail to restart.
         undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal"))
         local: dict[str, Any] = {}
@@ -69,7 +74,13 @@ def cluster(address: str) -> Iterator[None]:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             local = {"include_dashboard": False, "_temp_dir": folder}
         try:
-            ray.init(address, runtime_env=shipped, log_to_driver=False, logging_level=logging.ERROR, **local)
+            ray.init(
+                address,
+                runtime_env={"working_dir": str(copy)},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **local,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"No Ray cluster at {address} ({error}): start one with `ray start --head` and name its "
