@@ -262,8 +262,9 @@ def _session_options(threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
     options.log_severity_level = _FATAL
-    # Each session has its own threads. They wait by spinning, which would take the cores of the next stage.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads that wait by spinning take cores from the next stage, from neighbouring frames of a stream, and
+    # from other programs; benchmarks/cpu_settings.py measures it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

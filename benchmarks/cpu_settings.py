@@ -1,0 +1,204 @@
+"""How ONNX Runtime waits and how many threads it takes on a CPU: which settings the runtime should have.
+
+    python -m benchmarks.cpu_settings                 # the bundled model
+    python -m benchmarks.cpu_settings --busy 1 --save # with one busy process beside it
+
+Every setting runs once in each round, in a fresh order, so that they share the machine's weather. CPU time
+is what the frame costs all cores together: threads that wait by spinning cost it too. "Fastest" is the run
+that other programs disturbed least. The largest difference from the first setting's result stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tqdm import tqdm
+
+from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.backends.threads import default_threads
+from fiffdepth_rt.bench import machine_card
+from fiffdepth_rt.engine_dir import BUNDLED, JOURNEY, open_engine_dir
+
+RESULTS = Path(__file__).parent / "results"
+_ALLOW_SPINNING = "session.intra_op.allow_spinning"
+_STOP_SPINNING = "session.force_spinning_stop"
+_DENORMALS = "session.set_denormal_as_zero"
+
+
+def settings(threads: int) -> dict[str, dict[str, Any]]:
+    """Name -> threads, config entries, attributes of SessionOptions. The first one is the runtime's."""
+    rows: dict[str, dict[str, Any]] = {
+        "no spinning": {"entries": {_ALLOW_SPINNING: "0"}},
+        "spin inside a stage": {"entries": {_STOP_SPINNING: "1"}},
+        "spin always (ONNX Runtime's default)": {},
+        "no spinning, denormals are zero": {"entries": {_ALLOW_SPINNING: "0", _DENORMALS: "1"}},
+        "no spinning, no arena": {
+            "entries": {_ALLOW_SPINNING: "0"},
+            "attributes": {"enable_cpu_mem_arena": False},
+        },
+        "no spinning, not deterministic": {
+            "entries": {_ALLOW_SPINNING: "0"},
+            "attributes": {"use_deterministic_compute": False},
+        },
+    }
+    for other in sorted({1, threads, 2 * threads} - {threads}):
+        rows[f"no spinning, {other} thread{'s' * (other > 1)}"] = {
+            "entries": {_ALLOW_SPINNING: "0"},
+            "threads": other,
+        }
+    return {name: {"threads": threads, "entries": {}, "attributes": {}, **row} for name, row in rows.items()}
+
+
+def session_options(row: Mapping[str, Any]) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = row["threads"]
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
+    for name, value in row["attributes"].items():
+        setattr(options, name, value)
+    for name, value in row["entries"].items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def measure(
+    directory: Path, *, grid_hw: tuple[int, int], runs: int, threads: int, pause_s: float
+) -> dict[str, Any]:
+    """Name of the setting -> wall and CPU ms per frame, and the largest difference of its depth."""
+    engine_dir = open_engine_dir(directory)
+    rows = settings(threads)
+    sessions = {
+        name: {
+            stage: onnxruntime.InferenceSession(
+                str(engine_dir.stage_path("fp32", stage)),
+                session_options(row),
+                providers=["CPUExecutionProvider"],
+            )
+            for stage in JOURNEY
+        }
+        for name, row in rows.items()
+    }
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, *grid_hw, 3), dtype=np.uint8)
+    results = {name: _frame(of, image) for name, of in sessions.items()}
+    wall: dict[str, list[float]] = {name: [] for name in rows}
+    cpu: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in tqdm(range(runs), unit="round", disable=None):
+        for name in rng.permutation(list(rows)):
+            time.sleep(pause_s)  # a camera's frames do not follow each other at once
+            start, start_cpu = time.perf_counter(), time.process_time()
+            _frame(sessions[name], image)
+            wall[name].append((time.perf_counter() - start) * 1e3)
+            cpu[name].append((time.process_time() - start_cpu) * 1e3)
+    first = results[next(iter(rows))]
+    return {
+        name: {
+            "fastest_ms": min(wall[name]),
+            "p50_ms": float(np.median(wall[name])),
+            "p90_ms": float(np.quantile(wall[name], 0.9)),
+            "cpu_p50_ms": float(np.median(cpu[name])),
+            "max_difference": float(np.abs(results[name] - first).max()),
+        }
+        for name in rows
+    }
+
+
+def _frame(sessions: Mapping[str, Any], image: Any) -> Any:
+    value = image
+    for stage, (takes, gives) in JOURNEY.items():
+        value = sessions[stage].run([gives[0]], {takes[0]: value})[0]
+    return value
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """`count` processes that compute all the time, as other programs of a robot do."""
+    code = "import sys\nprint(flush=True)\nwhile True: pass"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def markdown(measured: Mapping[str, Any]) -> str:
+    lines = [
+        "| setting | fastest ms | p50 ms | p90 ms | CPU ms | max difference |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in measured.items():
+        lines.append(
+            f"| {name} | {row['fastest_ms']:.1f} | {row['p50_ms']:.1f} | {row['p90_ms']:.1f} | {row['cpu_p50_ms']:.1f} "
+            f"| {row['max_difference']:.0e} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu_settings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--engine", type=Path, default=BUNDLED, help="engine directory (default: the bundled model)"
+    )
+    parser.add_argument("--grid", type=int, nargs=2, default=(192, 256), metavar=("H", "W"))
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--pause", type=float, default=0.005, metavar="S", help="between frames")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="busy processes beside it")
+    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
+    args = parser.parse_args()
+    with busy(args.busy):
+        measured = measure(
+            args.engine, grid_hw=tuple(args.grid), runs=args.runs, threads=args.threads, pause_s=args.pause
+        )
+    today = datetime.date.today().isoformat()
+    name = open_engine_dir(args.engine, verify=False).manifest.name
+    card = machine_card({"onnxruntime": onnxruntime.__version__, "numpy": np.__version__})
+    beside = f"{args.busy} busy process{'es' * (args.busy != 1)} beside it"
+    about = f"{name}, fp32, {args.grid[0]}×{args.grid[1]}, {args.threads} threads, {args.runs} runs, {beside}"
+    table = markdown(measured)
+    line = json.dumps({"benchmark": "cpu_settings", "date": today, "about": about, "rows": measured})
+    if args.save:
+        text = "\n".join(
+            [
+                f"# Settings of ONNX Runtime on a CPU, {today}",
+                "",
+                f"`python -m benchmarks.cpu_settings --runs {args.runs} --busy {args.busy}`: {about}.",
+                "",
+                *(f"- {key}: {value}" for key, value in card.items()),
+                "",
+                table,
+                "",
+                "```json",
+                line,
+                "```",
+                "",
+            ]
+        )
+        with replacing(RESULTS / f"cpu-settings-busy{args.busy}-{today}.md") as file:
+            file.write(text.encode())
+    print(about, table, line, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
