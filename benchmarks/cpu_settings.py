@@ -145,8 +145,8 @@ def markdown(measured: Mapping[str, Any]) -> str:
     ]
     for name, row in measured.items():
         lines.append(
-            f"| {name} | {row['fastest_ms']:.1f} | {row['p50_ms']:.1f} | {row['p90_ms']:.1f} | {row['cpu_p50_ms']:.1f} "
-            f"| {row['max_difference']:.0e} |"
+            f"| {name} | {row['fastest_ms']:.1f} | {row['p50_ms']:.1f} | {row['p90_ms']:.1f} "
+            f"| {row['cpu_p50_ms']:.1f} | {row['max_difference']:.0e} |"
         )
     return "\n".join(lines)
 

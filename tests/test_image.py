@@ -207,6 +207,17 @@ def test_every_fit_keeps_the_aspect_and_is_as_large_as_it_can_be(
 # --- to_grid and to_photo ---
 
 
+def test_a_depth_map_taken_back_is_the_caller_s_own_and_the_grid_s_is_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    for photo_hw in ((192, 256), (100, 256), (300, 400), (50, 60)):
+        grid = rng.random((192, 256), dtype=np.float32)
+        before = grid.copy()
+        depth = to_photo(grid, fit(photo_hw, (192, 256)))
+        depth[:] = -1
+        np.testing.assert_array_equal(grid, before)
+        assert depth.shape == photo_hw and depth.flags.c_contiguous
+
+
 def test_a_photo_of_the_grids_size_is_not_touched() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     fitted = fit((64, 128), (64, 128))

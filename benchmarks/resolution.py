@@ -1,0 +1,191 @@
+"""What larger grids cost and give: time, memory, accuracy, edges; and what tiles would do instead.
+
+    python -m benchmarks.resolution DIR                        # the bundled model
+    python -m benchmarks.resolution DIR --engine engines/fiffdepth --save
+
+DIR as for benchmarks/accuracy.py. Every size runs in a process of its own, whose largest resident memory is
+the row's. CPU time is that of all threads, and does not mind other programs. Accuracy is that of
+benchmarks/accuracy.py.
+Steepness says how sharp edges are, not whether they are right: the 99th percentile of the difference between
+neighbouring pixels of a map, in the photo's size, of its whole range.
+
+Tiles: the four quadrants of a photo, each at `--tile` px on its own, put together. "As they are" takes their
+values; "aligned" first fits each one's scale and shift to the whole photo at the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks import accuracy, metrics
+from fiffdepth_rt import Depth
+from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.bench import machine_card
+from fiffdepth_rt.files import read_photo
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = (192, 256, 384, 512, 768, 1024)
+TILES = ("as they are", "aligned")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """grid_hw: of the folder's first photo. p50_ms, cpu_p50_ms: per photo. peak_mib: of the process.
+
+    abs_rel, delta1, steepness: 0 … 1.
+    """
+
+    what: str
+    grid_hw: tuple[int, int]
+    p50_ms: float
+    cpu_p50_ms: float
+    peak_mib: float
+    abs_rel: float
+    delta1: float
+    steepness: float
+
+
+class _Tiled:
+    """A Depth that infers quadrants. Only what the benchmarks ask of a Depth."""
+
+    def __init__(self, depth: Depth, *, aligned: bool) -> None:
+        self._depth = depth
+        self._aligned = aligned
+        self.manifest, self.output_space = depth.manifest, depth.output_space
+
+    def infer(self, photo: NDArray[np.uint8], *, size: int) -> NDArray[np.float32]:
+        result = np.empty(photo.shape[:2], dtype=np.float32)
+        whole = self._depth.infer(photo, size=size) if self._aligned else None
+        for place in quadrants((photo.shape[0], photo.shape[1])):
+            tile = self._depth.infer(photo[place], size=size)
+            result[place] = tile if whole is None else fitted_to(tile, whole[place])
+        return result
+
+
+def quadrants(photo_hw: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """The four quarters of a photo, row by row."""
+    rows, columns = (((0, side // 2), (side // 2, side)) for side in photo_hw)
+    return [(slice(*row), slice(*column)) for row in rows for column in columns]
+
+
+def fitted_to(tile: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scale and shift of `tile` that are nearest to `whole`, in least squares, clipped to [0, 1]."""
+    everywhere = np.ones(tile.shape, dtype=bool)
+    fitted = metrics.align(tile, whole, everywhere, space="depth")
+    return np.clip(fitted, 0, 1).astype(np.float32)
+
+
+def steepness(map_: NDArray[np.float32]) -> float:
+    """The 99th percentile of the step from a pixel to the one beside or below it."""
+    steps = [np.abs(np.diff(map_, axis=axis)).ravel() for axis in (0, 1)]
+    return float(np.quantile(np.concatenate(steps), 0.99))
+
+
+def measure(
+    folder: Path, engine: Path | None, size: int, *, tiles: str | None, runs: int, pictures: Path | None
+) -> Row:
+    """One size on every pair of `folder`. tiles: of TILES, or None for whole photos."""
+    photos = [read_photo(path) for path in sorted(folder.glob("*_rgb.jpg"))]
+    with Depth(engine) as opened:
+        depth: Any = opened if tiles is None else _Tiled(opened, aligned=tiles == "aligned")
+        depth.infer(photos[0], size=size)
+        wall_s, cpu_s, steps = [], [], []
+        for i in range(runs):
+            start, start_cpu = time.perf_counter(), time.process_time()
+            map_ = depth.infer(photos[i % len(photos)], size=size)
+            wall_s.append(time.perf_counter() - start)
+            cpu_s.append(time.process_time() - start_cpu)
+            steps.append(steepness(map_))
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows = accuracy.evaluate(folder, depth, size=size, pictures=pictures)
+        (scores,) = (row for row in rows if row.group == "all" and row.method == opened.manifest.name)
+        return Row(
+            what="whole" if tiles is None else f"2×2 tiles, {tiles}",
+            grid_hw=opened.grid_for((photos[0].shape[0], photos[0].shape[1]), size),
+            p50_ms=float(np.median(wall_s) * 1e3),
+            cpu_p50_ms=float(np.median(cpu_s) * 1e3),
+            peak_mib=peak_mib,
+            abs_rel=scores.abs_rel,
+            delta1=scores.delta1,
+            steepness=float(np.mean(steps)),
+        )
+
+
+def measure_apart(*args: Any, **options: Any) -> Row:
+    """`measure` in a fresh process, whose peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, args, options)
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [
+        "| photo | grid | ms | CPU ms | peak MiB | AbsRel % ↓ | δ1 % ↑ | steepness % |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in rows:
+        scores = f"{100 * r.abs_rel:.1f} | {100 * r.delta1:.1f} | {100 * r.steepness:.1f}"
+        grid = f"{r.grid_hw[0]}×{r.grid_hw[1]}"
+        lines.append(
+            f"| {r.what} | {grid} | {r.p50_ms:.0f} | {r.cpu_p50_ms:.0f} | {r.peak_mib:.0f} | {scores} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.resolution",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="longer side of the grid, px")
+    parser.add_argument("--tile", type=int, default=256, help="processing size of a quadrant, px")
+    parser.add_argument("--runs", type=int, default=9, help="timed runs per row")
+    parser.add_argument("--pictures", type=Path, help="write photo | prediction | truth here, by size")
+    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
+    args = parser.parse_args()
+    wanted = [(size, None) for size in args.sizes] + [(args.tile, tiles) for tiles in TILES]
+    rows = []
+    for size, tiles in tqdm(wanted, unit="row", disable=None):
+        name = f"{size}" if tiles is None else f"{size}-tiles-{tiles.replace(' ', '-')}"
+        pictures = None if args.pictures is None else args.pictures / name
+        rows.append(
+            measure_apart(args.folder, args.engine, size, tiles=tiles, runs=args.runs, pictures=pictures)
+        )
+    with Depth(args.engine) as depth:
+        said = depth.describe()
+    today = datetime.date.today().isoformat()
+    report = {
+        "benchmark": "resolution",
+        "date": today,
+        "command": f"python -m benchmarks.resolution DIR --runs {args.runs}",
+        "model": said["name"],
+        "sha256": said["sha256"],
+        "card": machine_card(said["versions"]),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    table, line = markdown(rows), json.dumps(report)
+    if args.save:
+        engine = f"{said['name']}, {said['precision']}, {said['backend']} on {said['device']}"
+        card = "\n".join(f"- {key}: {value}" for key, value in report["card"].items())
+        text = f"# Resolution, {today}\n\n`{report['command']}`: {engine}\n\n{card}\n\n{table}\n"
+        with replacing(RESULTS / f"resolution-{said['name']}-{today}.md") as file:
+            file.write(f"{text}\n```json\n{line}\n```\n".encode())
+    print(table, line, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
