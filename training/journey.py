@@ -1,11 +1,11 @@
 """All three networks of a small model trained together: photo -> depth picture, with losses on the picture.
 
 A large VAE is frozen and its latents are the targets. A small one loses what the depth map needs, so here the
-encoder, the UNet and the decoder learn together. Stages, each going on from the one before:
+encoder, the UNet and the decoder learn together:
 
     joint    rendered scenes as they are, at their own size
-    wide     scenes strongly augmented, at half the size: many more of them for the time
-    method   the paper's whole method: half scenes, half photos labelled by the teacher   (eq. 1 to 7)
+    wide     goes on from joint: scenes strongly augmented, at half the size; it becomes the teacher
+    method   goes on from joint: half scenes, half photos with the teacher's labels   (eq. 1 to 7)
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: 
 
 
 def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
-    """The same through strong augmentation, at half the size: many more scenes for the time."""
+    """The same through strong augmentation, at half the size: more scenes for the time, no detail."""
     torch.manual_seed(5)
     shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
 
@@ -117,7 +117,9 @@ def train_method(
     weight = method.lambda_gm
 
     def loss_at(step: int) -> torch.Tensor:
-        scenes, truth = augment.scene_batch(shards, step, half, METHOD_SHAPES, seed=37, strength=0.5)
+        scenes, truth = augment.scene_batch(
+            shards, step, half, METHOD_SHAPES, seed=37, strength=0.5, smallest=0.75
+        )
         random = torch.Generator().manual_seed(step)
         t = diffusion.random_steps(half, random)
         with autocast():

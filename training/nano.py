@@ -9,8 +9,9 @@ Stages, each a folder in the run that is finished when its result is there:
     vae                photos and depth pictures -> latent -> the same        AutoencoderKL
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
-    joint, wide        photo -> depth picture, all three networks together      training/journey.py
-    labels             photos -> what a teacher sees in them                    training/ensemble_teacher.py
+    joint              photo -> depth picture, all three networks together      training/journey.py
+    wide               a copy of it, on strongly augmented scenes: the teacher  training/ensemble_teacher.py
+    labels             photos -> what the teacher sees in them                  training/labelling.py
     method             eq. 1 to 7: half scenes, half labelled photos            training/journey.py
     nano.safetensors   the checkpoint that export takes
 
@@ -20,6 +21,7 @@ Without photos there is no teacher, and the last stage is the synthetic half of 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -64,8 +66,9 @@ class Plan:
     wide_batch: int = 16
     wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 4
-    method: loop.Schedule = loop.Schedule(steps=1_200, lr=4e-4, warmup=50, save_every=50, average=0.995)
-    objective: objective.Method = objective.Method(lambda_gm=GRADIENT_WEIGHT)
+    method: loop.Schedule = loop.Schedule(steps=900, lr=2.5e-4, warmup=50, save_every=50, average=0.995)
+    # Edges of pictures are one pixel wide: λ_GM is larger. There is no generative prior to keep: λ_k is a tenth.
+    objective: objective.Method = objective.Method(lambda_gm=2 * GRADIENT_WEIGHT, lambda_k=0.02)
 
 
 TINY = Plan(
@@ -92,9 +95,11 @@ TINY = Plan(
 # ---- stages ----
 
 
-def label_photos(run: Path, photos: PhotoFolder, journey: Journey) -> LabelStore:
+def label_photos(run: Path, plan: Plan, photos: PhotoFolder, journey: Journey) -> LabelStore:
     """The real half: photos -> what the teacher sees in them, in run/labels."""
-    teacher = ensemble_teacher.EnsembleTeacher(journey)
+    network = copy.deepcopy(journey)
+    train_wide(run, network, plan.wide, batch=plan.wide_batch)
+    teacher = ensemble_teacher.EnsembleTeacher(network)
     header = labelling.header_for(teacher, space="depth", dtype="uint16")
     store = LabelStore.create(run / "labels", header)
     labelling.label_photos(photos, teacher, store)
@@ -266,7 +271,7 @@ def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None)
     return path
 
 
-STAGES = ("scenes", "vae", "unet", "wide", "all")
+STAGES = ("scenes", "vae", "unet", "joint", "all")
 
 
 def train(
@@ -291,10 +296,12 @@ def train(
         return None
     journey = Journey(vae, unet).requires_grad_(True)
     train_joint(run, journey, plan.joint, batch=plan.joint_batch)
-    train_wide(run, journey, plan.wide, batch=plan.wide_batch)
-    if until == "wide":
+    if until == "joint":
         return None
-    real = None if photos is None else (photos, labels or label_photos(run, photos, journey))
+    if photos is None:
+        real = None
+    else:
+        real = (photos, label_photos(run, plan, photos, journey) if labels is None else labels)
     train_method(run, journey, plan.method, half=plan.method_half, real=real, method=plan.objective)
     return write_checkpoint(run, plan, journey, real)
 
