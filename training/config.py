@@ -37,6 +37,7 @@ class Run:
     steps: optimiser steps.
     state_every: steps between resume states; a kill costs at most so many.
     checkpoint_every: steps between checkpoints for export; all of them are kept.
+    size: longer side in px of what the exported model computes on by default; twice as much is its most.
     """
 
     folder: str
@@ -45,6 +46,7 @@ class Run:
     steps: int = 30_000
     state_every: int = 500
     checkpoint_every: int = 5_000
+    size: int = 640
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Synthetic:
     kind: "hypersim", "vkitti" or "procedural": the layout under `path`.
     path: of the set, as its `prepare` command or the procedural renderer left it.
     split: of the sets that have one: "train", "val" or "test".
+    frames: another list of frames, for "hypersim", such as Marigold's filtered one; "": the split's own.
     weight: how often a batch comes from this set, relative to the others.
     sizes: [[height, width], …], one chosen per step, multiples of 8; []: as stored.
     max_zoom: 1: the largest cut-out of that shape; more: smaller ones, down to 1 / max_zoom.
@@ -82,6 +85,7 @@ class Synthetic:
     kind: str
     path: str
     split: str = "train"
+    frames: str = ""
     weight: float = 1.0
     sizes: tuple[tuple[int, ...], ...] = ()
     max_zoom: float = 1.0
@@ -177,7 +181,7 @@ class Validation:
 
     every: steps between validations.
     images: of the set, spread evenly.
-    set: as one of [[data.synthetic]], from a split or folder that training never sees; none: no validation.
+    set: as one of [[data.synthetic]], with metres, from a split never trained on; none: no validation.
     pictures_every: steps between pictures (photo, target, d0, d−1); 0: none.
     """
 
@@ -292,6 +296,8 @@ def _check(c: Config) -> None:
     for where, one in sets:
         _one_of(f"{where}.kind", one.kind, ("hypersim", "vkitti", "procedural"))
         _one_of(f"{where}.split", one.split, ("train", "val", "test"))
+    if c.validation.set is not None:
+        _one_of("validation.set.kind", c.validation.set.kind, ("hypersim", "vkitti"))
     if not c.data.real and c.method.teacher != "off":
         raise ConfigError(
             f'method.teacher = "{c.method.teacher}" needs photos and labels: add [[data.real]], '
@@ -310,6 +316,7 @@ def _check(c: Config) -> None:
         ("run.steps", c.run.steps, 1),
         ("run.state_every", c.run.state_every, 1),
         ("run.checkpoint_every", c.run.checkpoint_every, 1),
+        ("run.size", c.run.size, 64),
         ("data.per_device", c.data.per_device, 1),
         ("data.views", c.data.views, 0),
         ("data.workers", c.data.workers, 0),

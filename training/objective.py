@@ -21,6 +21,15 @@ from diffusers import DDPMScheduler
 FILTER_STEP = -1
 """The timestep of the learnt filter: a number for the sinusoid of the time embedding, never an index."""
 
+STABLE_DIFFUSION: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+_OPTIONAL = ("trained_betas", "rescale_betas_zero_snr")
+"""What else of a scheduler's configuration shapes ᾱ."""
+
 
 # ---- eq. 1 to 4: what the network is asked ----
 
@@ -46,7 +55,7 @@ def blend(image_latent: torch.Tensor, depth_latent: torch.Tensor, gamma: float =
 class Diffusion:
     """The noise schedule: ᾱ_t for t = 0 … T − 1, float64 on the CPU.
 
-    Timesteps are long tensors [B] on the CPU. One outside 0 … T − 1 raises IndexError: −1 would
+    Timesteps are long tensors [B]. One outside 0 … T − 1 raises IndexError: −1 would
     otherwise mean the last step, silently.
     """
 
@@ -56,13 +65,9 @@ class Diffusion:
     @classmethod
     def of(cls, scheduler_config: Mapping[str, Any] | None = None) -> Diffusion:
         """From a diffusers scheduler configuration; None: the one of Stable Diffusion, DDPM with T = 1000."""
-        config = scheduler_config or {
-            "num_train_timesteps": 1000,
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-        }
-        return cls(DDPMScheduler.from_config(dict(config)).alphas_cumprod)
+        config = {**STABLE_DIFFUSION, **(scheduler_config or {})}
+        schedule = {key: config[key] for key in (*STABLE_DIFFUSION, *_OPTIONAL) if key in config}
+        return cls(DDPMScheduler(**schedule).alphas_cumprod)
 
     @property
     def steps(self) -> int:
@@ -87,7 +92,7 @@ class Diffusion:
         """√ᾱ_t and √(1 − ᾱ_t), each B×1×1×1 of `like`'s dtype and device."""
         if ((t < 0) | (t >= self.steps)).any():
             raise IndexError(f"Timesteps {t.tolist()} leave the noise schedule's 0 … {self.steps - 1}.")
-        alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        alpha = self.alphas_cumprod[t.cpu()].view(-1, 1, 1, 1)
         return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
 
 
