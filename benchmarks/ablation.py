@@ -29,8 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.miniature.prior import Size, decode, depth_latent, train_prior
-from benchmarks.miniature.runs import VARIANTS, Budget, Figures, run, score_pictures
-from benchmarks.miniature.worlds import Worlds, make_worlds
+from benchmarks.miniature.runs import MAX_M, MIN_M, VARIANTS, Budget, Figures, run, score_pictures
+from benchmarks.miniature.scenes import SIZE
+from benchmarks.miniature.worlds import TEACHER_BLUR, TEACHER_ERROR, Worlds, make_worlds
 from fiffdepth_rt import colorize
 from fiffdepth_rt.atomic import replacing
 from training.data.normalise import normalise
@@ -87,6 +88,7 @@ class Verdict:
 
 def run_all(out: Path, plan: Plan, seeds: list[int]) -> tuple[Worlds, list[dict]]:
     """Draw, pre-train, train and score whatever `out` has not -> the worlds and every run's record."""
+    keep_to(plan, out)
     worlds = make_worlds(out / "worlds", images=plan.images, test_images=plan.test_images)
     prior = out / "prior"
     train_prior(worlds.prior, plan.size, prior, steps=plan.prior_steps)
@@ -104,6 +106,19 @@ def run_all(out: Path, plan: Plan, seeds: list[int]) -> tuple[Worlds, list[dict]
             )
             records.append(json.loads(result.read_text(encoding="utf-8")))
     return worlds, records
+
+
+def keep_to(plan: Plan, out: Path) -> None:
+    """Note the plan in `out`; raises SystemExit where another one was followed there before."""
+    out.mkdir(parents=True, exist_ok=True)
+    noted, text = out / "plan.json", json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
+    if not noted.exists():
+        with replacing(noted) as file:
+            file.write(text.encode())
+    elif noted.read_text(encoding="utf-8") != text:
+        raise SystemExit(
+            f"{noted} is of another plan, and results of two plans cannot be compared: choose another --out."
+        )
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
@@ -207,6 +222,29 @@ def _shown(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     return colorize(scaled.astype(np.float32), space="depth")
 
 
+def setup(plan: Plan, records: list[dict]) -> str:
+    """What was done, with the figures that it was done with."""
+    minutes = sum(r["cpu_seconds"] for r in records) / len(records) / 60
+    return f"""\
+Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain saturated colours, light that falls off with
+distance, no noise; {plan.images} with exact depth. Photographed: textures, stripes, posters, lamps anywhere,
+lens blur, noise; {plan.images} with the teacher's maps, and no other depth of theirs reaches training.
+
+The teacher is given, not trained: ln z of the true depth, low-passed by a Gaussian of {TEACHER_BLUR} pixels,
+plus a smooth random error of {TEACHER_ERROR:.0%}; it stands for one that has seen the real world, is about
+right there and soft. It is the same for every variant that has one, holds no edge and no thin thing, and its
+own scores stand in the table.
+
+The start of every run: a UNet of {plan.size.channels} channels on 2×2-patch latents, pre-trained for
+{plan.prior_steps} steps of v-prediction on {2 * plan.images} photos of any look. A run:
+{plan.budget.steps} steps of AdamW at a peak rate of {plan.budget.lr:g}, {plan.size.batch} synthetic and
+{plan.size.batch} real photos each, averaged weights; {minutes:.1f} minutes of one core on average. The same
+seed has the same batches and noise in every variant.
+
+Scored on {plan.test_images} photos of each look that no training saw, aligned by least squares in depth,
+clipped to {MIN_M:g} … {MAX_M:g} m."""
+
+
 def write_report(folder: Path, stem: str, report: dict, text: str, grid: NDArray[np.uint8]) -> None:
     """`stem`.md, .json and .png in `folder`, each whole or not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +252,7 @@ def write_report(folder: Path, stem: str, report: dict, text: str, grid: NDArray
     if not ok:
         raise ValueError("The picture grid cannot be encoded as PNG.")
     for suffix, content in (
-        (".md", text.encode()),
+        (".md", f"{text}![photo, truth, teacher, variants]({stem}.png)\n".encode()),
         (".json", (json.dumps(report, indent=1) + "\n").encode()),
         (".png", png.tobytes()),
     ):
@@ -246,7 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
         "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],
         "runs": records,
     }
-    text = f"# The paper in miniature, {today}\n\n`{report['command']}`\n\n{tables(records, bounds)}\n"
+    text = f"# The paper in miniature, {today}\n\n`{report['command']}`\n\n{setup(plan, records)}\n\n"
+    text += f"{tables(records, bounds)}\n\nThe first test photos, seed {args.seeds[0]}:\n\n"
     grid = picture_grid(args.out, worlds, args.seeds[0])
     write_report(args.out, "report", report, text, grid)
     if args.save:

@@ -134,6 +134,13 @@ def test_the_whole_path_runs_reports_and_is_skipped_the_second_time(tmp_path, ca
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
 
 
+def test_two_plans_are_not_mixed_in_one_folder(tmp_path) -> None:
+    ablation.keep_to(ablation.TINY, tmp_path)
+    ablation.keep_to(ablation.TINY, tmp_path)
+    with pytest.raises(SystemExit, match="another --out"):
+        ablation.keep_to(ablation.Plan(), tmp_path)
+
+
 def test_scores_of_the_truth_are_perfect_but_for_the_clipped_quantiles() -> None:
     depths = np.stack([draw(seed, RENDERED).depth_m for seed in range(4)])
     figures = score_pictures(-1 + depths / 6, depths)

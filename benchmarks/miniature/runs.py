@@ -41,8 +41,8 @@ MIN_M, MAX_M = 0.5, 12.0
 class Budget:
     """steps optimiser steps at peak rate lr."""
 
-    steps: int = 500
-    lr: float = 3e-4
+    steps: int = 600
+    lr: float = 2e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
