@@ -1,9 +1,9 @@
 """The bundled model's teacher: one of our networks, asked several times. photo -> a soft, robust depth map.
 
 The paper's teacher (Depth Anything V2) is robust because it saw everything and soft because its head is
-coarse. Ours starts where the student starts, goes on with scenes at half the size through strong augmentation,
-and is the mean over sizes and mirror images. What one look gets wrong the others outvote; where they disagree,
-an edge is soft.
+coarse. Ours starts where the student starts, goes on with scenes at half the size through strong
+augmentation, and is the mean over sizes and mirror images. What one look gets wrong the others outvote; where
+they disagree, an edge is soft.
 """
 
 from __future__ import annotations
