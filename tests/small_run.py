@@ -52,7 +52,7 @@ def write_hypersim(folder: Path, frames: int = 5) -> Path:
         for i in range(frames):
             distance_m = _room(rng)
             entity = np.full(HW, 7)
-            entity[:, : 4 * i] = -1  # no depth there: wider in each frame
+            entity[:, : i % 3] = -1  # no depth there; more than 3 % and the frame would be left out
             color = rng.gamma(2, 0.3, (*HW, 3)) / distance_m[..., None]
             write_hypersim_frame(
                 folder / "raw", i, scene=scene, color=color, distance_m=distance_m, entity=entity
@@ -65,10 +65,12 @@ def write_hypersim(folder: Path, frames: int = 5) -> Path:
 
 def write_vkitti(root: Path) -> Path:
     """One frame of every scene, variation and camera of the training split."""
-    depth_cm = np.linspace(65535, 300, 375)[:, None].repeat(1242, 1)
     for i, (scene, variation, camera) in enumerate(
         itertools.product(vkitti.SCENES["train"], vkitti.VARIATIONS, vkitti.CAMERAS)
     ):
+        depth_cm = np.linspace(8000 + 1000 * (i % 7), 300, 375)[:, None].repeat(
+            1242, 1
+        )  # 80 m and on: invalid
         photo = np.full((375, 1242, 3), 5 * i, np.uint8)
         photo[: 7 * i] = 200
         write_vkitti_frame(
@@ -109,7 +111,7 @@ def write_all(folder: Path) -> Path:
     return folder
 
 
-def configuration(folder: Path, run: Path, **changes: dict[str, Any]) -> dict[str, Any]:
+def configuration(folder: Path, run: Path, /, **changes: dict[str, Any]) -> dict[str, Any]:
     """Of a run of 6 steps over all of `write_all`. changes: keys by section, optimizer={"ema": 0.9}."""
     sizes = [[64, 96]]
     table: dict[str, Any] = {
