@@ -7,7 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -35,7 +35,13 @@ from fiffdepth_rt.backends.ort_cuda import (
 from fiffdepth_rt.backends.select import ENGINES, choose_precision
 from fiffdepth_rt.backends.threads import default_threads
 from fiffdepth_rt.engine_dir import STAGES, hash_file, open_engine_dir, read_manifest, write_manifest
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, SizeError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    GraphError,
+    InferenceError,
+    SizeError,
+)
 from fiffdepth_rt.image import fit, to_grid
 
 
@@ -426,6 +432,77 @@ def test_fp16_is_preferred_on_a_gpu_and_fp32_on_a_cpu(tmp_path: Path) -> None:
     (engine,) = [engine for engine in ENGINES if engine.name == "onnxruntime"]
     for device, chosen in (("cuda:1", "fp16"), ("cuda", "fp16"), ("cpu", "fp32"), (None, "fp32")):
         assert choose_precision(manifest, engine, None, device=device) == chosen
+
+
+class _OnHost(BoundJourney):
+    """A journey in host memory, wherever it is said to be. fails: what its next runs raise."""
+
+    fails: ClassVar[list[Exception | None]] = []
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "device_type": "cpu"})
+
+    def run(self, image_BHW3: np.ndarray) -> np.ndarray:
+        if self.fails and (error := self.fails.pop(0)) is not None:
+            raise error
+        return super().run(image_BHW3)
+
+
+@pytest.fixture
+def gpu_of_paper(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
+    """ONNX Runtime's CPU provider under the name of a GPU: everything but the GPU is the real thing."""
+    import onnxruntime
+
+    monkeypatch.setattr(_OnHost, "fails", [])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(backend_file, "_provider", lambda gpu, *, graph: ("CPUExecutionProvider", {}))
+    monkeypatch.setattr(backend_file, "BoundJourney", _OnHost)
+    return _OnHost.fails
+
+
+def test_asked_for_a_gpu_the_journey_is_bound_and_graphs_are_captured_for_fixed_grids(
+    toy_dir: Path, tmp_path: Path, gpu_of_paper: list[Exception | None]
+) -> None:
+    photo = image()[0]
+    with fiffdepth_rt.Depth(toy_dir, backend="onnxruntime", device="cuda:1", size=128) as opened:
+        said = opened.describe()
+        assert (said["device"], said["precision"]) == ("cuda:1", "fp32")
+        assert said["cuda_graph"] == "off: the grids of these graphs are free; export some with --static"
+        np.testing.assert_allclose(opened.infer(photo), toy_depth(photo[None])[0], atol=1e-6)
+        stage = opened.backend.run_stage("encoder", photo[None])
+        np.testing.assert_allclose(stage, toy_latent(photo[None]), atol=1e-6)
+    directory = write_static_toy(tmp_path / "static", (64, 128))
+    with fiffdepth_rt.Depth(directory, backend="onnxruntime", device="cuda") as opened:
+        assert opened.describe()["cuda_graph"] == "on"
+        np.testing.assert_allclose(opened.infer(photo), toy_depth(photo[None])[0], atol=1e-6)
+    with fiffdepth_rt.Depth(directory, backend="onnxruntime", device="cuda", cuda_graph=False) as opened:
+        assert opened.describe()["cuda_graph"] == "off: cuda_graph=False"
+
+
+def test_where_a_capture_fails_the_work_goes_on_without_and_says_why(
+    tmp_path: Path, gpu_of_paper: list[Exception | None]
+) -> None:
+    gpu_of_paper.append(RuntimeError("operation not permitted when stream is capturing"))
+    directory = write_static_toy(tmp_path / "toy", (64, 128))
+    with fiffdepth_rt.Depth(directory, backend="onnxruntime", device="cuda") as opened:
+        said = opened.describe()["cuda_graph"]
+        assert said.startswith("off: ") and "stream is capturing" in said
+        np.testing.assert_allclose(opened.infer(image()[0]), toy_depth(image())[0], atol=1e-6)
+
+
+def test_a_gpu_without_room_is_an_error_with_the_figures_and_the_engine_stays_usable(
+    toy_dir: Path, tmp_path: Path, gpu_of_paper: list[Exception | None]
+) -> None:
+    no_room = RuntimeError("Failed to allocate memory for requested buffer of size 939524096")
+    with fiffdepth_rt.Depth(toy_dir, backend="onnxruntime", device="cuda", size=128) as opened:
+        gpu_of_paper.append(no_room)
+        with pytest.raises(DeviceMemoryError, match=r"a buffer of 896 MiB; free: .*smaller size") as e:
+            opened.infer(image()[0])
+        assert e.value.needed_bytes == 939524096
+        np.testing.assert_allclose(opened.infer(image()[0]), toy_depth(image())[0], atol=1e-6)
+    gpu_of_paper.append(no_room)
+    with pytest.raises(DeviceMemoryError, match="896 MiB"):
+        fiffdepth_rt.Depth(write_static_toy(tmp_path / "t", (64, 128)), backend="onnxruntime", device="cuda")
 
 
 @pytest.mark.gpu

@@ -154,21 +154,25 @@ class OnnxRuntimeBackend:
         self._sets.close()
 
     def _open_set(self, key: str) -> _OpenedSet:
-        graphs = self._engine_dir.manifest.graph_sets[key]
-        why_not = why_no_graph(self._gpu, wanted=self._cuda_graph, own_grid=own_grid(graphs))
-        if why_not is None:
+        grid = own_grid(self._engine_dir.manifest.graph_sets[key])
+        why_not = why_no_graph(self._gpu, wanted=self._cuda_graph, own_grid=grid)
+        if why_not is None and grid is not None:
+            opened = None
             try:
-                sessions = self._sessions(key, graph=True)
-            except GraphError as error:
+                opened = self._open_with(key, graph=True, cuda_graph="on")
+                self._run_part(opened, np.zeros((1, *grid, 3), np.uint8))  # captures
+                return opened
+            except (GraphError, InferenceError) as error:
                 why_not = f"off: ONNX Runtime cannot capture these graphs ({error.__cause__})"
-        if why_not is not None:
-            sessions = self._sessions(key, graph=False)
-        journey = None
+            del opened  # its memory, before the other sessions take theirs
+        return self._open_with(key, graph=False, cuda_graph=str(why_not))
+
+    def _open_with(self, key: str, *, graph: bool, cuda_graph: str) -> _OpenedSet:
+        sessions, journey = self._sessions(key, graph=graph), None
         if self._gpu is not None:
-            journey = BoundJourney(
-                sessions, graphs.stages, device_type="cuda", device_id=self._gpu, graph=why_not is None
-            )
-        return _OpenedSet(sessions=sessions, journey=journey, cuda_graph=why_not or "on")
+            stages = self._engine_dir.manifest.graph_sets[key].stages
+            journey = BoundJourney(sessions, stages, device_type="cuda", device_id=self._gpu, graph=graph)
+        return _OpenedSet(sessions=sessions, journey=journey, cuda_graph=cuda_graph)
 
     def _sessions(self, key: str, *, graph: bool) -> Sessions:
         options = _session_options(self._threads)
