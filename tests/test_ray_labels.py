@@ -226,7 +226,7 @@ def test_a_teacher_that_fails_on_the_workers_stops_the_run_with_its_reason(
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.mark.soak
-def test_an_address_without_a_cluster_says_how_to_get_one() -> None:
-    with pytest.raises(TrainingError, match="ray start --head"), ray_labels.cluster("127.0.0.1:1"):
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_address_without_a_cluster_says_how_to_get_one(address: str) -> None:
+    with pytest.raises(TrainingError, match=r"refused.*ray start --head"), ray_labels.cluster(address):
         pass

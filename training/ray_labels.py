@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,12 @@ def cluster(address: str) -> Iterator[None]:
     address: "auto" or "host:6379" on one of its machines, "ray://host:10001" from outside, or "local" for one
     that is started here, on all cores, and gone at the end. Raises TrainingError where nothing answers.
     """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise TrainingError(_nothing_at(address, error)) from error
     with contextlib.ExitStack() as undo:
         # A copy as working_dir, not py_modules: those come behind the driver's own folders in sys.path, so
         # that a worker which starts later would import what was edited meanwhile.
@@ -81,11 +88,8 @@ def cluster(address: str) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 **local,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise TrainingError(
-                f"No Ray cluster at {address} ({error}): start one with `ray start --head` and name its "
-                "address, or say --ray local."
-            ) from error
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise TrainingError(_nothing_at(address, error)) from error
         undo.callback(ray.shutdown)
         yield
 
@@ -186,11 +190,18 @@ class Labeller:
                 yield Photo(photo=np.frombuffer(pixels, np.uint8).reshape(height, width, 3), name=name)
 
 
+def _nothing_at(address: str, error: Exception) -> str:
+    return (
+        f"No Ray cluster at {address} ({str(error).rstrip('.')}): start one with `ray start --head` and name its "
+        "address, or say --ray local."
+    )
+
+
 def _root(error: BaseException) -> str:
     """The error that came first, in a sentence; Ray's own hold stack traces of several processes."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None and str(cause).strip():
         error = cause
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1].rstrip('.')}."
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1].rstrip('.')}."
 
 
 @contextlib.contextmanager
