@@ -25,7 +25,7 @@ from export import layouts
 from export.diffusers_folder import UNSTATED, read_config, read_json, read_model_card, read_weights
 from export.errors import CheckpointError
 from export.layouts import Config
-from export.light import HALVES, LightHalf, read_light_half
+from export.light import LightHalf, read_light_half
 from export.recipe import Recipe, recipe_named
 from export.tensors import (
     Tensors,
@@ -37,6 +37,7 @@ from export.tensors import (
     without_prefix,
 )
 from training.checkpoint import FORMAT, FORMAT_VERSION, CheckpointInfo
+from training.light_vae import HALVES
 
 SIZE_DEFAULT = 512
 

@@ -23,8 +23,6 @@ from export.layouts import Config
 from export.tensors import Tensors, fill_module, hash_files, read_tensors, without_prefix
 from training.light_vae import FORMAT, HALVES, LightVaeError, read_metadata
 
-__all__ = ["HALVES", "LightHalf", "read_light_half"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightHalf:
@@ -81,6 +79,7 @@ def _folder(path: Path) -> _Read:
     folder = path / "vae" if (path / "vae").is_dir() else path
     config = read_config(folder)
     files, tensors = read_weights(folder)
+    files = [folder / "config.json", *files]
     return files, tensors, config, path.name, *read_model_card(path / "README.md")
 
 
@@ -98,4 +97,11 @@ def _file(path: Path) -> _Read:
             f"{path.name} does not carry its configuration: put AutoencoderTiny's config.json beside it, or "
             "give the folder that save_pretrained wrote."
         )
-    return [path], tensors, read_json(beside), path.stem, metadata.get("modelspec.license", UNSTATED), ()
+    return (
+        [beside, path],
+        tensors,
+        read_json(beside),
+        path.stem,
+        metadata.get("modelspec.license", UNSTATED),
+        (),
+    )

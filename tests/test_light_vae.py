@@ -21,7 +21,7 @@ from export.cost import cost_table
 from export.engines import OnnxRuntimeStages, TorchStages
 from export.errors import CheckpointError, UnsupportedModelError
 from export.graph_set import build_stage
-from export.light import HALVES, LightHalf, read_light_half
+from export.light import LightHalf, read_light_half
 from export.onnx_graphs import GraphForm, write_graph
 from export.precision import Precision, cast
 from export.random_checkpoint import random_unet, random_vae
@@ -35,7 +35,7 @@ from fiffdepth_rt.image import to_grid, to_photo
 from fiffdepth_rt.parity import read_golden
 from tests.tiny_models import shake, tiny_checkpoint
 from training.checkpoint import save
-from training.light_vae import LightInfo, LightVaeError, light_vae, load
+from training.light_vae import HALVES, LightInfo, LightVaeError, light_vae, load
 from training.light_vae import save as save_light
 
 WIDTH = 8
