@@ -66,7 +66,7 @@ class Plan:
     wide_batch: int = 16
     wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 4
-    method: loop.Schedule = loop.Schedule(steps=900, lr=2.5e-4, warmup=50, save_every=50, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=600, lr=2.5e-4, warmup=50, save_every=50, average=0.995)
     # Edges of a picture are one pixel wide: λ_GM is larger. There is no prior to keep: λ_k is small.
     objective: objective.Method = objective.Method(lambda_gm=2 * GRADIENT_WEIGHT, lambda_k=0.02)
 
