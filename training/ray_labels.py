@@ -192,8 +192,8 @@ class Labeller:
 
 def _nothing_at(address: str, error: Exception) -> str:
     return (
-        f"No Ray cluster at {address} ({str(error).rstrip('.')}): start one with `ray start --head` and name its "
-        "address, or say --ray local."
+        f"No Ray cluster at {address} ({str(error).rstrip('.')}): start one with `ray start --head` and name "
+        "its address, or say --ray local."
     )
 
 
