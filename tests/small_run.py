@@ -1,11 +1,18 @@
-"""A small run in real layouts: Hypersim raw, Virtual KITTI 2, photos, a diffusers folder, a configuration."""
+"""A small run in real layouts: Hypersim raw, Virtual KITTI 2, photos, a diffusers folder, a configuration.
+
+`launch` runs the real command on any number of processes, as accelerate launches them. They are forked from a
+server that has imported torch once: seconds saved per process, and nothing of the test's own state inherited.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +23,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.raw_data import write_hypersim_frame, write_hypersim_split, write_vkitti_frame
-from tests.tiny_models import tiny_unet, tiny_vae
+from tests.tiny_models import FEW_BLOCKS, tiny_unet, tiny_vae
+from training import train
 from training.data import hypersim_raw, vkitti
 from training.data.labels import Header, LabelStore
 from training.data.normalise import normalise
@@ -26,18 +34,84 @@ HW = (64, 96)
 LABELS = Header(space="depth", dtype="uint16", teacher="a test's arithmetic", licence="CC-BY-NC-4.0")
 
 
-def environment(**more: str) -> dict[str, str]:
-    """For the real command in a process of its own."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["training.train", "tests.small_run", "torch.utils.tensorboard"])
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "training.train", *map(str, arguments)]
+class Launched:
+    """The real command in processes of its own. said: what all of them wrote to stderr, once they ended."""
+
+    def __init__(self, *arguments: str | Path, processes: int = 1) -> None:
+        self._talk = tempfile.NamedTemporaryFile("w+", suffix=".txt")  # noqa: SIM115 (lives as long as we do)
+        port = _free_port()
+        self._processes = [
+            _SERVER.Process(
+                target=_command, args=([str(a) for a in arguments], rank, processes, port, self._talk.name)
+            )
+            for rank in range(processes)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def kill(self) -> None:
+        """SIGKILL: no handler, no clean-up."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def running(self) -> bool:
+        return any(p.is_alive() for p in self._processes)
+
+    def finish(self) -> int:
+        """Wait -> the exit code of the first process that failed, or 0."""
+        for process in self._processes:
+            process.join()
+        return next((p.exitcode for p in self._processes if p.exitcode), 0) or 0
+
+    @property
+    def said(self) -> str:
+        return Path(self._talk.name).read_text()
+
+
+def launch(*arguments: str | Path, processes: int = 1) -> Launched:
+    """Run to the end; its exit code has to be 0."""
+    launched = Launched(*arguments, processes=processes)
+    assert launched.finish() == 0, launched.said
+    return launched
+
+
+def _command(arguments: list[str], rank: int, world: int, port: int, talk: str) -> None:
+    descriptor = os.open(talk, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    if world > 1:  # as `accelerate launch --cpu` does
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    sys.argv = ["training.train", *arguments]
+    train.main()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """log.jsonl -> loss terms and gradient norm by step. Every step has to be there once."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert len({line["step"] for line in steps}) == len(steps)
+    unlike = ("kind", "time", "step", "images_per_second")
+    return {line["step"]: {k: v for k, v in line.items() if k not in unlike} for line in steps}
 
 
 def write_base(folder: Path) -> Path:
     """A diffusers folder with UNet and VAE, and prompt.safetensors in it: two tokens of 12 channels."""
-    tiny_unet().save_pretrained(folder / "unet")
+    tiny_unet(**FEW_BLOCKS).save_pretrained(folder / "unet")
     tiny_vae().save_pretrained(folder / "vae")
     prompt = torch.randn(1, 2, 12, generator=torch.Generator().manual_seed(0))
     save_file({"prompt": prompt}, folder / "prompt.safetensors")
@@ -79,8 +153,8 @@ def write_vkitti(root: Path) -> Path:
     return root
 
 
-def write_photos(folder: Path, labels: Path, photos: int = 6) -> tuple[Path, Path]:
-    """Photos, and a teacher's labels of them with unequal holes."""
+def write_photos(folder: Path, labels: Path, photos: int = 6) -> None:
+    """Photos, and labels of them with unequal holes."""
     rng = np.random.default_rng(2)
     folder.mkdir(parents=True)
     store = LabelStore.create(labels, LABELS)
@@ -91,7 +165,6 @@ def write_photos(folder: Path, labels: Path, photos: int = 6) -> tuple[Path, Pat
         valid = np.ones(depth_m.shape, np.bool_)
         valid[: 24 * (i % 4)] = False
         store.write(f"{i}.jpg", normalise(depth_m, valid, space="depth"), valid)
-    return folder, labels
 
 
 def _room(rng: np.random.Generator, hw: tuple[int, int] = HW) -> np.ndarray:
@@ -146,7 +219,7 @@ def configuration(folder: Path, run: Path, /, **changes: dict[str, Any]) -> dict
             ],
         },
         "method": {},
-        "optimizer": {"lr": 1e-3, "warmup": 2, "decay_steps": 20},
+        "optimizer": {"lr": 1e-3, "warmup": 2, "decay_steps": 20, "ema": 0.9},
         "compute": {"precision": "no"},
         "validation": {
             "every": 3,

@@ -172,6 +172,8 @@ class Method:
     teacher: "filter" (supervises d−1), "d0" (supervises d0), "off" (no real photos).
     blend_depth: what stands for d0 in eq. 2: the "truth", or the network's "prediction", detached.
     gradient_scales: 1 as eq. 6 writes it, 4 as MiDaS does.
+    gamma: share of the photo's latent in the blend (eq. 2).
+    lambda_mae, lambda_gm, lambda_k: weights of eq. 5, 6 and 3 in eq. 7.
     """
 
     trajectory: str = "blend"

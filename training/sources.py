@@ -15,6 +15,7 @@ from training.data.mixing import Plan, RealSource, SyntheticSource
 from training.data.procedural import by_shape
 from training.data.samples import DataError, Space
 from training.data.vkitti import VirtualKitti
+from training.teachers import forbids_commerce
 
 PHOTO_FILTERS: dict[str, mixing.PhotoFilter] = {
     "hypersim": "nearest",
@@ -90,9 +91,7 @@ def terms(c: config.Config, opened: Plan) -> Terms:
 
 def _together(licences: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(licences))
-    forbids = [
-        x for x in distinct if "NC" in x.upper().replace(" ", "-").split("-") or "non-comm" in x.lower()
-    ]
+    forbids = [licence for licence in distinct if forbids_commerce(licence)]
     both = " and ".join([*forbids, *(x for x in distinct if x not in forbids)])
     return f"not for commercial use: {both}" if forbids else both
 

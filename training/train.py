@@ -62,7 +62,6 @@ def train(config: Config) -> Path:
         first = run.go_on()
         plan = sources.plan(config, start=first, pin_memory=accelerator.device.type == "cuda")
         run.terms = sources.terms(config, plan)
-        run.save_checkpoint(first)
         batches = loader(plan, rank=accelerator.process_index, world=accelerator.num_processes)
         monitor = Monitor(
             folder if accelerator.is_main_process else None,
@@ -75,11 +74,11 @@ def train(config: Config) -> Path:
                 halves = run.encode(synthetic, real)
                 figures = run.gradients(step, *halves)
                 run.check(step, figures, (synthetic, real))
+                run.save(step)  # weights whose loss is known to be finite
                 run.update(step)
                 monitor.step(step, figures)
                 run.look(step + 1, monitor, *halves)
-                run.save_state(step + 1)
-                run.save_checkpoint(step + 1)
+            run.save(config.run.steps)
         if batches.skipped:
             log.warning("%d samples could not be used; they were replaced.", len(batches.skipped))
     return resume.checkpoint_path(folder, config.run.name, config.run.steps)
@@ -124,6 +123,7 @@ class Training:
     """Everything that changes during a run, and the few things that are done to it."""
 
     terms: sources.Terms
+    _saved = 0  # steps in the resume state on disk
 
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
         self._config = config
@@ -152,7 +152,7 @@ class Training:
     def go_on(self) -> int:
         """The folder's resume state, if there is one, into everything -> the next step."""
         state = resume.load_state(self._folder, plain(self._config))
-        first = state.step if state else 0
+        first = self._saved = state.step if state else 0
         if broadcast_object_list([first])[0] != first:
             raise TrainingError(
                 f"{self._folder} is not the same on all machines: it has to be on a disk that they share."
@@ -252,10 +252,20 @@ class Training:
                 )
                 monitor.validation(step - 1, figures)
 
-    def save_state(self, step: int) -> None:
-        """The resume state, where it is due after `step` steps. Raises OutputError."""
-        if not (self._accelerator.is_main_process and self._due(step, self._config.run.state_every)):
+    def save(self, step: int) -> None:
+        """Resume state and checkpoint, where they are due after `step` steps. Raises OutputError."""
+        c = self._config.run
+        last = step == c.steps
+        path = resume.checkpoint_path(self._folder, c.name, step)
+        if not self._accelerator.is_main_process or step == 0:
             return
+        if step > self._saved and (step % c.state_every == 0 or last):
+            self._save_state(step)
+        if (step % c.checkpoint_every == 0 or last) and not path.exists():
+            with self._averaged():
+                checkpoint.save(path, self._checkpoint(step))
+
+    def _save_state(self, step: int) -> None:
         scaler = self._accelerator.scaler
         resume.save_state(
             self._folder,
@@ -268,15 +278,11 @@ class Training:
                 config=plain(self._config),
             ),
         )
+        self._saved = step
 
-    def save_checkpoint(self, step: int) -> None:
-        """The checkpoint for export, where it is due after `step` steps and not there. Raises OutputError."""
+    def _checkpoint(self, step: int) -> checkpoint.Checkpoint:
         c = self._config
-        path = resume.checkpoint_path(self._folder, c.run.name, step)
-        due = step > 0 and self._due(step, c.run.checkpoint_every) and not path.exists()
-        if not (self._accelerator.is_main_process and due):
-            return
-        whole = checkpoint.Checkpoint(
+        return checkpoint.Checkpoint(
             unet=self.unet,
             vae=self.vae,
             prompt_embedding=self._prompt,
@@ -291,11 +297,6 @@ class Training:
                 training={"base": self._base, "steps": step, "config": plain(c)},
             ),
         )
-        with self._averaged():
-            checkpoint.save(path, whole)
-
-    def _due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self._config.run.steps
 
     def _learning_rate(self, step: int) -> float:
         o = self._config.optimizer
