@@ -123,19 +123,19 @@ def _frame(sessions: Mapping[str, Any], image: Any) -> Any:
 
 
 @contextlib.contextmanager
-def busy(count: int) -> Iterator[None]:
-    """`count` processes that compute all the time, as other programs of a robot do."""
+def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """`count` processes that compute all the time, as other programs of a robot do; they end with the block."""
     code = "import sys\nprint(flush=True)\nwhile True: pass"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
     try:
         for process in running:
             assert process.stdout is not None
             process.stdout.readline()
-        yield
+        yield running
     finally:
         for process in running:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def markdown(measured: Mapping[str, Any]) -> str:
