@@ -124,7 +124,7 @@ def _frame(sessions: Mapping[str, Any], image: Any) -> Any:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`count` processes that compute all the time, as other programs of a robot do; they end with the block."""
+    """`count` processes that compute all the time, as other programs of a robot do; ended with the block."""
     code = "import sys\nprint(flush=True)\nwhile True: pass"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
     try:
