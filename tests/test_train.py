@@ -15,9 +15,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from export import build_engines
+from export.random_checkpoint import write_layout
+from export.recipe import RECIPES
 from fiffdepth_rt import Depth
 from tests.small_run import Launched, configuration, launch, losses, write_all, write_toml
-from tests.tiny_models import tiny_vae
+from tests.tiny_models import tiny_checkpoint, tiny_vae
 from tests.tiny_teachers import save_depth_anything
 from training import base, checkpoint, config, pseudo_labels, resume, sources
 from training.data.mixing import loader
@@ -40,12 +42,12 @@ def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def same(found: Path, expected: Path, rel: float = 1e-6) -> None:
-    """Two runs' losses and gradient norms at every step."""
+def same(found: Path, expected: Path) -> None:
+    """Two runs' losses and gradient norms at every step: fp32 sums do not always add up in one order."""
     a, b = losses(found), losses(expected)
     assert sorted(a) == sorted(b) == list(range(6))
     for step, figures in b.items():
-        assert a[step] == pytest.approx(figures, rel=rel, abs=1e-7), step
+        assert a[step] == pytest.approx(figures, rel=1e-5, abs=1e-7), step
 
 
 # ---- the whole journey ----
@@ -116,14 +118,14 @@ def test_many_processes_compute_what_one_does_on_unequal_masks(
     """Gradient norms too: a wrong factor between ranks would be invisible in AdamW's steps."""
     table = configuration(sets, tmp_path, data={"per_device": 1}, compute={"gradient_checkpointing": False})
     launch(write_toml(tmp_path / "c.toml", table), processes=processes)
-    same(tmp_path, whole, rel=1e-5)
+    same(tmp_path, whole)
 
 
 def test_a_run_on_two_processes_goes_on_alone(sets: Path, whole: Path, tmp_path: Path) -> None:
     toml = write_toml(tmp_path / "c.toml", configuration(sets, tmp_path))
     launch(toml, "--max-steps", "3", processes=2)
     launch(toml)
-    same(tmp_path, whole, rel=1e-5)
+    same(tmp_path, whole)
 
 
 def test_noise_and_timesteps_of_a_row_do_not_depend_on_who_computes_it() -> None:
@@ -227,18 +229,21 @@ def test_a_damaged_kept_latent_is_made_again_and_another_vae_s_is_not_taken(
 def test_a_run_with_half_of_its_latents_kept_has_the_losses_of_one_that_keeps_none_yet(
     sets: Path, tmp_path: Path
 ) -> None:
-    def run(name: str, cache: str, *arguments: str) -> Path:
-        table = configuration(
-            sets, tmp_path / name, data={"views": 2}, compute={"cache": str(tmp_path / cache)}
+    def run(name: str) -> Path:
+        cache = {"cache": str(tmp_path / "cache")}
+        launch(
+            write_toml(
+                tmp_path / f"{name}.toml",
+                configuration(sets, tmp_path / name, data={"views": 2}, compute=cache),
+            )
         )
-        launch(write_toml(tmp_path / f"{name}.toml", table), *arguments)
         return tmp_path / name
 
-    first = run("first", "a")
-    kept = sorted((tmp_path / "a").rglob("*.safetensors"))
+    first = run("first")
+    kept = sorted((tmp_path / "cache").rglob("*.safetensors"))
     for file in kept[::2]:
         file.unlink()
-    same(run("second", "a"), first, rel=1e-7)
+    same(run("second"), first)
 
 
 def test_depth_pictures_survive_encoder_and_decoder_in_shape_and_range() -> None:
@@ -386,6 +391,26 @@ def test_our_own_checkpoint_is_a_base(whole: Path) -> None:
     found = base.load_base(config.Base(model=str(path)))
     assert torch.equal(found.unet.conv_in.weight, load_file(path)["unet.conv_in.weight"])
     assert found.prompt_embedding.shape == (1, 2, 12)
+
+
+def test_an_ldm_file_is_a_base_with_configuration_and_prompt_beside_it(tmp_path: Path) -> None:
+    made = tiny_checkpoint()
+    path = tmp_path / "sd.safetensors"
+    write_layout(path, "ldm", made, recipe=RECIPES["fiffdepth"])
+    made.unet.save_config(tmp_path / "configs" / "unet")
+    made.vae.save_config(tmp_path / "configs" / "vae")
+    prompt = str(tmp_path / "sd.safetensors.prompt.safetensors")
+    with pytest.raises(base.BaseError, match=r"as Stable Diffusion 2\.x"):
+        base.load_base(config.Base(model=str(path), prompt_embedding=prompt))
+    with pytest.raises(base.BaseError, match=r"base\.text"):
+        base.load_base(config.Base(model=str(path), config=str(tmp_path / "configs")))
+    found = base.load_base(
+        config.Base(model=str(path), config=str(tmp_path / "configs"), prompt_embedding=prompt)
+    )
+    for part in ("unet", "vae"):
+        expected = getattr(made, part).state_dict()
+        for name, tensor in getattr(found, part).state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
 
 
 def test_an_embedding_of_another_model_is_refused(sets: Path, tmp_path: Path) -> None:
