@@ -45,9 +45,9 @@ class Engine:
 
 # In the order of "auto". Another engine is a file in this folder and a row here.
 # Plans for this machine come first. On a CPU it is ONNX Runtime, whatever the model's size: it computes fp32
-# everywhere, so a directory gives the same depth on every machine, and there it is the faster one (nano: 54
-# ms against OpenVINO's 71). A bf16 set on OpenVINO takes half of that CPU time where the CPU has bfloat16 units,
-# but rounds otherwise: that is for whoever asks for it, with backend="openvino", precision="bf16".
+# everywhere, so a directory gives the same depth on every machine, and in fp32 it is the faster one (nano:
+# 54 ms against 71). A bf16 set on OpenVINO takes half of that CPU time where the CPU has bfloat16 units, but
+# rounds otherwise: that is for whoever asks for it, with backend="openvino", precision="bf16".
 ENGINES: tuple[Engine, ...] = (
     Engine(
         name=tensorrt.NAME,
