@@ -193,7 +193,7 @@ class EngineTeacher:
         self.output: Output = _own_output(manifest.output_space)
 
     def bucket(self, photo_hw: tuple[int, int]) -> tuple[int, int]:
-        return self._depth.backend.grid_for(photo_hw, self._depth.size)
+        return self._depth.grid_for(photo_hw)
 
     def __call__(self, photos: Sequence[Pixels]) -> list[TeacherMap]:
         return self._depth.infer_batch(photos)
