@@ -37,14 +37,25 @@ def graph_flops(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) -> int:
     for value in model.graph.input:
         for dim, side in zip(value.type.tensor_type.shape.dim, input_shapes[value.name], strict=True):
             dim.dim_value = side
+    shapes_of_weights = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    _without_files(model.graph)
     # onnx's own inference loses the sizes that the graph computes for its Reshapes
     graph = SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
-    shapes |= {weight.name: list(weight.dims) for weight in graph.initializer}
+    shapes |= shapes_of_weights
     return sum(_node_flops(node, shapes, path.name) for node in graph.node)
+
+
+def _without_files(graph: Any) -> None:
+    """Weights in files beside the graph become inputs: only their shapes are wanted."""
+    import onnx
+
+    for weight in [w for w in graph.initializer if w.data_location == onnx.TensorProto.EXTERNAL]:
+        graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+        graph.initializer.remove(weight)
 
 
 def _node_flops(node: Any, shapes: Mapping[str, list[int]], where: str) -> int:
