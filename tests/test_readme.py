@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def test_python_in_the_documents_runs(block: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", block],
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # as from a clone: training and export are not installed
         capture_output=True,
         text=True,
         check=False,
