@@ -53,9 +53,9 @@ CLAIMS = {
 class Plan:
     """images of each world (twice that for the prior), test_images, the prior's steps, and each run's."""
 
-    images: int = 4000
+    images: int = 3000
     test_images: int = 200
-    prior_steps: int = 1500
+    prior_steps: int = 1000
     size: Size = Size()
     budget: Budget = Budget()
 

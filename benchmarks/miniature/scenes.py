@@ -1,7 +1,7 @@
 """seed, look -> a 32×32 picture of a room with things in it, and its exact depth.
 
-The geometry is 2.5-D and the same in every world: floor, ceiling and walls, cards of many outlines that stand
-on the floor, and thin poles, bars and cables. The `Look` alone differs: textures, palette, light, camera.
+The geometry is 2.5-D and the same in every world: a floor, a wall behind it, cards of several outlines that
+stand on the floor, and thin poles and bars. The `Look` alone differs: textures, palette, light, camera.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class _Room:
     surface: NDArray[np.int32]
     horizon: float
     camera_m: float
-    ceiling_m: float
     wall_m: float
 
 
@@ -69,8 +68,8 @@ def draw(seed: int, look: Look) -> Picture:
     """The same seed has the same geometry under every look."""
     geometry, style = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     room = _empty_room(geometry)
-    things = int(geometry.integers(4, 10))
-    for depth_m in np.sort(geometry.uniform(1.3, 0.95 * room.wall_m, things))[::-1]:
+    things = int(geometry.integers(2, 6))
+    for depth_m in np.sort(geometry.uniform(1.6, 0.85 * room.wall_m, things))[::-1]:
         _stand(room, geometry, float(depth_m), identity=int(room.surface.max()) + 1)
     photo = _paint(room, style, look)
     depth_m = 1 / room.inverse[::2, ::2]
@@ -81,45 +80,25 @@ def draw(seed: int, look: Look) -> Picture:
 
 
 def _empty_room(rng: np.random.Generator) -> _Room:
-    """A convex room: at each pixel the plane of the largest inverse depth, which is affine in the picture."""
+    """Floor (surface 0) and wall (1): of two planes, the larger inverse depth is seen; it is affine."""
     y, x = np.mgrid[0:DRAWN, 0:DRAWN].astype(np.float32) / DRAWN
-    horizon, camera_m, wall_m = rng.uniform(0.25, 0.5), rng.uniform(1.1, 1.7), rng.uniform(4, 9)
-    ceiling_m, left_m, right_m = rng.uniform(0.9, 2.0), rng.uniform(1.5, 5), rng.uniform(1.5, 5)
-    planes = np.stack(
-        [
-            (y - horizon) / camera_m,
-            (horizon - y) / ceiling_m,
-            (0.5 - x) / left_m,
-            (x - 0.5) / right_m,
-            1 / wall_m + (x - 0.5) * rng.uniform(-0.1, 0.1),
-        ]
-    )
-    surface = np.argmax(planes, axis=0).astype(np.int32)
-    return _Room(planes.max(axis=0), surface, horizon, camera_m, ceiling_m, wall_m)
+    horizon, camera_m, wall_m = rng.uniform(0.2, 0.45), rng.uniform(1.1, 1.7), rng.uniform(4, 8)
+    floor, wall = (y - horizon) / camera_m, 1 / wall_m + (x - 0.5) * rng.uniform(-0.12, 0.12)
+    return _Room(np.maximum(floor, wall), (wall > floor).astype(np.int32), horizon, camera_m, wall_m)
 
 
 def _stand(room: _Room, rng: np.random.Generator, depth_m: float, *, identity: int) -> None:
-    """Put one thing on the floor (or hang it from the ceiling) at depth_m; what is nearer covers it later."""
+    """Put one thing on the floor at depth_m; what is nearer covers it later."""
     metre = DRAWN / depth_m
     foot = room.horizon * DRAWN + room.camera_m * metre
-    top = room.horizon * DRAWN - room.ceiling_m * metre
     centre = rng.uniform(0, DRAWN)
-    wide, high = rng.uniform(0.25, 1.1) * metre, rng.uniform(0.3, 1.8) * metre
-    thin = max(2, round(rng.uniform(0.02, 0.06) * metre))
+    wide, high = rng.uniform(0.4, 1.3) * metre, rng.uniform(0.5, 1.7) * metre
+    thin = max(2, round(rng.uniform(0.03, 0.09) * metre))
     mask = np.zeros((DRAWN, DRAWN), np.uint8)
-    kind = rng.choice(["box", "disc", "polygon", "pole", "rack", "lamp", "table"])
+    kind = rng.choice(["box", "disc", "pole", "rack", "table"])
     left, right = centre - wide / 2, centre + wide / 2
     if kind == "box":
         _polygon(mask, [(left, foot), (right, foot), (right, foot - high), (left, foot - high)])
-    elif kind == "polygon":
-        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
-        radii = rng.uniform(0.4, 1, len(angles))
-        outline = [
-            (centre + wide / 2 * r * np.cos(a), foot - high / 2 * (1 + r * np.sin(a)))
-            for a, r in zip(angles, radii, strict=True)
-        ]
-        _polygon(mask, outline)
-        _bar(mask, (centre, foot), (centre, foot - high / 2), thin)
     elif kind == "disc":
         middle = (round(centre), round(foot - high))
         cv2.ellipse(mask, middle, (max(1, round(wide / 2)), max(1, round(wide / 2))), 0, 0, 360, 1, -1)
@@ -128,14 +107,10 @@ def _stand(room: _Room, rng: np.random.Generator, depth_m: float, *, identity: i
         lean = rng.uniform(-0.3, 0.3) * metre
         _bar(mask, (centre, foot), (centre + lean, foot - 1.3 * high), thin)
     elif kind == "rack":
-        for share in np.linspace(0, 1, int(rng.integers(3, 7))):
+        for share in np.linspace(0, 1, int(rng.integers(3, 5))):
             x = left + share * wide
             _bar(mask, (x, foot), (x, foot - high), thin)
         _bar(mask, (left, foot - high), (right, foot - high), thin)
-    elif kind == "lamp":
-        middle = (round(centre), round(top + 0.6 * high))
-        cv2.ellipse(mask, middle, (max(1, round(wide / 3)), max(1, round(wide / 4))), 0, 0, 360, 1, -1)
-        _bar(mask, (centre, top), middle, thin)
     else:
         desk = foot - 0.5 * high
         for x in (left, right):
@@ -188,19 +163,19 @@ def _paint(room: _Room, rng: np.random.Generator, look: Look) -> NDArray[np.uint
 
 
 def _with_posters(room: _Room, rng: np.random.Generator) -> NDArray[np.int32]:
-    """Rectangles on the walls: surfaces of their own colour and of the wall's depth."""
+    """Rectangles on the wall: surfaces of their own colour and of its depth."""
     surface = room.surface.copy()
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.integers(0, DRAWN, 2)
         w, h = rng.integers(DRAWN // 10, DRAWN // 3, 2)
         window = surface[y : y + h, x : x + w]
-        window[(window >= 2) & (window <= 4)] = surface.max() + 1
+        window[window == 1] = surface.max() + 1
     return surface
 
 
 def _palette(rng: np.random.Generator, count: int, saturation: tuple[float, float]) -> Array:
     hsv = np.stack(
-        [rng.uniform(0, 360, count), rng.uniform(*saturation, count), rng.uniform(0.35, 1, count)], -1
+        [rng.uniform(0, 360, count), rng.uniform(*saturation, count), rng.uniform(0.45, 1, count)], -1
     )
     return cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
 
@@ -224,14 +199,14 @@ def _texture(rng: np.random.Generator, surface: NDArray[np.int32]) -> Array:
 
 def _light(room: _Room, rng: np.random.Generator, *, headlight: bool) -> Array:
     if headlight:
-        return np.clip(0.15 + 1.6 * room.inverse, 0, 1.1)
+        return np.clip(0.3 + 1.4 * room.inverse, 0, 1.1)
     y, x = np.mgrid[0:DRAWN, 0:DRAWN].astype(np.float32) / DRAWN - 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    light = 0.7 + rng.uniform(0, 0.8) * (np.cos(angle) * x + np.sin(angle) * y)
+    light = 0.8 + rng.uniform(0, 0.8) * (np.cos(angle) * x + np.sin(angle) * y)
     for _ in range(int(rng.integers(0, 3))):
         cx, cy, reach = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(0.08, 0.3)
         light = light + rng.uniform(-0.4, 0.7) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * reach**2))
-    return np.clip(light, 0.12, 1.5)
+    return np.clip(light, 0.3, 1.5)
 
 
 def _camera(photo: Array, rng: np.random.Generator) -> Array:

@@ -20,8 +20,8 @@ from training.data.normalise import normalise
 
 Array = NDArray[np.float32]
 
-TEACHER_BLUR = 2.5
-"""Deviation of the teacher's low-pass in pixels of 32: what is narrower than about 5 is gone."""
+TEACHER_BLUR = 2.0
+"""Deviation of the teacher's low-pass in pixels of 32: what is narrower than about 4 is gone."""
 TEACHER_ERROR, TEACHER_ERROR_REACH = 0.04, 4.0
 """Its smooth error: relative deviation of the depth, and that of its kernel in pixels."""
 
