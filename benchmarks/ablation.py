@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.miniature.prior import Size, decode, depth_latent, train_prior
 from benchmarks.miniature.runs import MAX_M, MIN_M, VARIANTS, Budget, Figures, run, score_pictures
-from benchmarks.miniature.scenes import SIZE
+from benchmarks.miniature.scenes import PHOTOGRAPHED, RENDERED, SIZE
 from benchmarks.miniature.worlds import TEACHER_BLUR, TEACHER_ERROR, Worlds, make_worlds
 from fiffdepth_rt import colorize
 from fiffdepth_rt.atomic import replacing
@@ -108,10 +108,21 @@ def run_all(out: Path, plan: Plan, seeds: list[int]) -> tuple[Worlds, list[dict]
     return worlds, records
 
 
+def design(plan: Plan) -> dict:
+    """Everything that figures depend on and that one may wish to change."""
+    return {
+        "plan": dataclasses.asdict(plan),
+        "rendered": dataclasses.asdict(RENDERED),
+        "photographed": dataclasses.asdict(PHOTOGRAPHED),
+        "teacher_blur": TEACHER_BLUR,
+        "teacher_error": TEACHER_ERROR,
+    }
+
+
 def keep_to(plan: Plan, out: Path) -> None:
-    """Note the plan in `out`; raises SystemExit where another one was followed there before."""
+    """Note plan, looks and teacher in `out`; raises SystemExit where others were followed there before."""
     out.mkdir(parents=True, exist_ok=True)
-    noted, text = out / "plan.json", json.dumps(dataclasses.asdict(plan), indent=1) + "\n"
+    noted, text = out / "plan.json", json.dumps(design(plan), indent=1) + "\n"
     if not noted.exists():
         with replacing(noted) as file:
             file.write(text.encode())
@@ -226,9 +237,10 @@ def setup(plan: Plan, records: list[dict]) -> str:
     """What was done, with the figures that it was done with."""
     minutes = sum(r["cpu_seconds"] for r in records) / len(records) / 60
     return f"""\
-Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain saturated colours, light that falls off with
-distance, no noise; {plan.images} with exact depth. Photographed: textures, stripes, posters, lamps anywhere,
-lens blur, noise; {plan.images} with the teacher's maps, and no other depth of theirs reaches training.
+Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain colours, no noise, {RENDERED.headlight:.0%} of them
+with light that falls off with distance; {plan.images} with exact depth. Photographed: textures, stripes,
+posters, lamps anywhere, lens blur, noise; {plan.images} with the teacher's maps, and no other depth of theirs
+reaches training.
 
 The teacher is given, not trained: ln z of the true depth, low-passed by a Gaussian of {TEACHER_BLUR} pixels,
 plus a smooth random error of {TEACHER_ERROR:.0%}; it stands for one that has seen the real world, is about
@@ -278,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
         "benchmark": "ablation",
         "date": today,
         "command": f"python -m benchmarks.ablation --out DIR --seeds {' '.join(map(str, args.seeds))}",
-        "plan": dataclasses.asdict(plan),
+        "design": design(plan),
         "torch": torch.__version__,
         "references": {name: dataclasses.asdict(figures) for name, figures in bounds.items()},
         "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],

@@ -37,8 +37,8 @@ class Look:
     camera: float
 
 
-RENDERED = Look(textured=0.0, posters=0.0, headlight=1.0, saturation=(0.5, 1.0), camera=0.0)
-"""The synthetic world: plain saturated colours, one light at the camera, a perfect lens."""
+RENDERED = Look(textured=0.0, posters=0.0, headlight=0.5, saturation=(0.2, 1.0), camera=0.0)
+"""The synthetic world: plain colours, often one light at the camera, a perfect lens."""
 PHOTOGRAPHED = Look(textured=1.0, posters=0.7, headlight=0.0, saturation=(0.0, 0.45), camera=1.0)
 """The "real" world."""
 ANYTHING = Look(textured=0.6, posters=0.4, headlight=0.3, saturation=(0.0, 1.0), camera=0.6)
@@ -199,7 +199,7 @@ def _texture(rng: np.random.Generator, surface: NDArray[np.int32]) -> Array:
 
 def _light(room: _Room, rng: np.random.Generator, *, headlight: bool) -> Array:
     if headlight:
-        return np.clip(0.3 + 1.4 * room.inverse, 0, 1.1)
+        return np.clip(0.6 + 0.8 * room.inverse, 0, 1.1)
     y, x = np.mgrid[0:DRAWN, 0:DRAWN].astype(np.float32) / DRAWN - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     light = 0.8 + rng.uniform(0, 0.8) * (np.cos(angle) * x + np.sin(angle) * y)
