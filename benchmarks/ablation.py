@@ -237,7 +237,7 @@ def setup(plan: Plan, records: list[dict]) -> str:
     """What was done, with the figures that it was done with."""
     minutes = sum(r["cpu_seconds"] for r in records) / len(records) / 60
     return f"""\
-Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain colours, no noise, {RENDERED.headlight:.0%} of them
+Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain colours, no noise, {RENDERED.headlight:.0%}
 with light that falls off with distance; {plan.images} with exact depth. Photographed: textures, stripes,
 posters, lamps anywhere, lens blur, noise; {plan.images} with the teacher's maps, and no other depth of theirs
 reaches training.
