@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from export import build_engines
 from export.random_checkpoint import write_layout
@@ -411,6 +413,26 @@ def test_an_ldm_file_is_a_base_with_configuration_and_prompt_beside_it(tmp_path:
         expected = getattr(made, part).state_dict()
         for name, tensor in getattr(found, part).state_dict().items():
             assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_folder_with_a_text_encoder_brings_its_prompt_and_its_noise_schedule(
+    sets: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sd"
+    for part in ("unet", "vae"):
+        shutil.copytree(sets / "base" / part, folder / part)
+    shape = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"vocab_size": 3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    encoder = CLIPTextModel(CLIPTextConfig(**shape, **tokens)).eval()
+    encoder.save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1, "!": 2}')
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    DDPMScheduler(beta_schedule="linear", num_train_timesteps=10).save_pretrained(folder / "scheduler")
+    found = base.load_base(config.Base(model=str(folder)))
+    with torch.no_grad():
+        torch.testing.assert_close(found.prompt_embedding, encoder(torch.tensor([[0, 1]]))[0])
+    assert Diffusion.of(found.scheduler_config).steps == 10
 
 
 def test_an_embedding_of_another_model_is_refused(sets: Path, tmp_path: Path) -> None:

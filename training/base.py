@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -48,6 +49,16 @@ SD2_VAE: Mapping[str, Any] = {
     "scaling_factor": 0.18215,
 }
 """What diffusers' configurations of Stable Diffusion 2.x say beyond the classes' defaults."""
+
+DESCRIPTIONS = ("*/config.json", "*/*.index*.json", "scheduler/*", "tokenizer/*")
+WEIGHTS = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model-0*.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+HALF_WEIGHTS = tuple(name.replace(".safetensors", ".fp16.safetensors") for name in WEIGHTS)
+"""What is downloaded of a Hub id, of all that repositories hold; the fp16 variant where there is no other."""
 
 WAYS = """Ways to get base weights:
   - where a hub can be reached: hf download OWNER/NAME --local-dir models/NAME; copy the folder here and set
@@ -84,13 +95,13 @@ def load_base(base: Base) -> BaseModel:
     if path.is_file():
         return _file(base, path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base.model) and not path.parent.is_dir():
-        return _folder(base, base.model, f"{base.model}, revision {base.revision or 'main'}")
+        return _folder(base, _downloaded(base), f"{base.model}, revision {base.revision or 'main'}")
     raise BaseError(
         f'base.model = "{base.model}" is neither a folder nor a file here, nor a Hub id (OWNER/NAME).\n{WAYS}'
     )
 
 
-def empty_prompt(source: str, *, revision: str = "") -> torch.Tensor:
+def empty_prompt(source: str) -> torch.Tensor:
     """Folder or Hub id with text_encoder/ and tokenizer/ -> embedding of "" without padding: [1, 2, C].
 
     Raises BaseError.
@@ -98,11 +109,8 @@ def empty_prompt(source: str, *, revision: str = "") -> torch.Tensor:
     from transformers import CLIPTextModel, CLIPTokenizer  # seconds to import, and needed here alone
 
     def load() -> torch.Tensor:
-        where: dict[str, Any] = {"revision": revision or None}
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
-        encoder: Any = CLIPTextModel.from_pretrained(
-            source, subfolder="text_encoder", use_safetensors=True, **where
-        )
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+        encoder: Any = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", use_safetensors=True)
         tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
         with torch.no_grad():
             return encoder.float().eval()(tokens)[0]
@@ -110,9 +118,24 @@ def empty_prompt(source: str, *, revision: str = "") -> torch.Tensor:
     return _loaded(load, f"the text encoder of {source}")
 
 
+def _downloaded(base: Base) -> str:
+    """The folder of a Hub id's parts that training needs, downloaded unless they are there."""
+
+    def download(weights: tuple[str, ...]) -> str:
+        return snapshot_download(
+            base.model, revision=base.revision or None, allow_patterns=[*DESCRIPTIONS, *weights]
+        )
+
+    what = f"{base.model} from a hub"
+    folder = _loaded(lambda: download(WEIGHTS), what)
+    if not any(Path(folder, "unet").glob("*.safetensors")):
+        folder = _loaded(lambda: download(HALF_WEIGHTS), what)
+    return folder
+
+
 def _folder(base: Base, source: str, described: str) -> BaseModel:
     def load(cls: Any, part: str) -> Any:
-        common = {"subfolder": part, "revision": base.revision or None, "use_safetensors": True}
+        common = {"subfolder": part, "use_safetensors": True, "local_files_only": True}
         try:
             return cls.from_pretrained(source, **common)
         except OSError:
@@ -203,7 +226,7 @@ def _prompt(base: Base, *, default: str) -> torch.Tensor:
             "with text_encoder/ and tokenizer/ of the same model, or base.prompt_embedding to a .safetensors "
             "with the embedding of the empty prompt, [1, 2, C]."
         )
-    return empty_prompt(base.text or default, revision="" if base.text else base.revision)
+    return empty_prompt(base.text or default)
 
 
 def _checked(base: Base, model: BaseModel) -> BaseModel:

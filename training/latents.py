@@ -26,15 +26,22 @@ from training.objective import Half, latent_valid
 
 
 def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
-    """float N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8, float32."""
-    latent: torch.Tensor = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-    return latent.float()
+    """float32 N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8; in fp32 under any autocast, as fp16 overflows."""
+    with torch.autocast(pixels.device.type, enabled=False):
+        latent: torch.Tensor = vae.encode(pixels.float()).latent_dist.mode() * vae.config.scaling_factor
+    return latent
+
+
+def decode_photo(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
+    """Latents N×4×h×w -> float32 N×3×8h×8w, not clipped; in fp32 under any autocast."""
+    with torch.autocast(latent.device.type, enabled=False):
+        pixels: torch.Tensor = vae.decode(latent.float() / vae.config.scaling_factor).sample
+    return pixels
 
 
 def decode(vae: AutoencoderKL, depth_latent: torch.Tensor) -> torch.Tensor:
     """Depth latents N×4×h×w -> depth pictures N×1×8h×8w in [-1, 1]."""
-    pictures: torch.Tensor = vae.decode(depth_latent / vae.config.scaling_factor).sample
-    return pictures.float().mean(1, keepdim=True).clamp(-1, 1)
+    return decode_photo(vae, depth_latent).mean(1, keepdim=True).clamp(-1, 1)
 
 
 class Encoder:
@@ -71,8 +78,7 @@ class Encoder:
         device = self._vae.device
         photos = batch.photos[list(rows)].to(device, non_blocking=True)
         pictures = batch.pictures[list(rows)].to(device, non_blocking=True).expand(-1, 3, -1, -1)
-        with torch.autocast(device.type, enabled=False):
-            return torch.stack([encode(self._vae, photos), encode(self._vae, pictures)], 1)
+        return torch.stack([encode(self._vae, photos), encode(self._vae, pictures)], 1)
 
 
 def part(half: Half, rows: slice) -> Half:

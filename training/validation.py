@@ -16,7 +16,7 @@ from benchmarks.metrics import score
 from training.data.hypersim import FARTHEST_M, Hypersim
 from training.data.samples import SampleError, Space
 from training.data.vkitti import VirtualKitti
-from training.latents import decode, encode
+from training.latents import decode, decode_photo, encode
 from training.objective import Half, feed_forward, filtered
 from training.tensors import photo_tensor
 
@@ -90,7 +90,7 @@ def picture_rows(
             continue
         d0 = feed_forward(unet, half.image[:1], prompt)
         latents = [half.depth[:1], d0, *([filtered(unet, d0, prompt)] if name == "real" else [])]
-        photo = vae.decode(half.image[:1] / vae.config.scaling_factor).sample.float().clamp(-1, 1)
+        photo = decode_photo(vae, half.image[:1]).clamp(-1, 1)
         pictures = [photo, *(decode(vae, latent).expand(-1, 3, -1, -1) for latent in latents)]
         shown[name] = (torch.cat(pictures, 3)[0] + 1) / 2
     return shown
