@@ -168,10 +168,11 @@ def _valid(frame: Frame) -> NDArray[np.bool_]:
 
 
 def _write_picture(path: Path, frame: Frame, found: dict[tuple[str, str], Array], space: str) -> None:
-    """Photo, truth, then every prediction in the order of the table, near = bright."""
+    """Photo, truth, then every prediction in the order of the table, near = bright; no reading = black."""
     valid = _valid(frame)
     truth = normalise(frame.truth_m, valid, space="depth") * 0.5 + 0.5
     shown = [frame.photo, colorize(truth, space="depth")]
+    shown[1][frame.truth_m <= 1e-3] = 0
     shown += [colorize(prediction, space=space) for prediction in found.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))
