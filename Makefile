@@ -23,7 +23,7 @@ $(VENV)/ready: pyproject.toml
 
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores
 	# Three processes: in a single one, native code of the many libraries ends it with a segmentation fault, late
-	# and in whichever test is running (twice of twice; the cause is not found yet).
+	# and in whichever test is running (three times of three; the cause is not found yet).
 	$(VENV)/bin/python -m pytest -q tests/test_[a-m]*.py
 	$(VENV)/bin/python -m pytest -q tests/test_[n-r]*.py
 	$(VENV)/bin/python -m pytest -q tests/test_[s-z]*.py
