@@ -47,7 +47,11 @@ TORCH_VARIANTS = (  # dtype, channels-last, compiled
 )
 QUICK_WIDTH = 0.1
 PEER_NAMES = ("Depth Anything V2-L", "Depth Pro", "Marigold-LCM", "Marigold", "GeoWizard", "DepthFM")
-PEER_DTYPES = ("fp32", "bf16", "fp16")
+PEER_DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+DEPLOYED = {
+    "cpu": "bf16",
+    "cuda": "fp16",
+}  # what growth is measured in: full size in fp32 takes minutes a frame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
     """Plan -> (part of the table, what to measure), in the order of the table."""
     sizes = [open_engine_dir(path).manifest.size for path in plan.directories]
     size_hw = plan.size_hw or (sizes[0].default,) * 2
+    family = plan.device.partition(":")[0]
     common: dict[str, Any] = {
         key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
     }
@@ -86,7 +91,7 @@ def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
     for name, options in _torch(plan):
         yield "rows", Spec(kind="torch", name=name, size_hw=size_hw, options=options, **common)
     for peer in plan.peers:
-        for dtype in PEER_DTYPES:
+        for dtype in PEER_DTYPES[family]:
             options = {"peer": peer, "dtype": dtype, "width": plan.width, "budget_s": plan.budget_s}
             yield (
                 "rows",
@@ -94,12 +99,20 @@ def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
             )
     for side in plan.growth:
         fewer = common | {"runs": min(plan.runs, 3), "warm_up": 1}
-        for name, options in _ours(plan):
+        for name, options in _deployed(list(_ours(plan)), DEPLOYED[family]):
             if side <= open_engine_dir(options["directory"]).manifest.size.max:
-                yield "growth", Spec(kind="ours", name=name, size_hw=(side, side), options=options, **fewer)
+                brief = options | {"brief": True}
+                yield "growth", Spec(kind="ours", name=name, size_hw=(side, side), options=brief, **fewer)
         for name, options in _torch(plan):
-            if not options["compiled"] and options["channels_last"]:
+            if options["dtype"] == DEPLOYED[family] and options["channels_last"] and not options["compiled"]:
                 yield "growth", Spec(kind="torch", name=name, size_hw=(side, side), options=options, **fewer)
+
+
+def _deployed(rows: list[tuple[str, dict[str, Any]]], dtype: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each directory the rows in `dtype`, or all where it has none."""
+    for directory in dict.fromkeys(options["directory"] for _, options in rows):
+        its = [(name, options) for name, options in rows if options["directory"] == directory]
+        yield from [one for one in its if one[1]["precision"].startswith(dtype)] or its
 
 
 def _ours(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:

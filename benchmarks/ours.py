@@ -44,7 +44,10 @@ def options_of(directory: Path, device: str) -> Iterator[dict[str, Any]]:
 
 
 def measure(spec: Spec) -> Row:
-    """options: directory, backend, precision; manifest (a hash) tells a changed directory from the same."""
+    """options: directory, backend, precision; manifest (a hash) tells a changed directory from the same.
+
+    brief, if given and true: latency, stages and memory alone; no stream, no 1080p photo.
+    """
     options = spec.options
     opening = time.perf_counter()
     depth = Depth(
@@ -60,11 +63,12 @@ def measure(spec: Spec) -> Row:
         photo = as_rgb(noise_photo(spec.size_hw))
         first_s = seconds(lambda: depth.infer(photo))
         wall, overhead = _frames(spec, depth, photo)
-        fps = _stream_fps(spec, depth, photo)
+        brief = options.get("brief", False)
+        fps = None if brief else _stream_fps(spec, depth, photo)
         grid_hw = depth.grid_for(spec.size_hw)
         stages = _stages_ms(spec, depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None])
         peak = machine.peak_host_mib()
-        _, overhead_1080p = _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)))
+        overhead_1080p = [] if brief else _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)))[1]
         engine_dir = open_engine_dir(options["directory"])
         return Row(
             name=spec.name,
@@ -74,7 +78,7 @@ def measure(spec: Spec) -> Row:
             **timed(wall),
             stages_ms=stages,
             host_overhead_ms=median_ms(overhead),
-            host_overhead_1080p_ms=median_ms(overhead_1080p),
+            host_overhead_1080p_ms=None if brief else median_ms(overhead_1080p),
             fps=fps,
             gflop=flops.engine_dir_gflop(engine_dir, options["precision"], grid_hw),
             deviation=_deviation(depth, engine_dir),
