@@ -22,11 +22,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores
-	# Three processes: in a single one, native code of the many libraries ends it with a segmentation fault, late
-	# and in whichever test is running (three times of three; the cause is not found yet).
-	$(VENV)/bin/python -m pytest -q tests/test_[a-m]*.py
-	$(VENV)/bin/python -m pytest -q tests/test_[n-r]*.py
-	$(VENV)/bin/python -m pytest -q tests/test_[s-z]*.py
+	$(VENV)/bin/python -m pytest -q tests
 
 soak: $(VENV)/ready  ## the long versions: large fuzz counts, kill tests; before an issue is closed
 	$(VENV)/bin/python -m pytest -q -m soak tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,34 @@ def test_the_toy_engine_computes_what_its_twin_computes(toy_dir: Path) -> None:
     with fiffdepth_rt.Depth(toy_dir, backend="openvino") as depth:
         assert depth.describe()["backend"] == "openvino"
         np.testing.assert_allclose(depth.infer(image), toy_depth(image[None])[0], atol=1e-6)
+
+
+CLOSE_AND_SIGNAL = """
+import gc, os, signal, sys, threading
+import numpy as np
+import fiffdepth_rt
+
+def close_first():
+    opened.pop(0).close()
+    gc.collect()
+
+signal.signal(signal.SIGUSR1, lambda *_: print("caught"))
+opened = [fiffdepth_rt.Depth(sys.argv[1], backend="openvino") for _ in range(2)]
+for depth in opened:
+    depth.infer(np.zeros((64, 64, 3), np.uint8))
+del depth
+closer = threading.Thread(target=close_first)
+closer.start()
+closer.join()
+close_first()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_after_closing_in_any_order_and_thread_is_caught(toy_dir: Path) -> None:
+    command = [sys.executable, "-c", CLOSE_AND_SIGNAL, str(toy_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "caught\n"), ended.stderr
 
 
 @pytest.mark.parametrize("stage", STAGES)

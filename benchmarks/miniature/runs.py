@@ -41,7 +41,7 @@ MIN_M, MAX_M = 0.5, 12.0
 class Budget:
     """steps optimiser steps at peak rate lr."""
 
-    steps: int = 1200
+    steps: int = 900
     lr: float = 2e-3
 
 

@@ -6,6 +6,7 @@ was compiled is kept for the next time, see openvino_cache.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,11 +46,22 @@ def usable() -> Usability:
 def computes_bf16() -> bool:
     """Whether OpenVINO is here and this CPU has bfloat16 units. Never raises."""
     try:
-        import openvino
-
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except Exception:  # a broken wheel fails in its own ways
         return False
+
+
+@functools.cache
+def _core() -> Any:
+    """One for the whole process, never given up.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals, and frees that stack when its Core
+    goes. Where two Cores go in the order of their coming, or one goes in another thread, a pointer into nothing
+    is left, and the next signal (Ctrl-C, the end of a child process) ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def open_backend(
@@ -84,7 +96,7 @@ class OpenVinoBackend:
         self._threads = default_threads() if threads is None else threads
         # CPUs compute fp16 graphs in fp32.
         self._asked = "bf16" if precision.startswith("bf16") else "f32"
-        self._core = openvino.Core()
+        self._core = _core()
         folder = cache_folder()
         self._cache = None if folder is None else Cache(folder, version=openvino.__version__)
         keys = families(engine_dir.manifest)[precision]
