@@ -55,9 +55,9 @@ def computes_bf16() -> bool:
 def _core() -> Any:
     """One for the whole process, never given up.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack for signals, and frees that stack when its Core
-    goes. Where two Cores go in the order of their coming, or one goes in another thread, a pointer into nothing
-    is left, and the next signal (Ctrl-C, the end of a child process) ends the process.
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals, and frees that stack when its
+    Core goes. Where two Cores go in the order of their coming, or one goes in another thread, a pointer into
+    nothing is left, and the next signal (Ctrl-C, the end of a child process) ends the process.
     """
     import openvino
 
