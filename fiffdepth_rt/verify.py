@@ -90,14 +90,22 @@ def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[parity.Ro
 
 
 def _takes(engine_dir: EngineDir, key: str, values: Mapping[str, parity.StageValues]) -> bool:
-    """Whether every stage of a graph set takes these golden inputs."""
-    stages = engine_dir.manifest.graph_sets[key].stages
-    return all(
-        all(
-            not isinstance(dim, int) or dim == side for dim, side in zip(spec.shape, given.shape, strict=True)
-        )
-        for spec, given in ((stages[stage].inputs[0], values[stage].input) for stage in STAGES)
+    """Whether every stage of a graph set takes these golden inputs, and a photo can come that way."""
+    manifest = engine_dir.manifest
+    stages = manifest.graph_sets[key].stages
+    asked = [(stages[stage].inputs[0].shape, values[stage].input.shape) for stage in STAGES]
+    fits = all(
+        not isinstance(dim, int) or dim == side
+        for dims, sides in asked
+        for dim, side in zip(dims, sides, strict=True)
     )
+    dims, sides = asked[0]  # of the image: B×H×W×3
+    # Other graph sets' goldens may be of grids that a set with free sizes is never given.
+    on_grid = all(
+        isinstance(dim, int) or side % manifest.size.multiple == 0
+        for dim, side in zip(dims[1:3], sides[1:3], strict=True)
+    )
+    return fits and on_grid
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
