@@ -30,7 +30,7 @@ from benchmarks.table import Table
 from fiffdepth_rt import engine_dir
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends.threads import default_threads
-from fiffdepth_rt.engine_dir import open_engine_dir
+from fiffdepth_rt.engine_dir import read_manifest
 
 RESULTS = Path(__file__).parent / "results"
 GROWTH = (256, 512, 768, 1024)
@@ -79,14 +79,15 @@ class Plan:
 
 def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
     """Plan -> (part of the table, what to measure), in the order of the table."""
-    sizes = [open_engine_dir(path).manifest.size for path in plan.directories]
+    sizes = [read_manifest(path).size for path in plan.directories]
     size_hw = plan.size_hw or (sizes[0].default,) * 2
     family = plan.device.partition(":")[0]
     common: dict[str, Any] = {
         key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
     }
     yield "ceiling", Spec(kind="ceiling", name="ceiling", size_hw=size_hw, **common)
-    for name, options in _ours(plan):
+    of_ours = list(_ours(plan))  # hashes every file of the directories
+    for name, options in of_ours:
         yield "rows", Spec(kind="ours", name=name, size_hw=size_hw, options=options, **common)
     for name, options in _torch(plan):
         yield "rows", Spec(kind="torch", name=name, size_hw=size_hw, options=options, **common)
@@ -99,8 +100,8 @@ def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
             )
     for side in plan.growth:
         fewer = common | {"runs": min(plan.runs, 3), "warm_up": 1}
-        for name, options in _deployed(list(_ours(plan)), DEPLOYED[family]):
-            if side <= open_engine_dir(options["directory"]).manifest.size.max:
+        for name, options in _deployed(of_ours, DEPLOYED[family]):
+            if side <= read_manifest(options["directory"]).size.max:
                 brief = options | {"brief": True}
                 yield "growth", Spec(kind="ours", name=name, size_hw=(side, side), options=brief, **fewer)
         for name, options in _torch(plan):
@@ -116,7 +117,7 @@ def _deployed(rows: list[tuple[str, dict[str, Any]]], dtype: str) -> Iterator[tu
 
 
 def _ours(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = [open_engine_dir(path).manifest.name for path in plan.directories]
+    names = [read_manifest(path).name for path in plan.directories]
     for directory, name in zip(plan.directories, names, strict=True):
         shown = name if names.count(name) == 1 else f"{name} ({directory.name})"
         for options in ours.options_of(directory, plan.device):
@@ -322,7 +323,7 @@ def main(
     table = run(plan, Records(records), _command())
     click.echo(table.to_markdown())
     if keep:
-        click.echo(f"\nKept in {save(table, RESULTS, open_engine_dir(plan.directories[0]).manifest.name)}")
+        click.echo(f"\nKept in {save(table, RESULTS, read_manifest(plan.directories[0]).name)}")
     click.echo(table.to_json())
 
 
