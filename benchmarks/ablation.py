@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation --out runs/ablation          # hours of one core; resumable
     python -m benchmarks.ablation --out runs/ablation --save   # and the report into benchmarks/results
-    python -m benchmarks.ablation --out /tmp/a --tiny          # seconds: the path, no figures to believe
+    python -m benchmarks.ablation --out runs/try --tiny        # seconds: the path, no figures to believe
 
     scenes.py   what a world looks like: a rendered one, a photographed one, and anything between
     worlds.py   synthetic photos with exact depth; real photos with a soft teacher's maps; tests
