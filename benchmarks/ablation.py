@@ -1,6 +1,6 @@
 """The paper in miniature: does each part of the method do what the paper says it does? START HERE.
 
-    python -m benchmarks.ablation --out runs/ablation          # hours of one core; resumable
+    python -m benchmarks.ablation --out runs/ablation          # an hour of one core; resumable
     python -m benchmarks.ablation --out runs/ablation --save   # and the report into benchmarks/results
     python -m benchmarks.ablation --out runs/try --tiny        # seconds: the path, no figures to believe
 
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: 1 2 3; 0 was the design's pilot)"
     )
-    parser.add_argument("--tiny", action="store_true", help="seconds instead of hours, to see the path")
+    parser.add_argument("--tiny", action="store_true", help="seconds instead of an hour, to see the path")
     parser.add_argument("--save", action="store_true", help="write the report into benchmarks/results/ too")
     args = parser.parse_args(arguments)
     plan = TINY if args.tiny else Plan()
