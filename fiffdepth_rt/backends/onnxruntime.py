@@ -267,8 +267,8 @@ def _session_options(threads: int) -> Any:
     options.use_deterministic_compute = True
     options.log_severity_level = _FATAL
     # Threads that wait by spinning take cores from the next stage, from neighbouring frames of a stream, and
-    # from other programs. On an idle machine sleeping costs an eighth; beside one busy process it saves a quarter
-    # (benchmarks/cpu_settings.py, nano on two cores).
+    # from other programs. On an idle machine sleeping costs an eighth; beside one busy process it saves a
+    # quarter (benchmarks/cpu_settings.py, nano on two cores).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
