@@ -286,6 +286,25 @@ def test_graphs_of_a_grid_without_golden_photos_prove_nothing(tmp_path: Path) ->
     assert {row.graph_set for row in rows} == {"fp32-128x192"}
 
 
+def test_golden_photos_of_another_set_s_grid_are_not_asked_of_graphs_with_free_sizes(tmp_path: Path) -> None:
+    """A set exported for one grid brings golden values of it; a free set sees multiples of 64 only."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    with np.load(directory / "golden.npz", allow_pickle=False) as arrays:
+        golden = dict(arrays)
+    for name in [n for n in golden if n.startswith("photo0/")]:
+        value = golden[name]
+        height, width = (1, 2) if name == "photo0/encoder/input" or value.ndim == 3 else (2, 3)
+        off = value.take(range(value.shape[height] * 3 // 4), height).take(
+            range(value.shape[width] * 2 // 3), width
+        )
+        golden[name.replace("photo0", "photo2")] = off
+    assert golden["photo2/encoder/input"].shape == (1, 96, 128, 3)
+    np.savez(directory / "golden.npz", **golden)
+    _vouch_for(directory, "golden.npz")
+    rows = verify.record_parity(directory, backend="openvino")
+    assert {row.image for row in rows} == {"photo0", "photo1", "noise"}
+
+
 def _vouch_for(directory: Path, name: str) -> None:
     """Makes the manifest's hash of a file true again."""
     from fiffdepth_rt.engine_dir import hash_file
