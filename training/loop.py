@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import save as serialize
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
+from training import parallel
 
 WEIGHTS = "weights.safetensors"
 """The averaged weights of a finished run; it exists only then."""
@@ -69,17 +70,26 @@ def fit(
 ) -> None:
     """Train `module` in place until `place/weights.safetensors` exists; goes on from `place/state.pt`.
 
-    loss_at(step) -> scalar loss of that step's batch, computed with `module`.
+    loss_at(step) -> scalar loss of that step's batch, or of this process's part of it (training.parallel),
+    computed with `module`, which all processes bring with the same weights.
     Raises TrainingError on a loss that is not finite (the last good state is kept).
     """
-    with only_run_in(place):
+    first_of_all = parallel.rank() == 0
+    with only_run_in(place) if first_of_all else nullcontext():
         if (place / WEIGHTS).exists():
             return
-        optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
+        )
         averaged = copy.deepcopy(module).requires_grad_(False)
         first = _resume(place, module, averaged, optimizer)
         progress = tqdm(
-            range(first, schedule.steps), initial=first, total=schedule.steps, desc=place.name, unit="step"
+            range(first, schedule.steps),
+            initial=first,
+            total=schedule.steps,
+            desc=place.name,
+            unit="step",
+            disable=not first_of_all,
         )
         running, since = 0.0, time.monotonic()
         for step in progress:
@@ -93,11 +103,12 @@ def fit(
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            parallel.average_gradients(module)
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             _average(averaged, module, min(schedule.average, (1 + step) / (10 + step)))
             running += loss.item()
-            if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            if first_of_all and ((step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps):
                 count = (step % schedule.save_every) + 1
                 record = {"step": step + 1, "loss": running / count, "seconds": time.monotonic() - since}
                 running, since = 0.0, time.monotonic()
@@ -109,9 +120,11 @@ def fit(
                     log.write(json.dumps(record) + "\n")
                 _save_state(place, step + 1, module, averaged, optimizer)
         module.load_state_dict(averaged.state_dict())
-        with replacing(place / WEIGHTS) as file:
-            file.write(serialize(_contiguous(averaged)))
-        (place / STATE).unlink(missing_ok=True)
+        if first_of_all:
+            with replacing(place / WEIGHTS) as file:
+                file.write(serialize(_contiguous(averaged)))
+            (place / STATE).unlink(missing_ok=True)
+        parallel.wait_for_all()
 
 
 def _average(averaged: torch.nn.Module, module: torch.nn.Module, keep: float) -> None:

@@ -21,7 +21,6 @@ Without photos there is no teacher, and the last stage is the synthetic half of 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -35,7 +34,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
-from training import augment, checkpoint, ensemble_teacher, labelling, loop, objective
+from training import augment, checkpoint, ensemble_teacher, labelling, loop, objective, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
@@ -48,34 +47,40 @@ KL_WEIGHT = 1e-6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of everything. vae_shards, unet_shards: the first ones; the joint stage uses all scenes."""
+    """How much of everything.
+
+    processes: that train together, each with a network of its own (training.parallel); batches, and
+    `method_half`, are what one of them takes. vae_shards, unet_shards: the first ones; later stages use all.
+    """
 
     scenes: int = 16_000
     held_out: int = 1_000
     per_shard: int = 200
-    workers: int = 2
+    processes: int = 2
     vae_shards: int = 40
     vae_crop: int = 128
-    vae_batch: int = 16
+    vae_batch: int = 8
     vae: loop.Schedule = loop.Schedule(steps=1_200, lr=1.5e-3, save_every=100, average=0.99)
     unet_shards: int = 30
-    unet_batch: int = 48
+    unet_batch: int = 24
     unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
-    joint_batch: int = 8
-    joint: loop.Schedule = loop.Schedule(steps=1_300, lr=6e-4, warmup=50, save_every=100)
-    wide_batch: int = 16
+    joint_batch: int = 4
+    joint: loop.Schedule = loop.Schedule(steps=3_900, lr=6e-4, warmup=50, save_every=100)
+    wide_batch: int = 8
     wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
-    method_half: int = 4
-    method: loop.Schedule = loop.Schedule(steps=600, lr=2.5e-4, warmup=50, save_every=50, average=0.995)
-    # Edges of a picture are one pixel wide: λ_GM is larger. There is no prior to keep: λ_k is small.
-    objective: objective.Method = objective.Method(lambda_gm=2 * GRADIENT_WEIGHT, lambda_k=0.02)
+    method_half: int = 2
+    method: loop.Schedule = loop.Schedule(steps=450, lr=2e-4, warmup=50, save_every=50, average=0.995)
+    # The teacher's labels are soft. As heavy as the scenes they soften d0 too, filter or not.
+    real_weight: float = 0.25
+    # There is no prior to keep: λ_k is small.
+    objective: objective.Method = objective.Method(lambda_gm=GRADIENT_WEIGHT, lambda_k=0.02)
 
 
 TINY = Plan(
     scenes=16,
     held_out=8,
     per_shard=8,
-    workers=1,
+    processes=1,
     vae_shards=1,
     unet_shards=1,
     vae=loop.Schedule(steps=4, lr=1e-3, save_every=2),
@@ -95,27 +100,25 @@ TINY = Plan(
 # ---- stages ----
 
 
-def label_photos(run: Path, plan: Plan, photos: PhotoFolder, journey: Journey) -> LabelStore:
+def label_photos(run: Path, photos: PhotoFolder) -> LabelStore:
     """The real half: photos -> what the teacher sees in them, in run/labels."""
-    network = copy.deepcopy(journey)
-    train_wide(run, network, plan.wide, batch=plan.wide_batch)
-    teacher = ensemble_teacher.EnsembleTeacher(network)
+    teacher = ensemble_teacher.EnsembleTeacher(journey_after(run, "wide"))
     header = labelling.header_for(teacher, space="depth", dtype="uint16")
     store = LabelStore.create(run / "labels", header)
     labelling.label_photos(photos, teacher, store)
     return store
 
 
-def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
+def train_vae(run: Path, plan: Plan) -> None:
     torch.manual_seed(1)
     vae = nano_vae()
     shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")[: plan.vae_shards]]
     held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
     views = [photo_tensor(held_out.photos[:16]), depth_tensor(held_out.depth[:16])]
 
-    def batch(step: int) -> torch.Tensor:
+    def batch(part: int) -> torch.Tensor:
         """Half photos, half depth pictures, random crops."""
-        rng = np.random.default_rng([11, step])
+        rng = np.random.default_rng([11, part])
         shard, half, crop = shards[rng.integers(len(shards))], plan.vae_batch // 2, plan.vae_crop
         h, w = shard.photos.shape[1:3]
         y, x = rng.integers(0, h - crop + 1), rng.integers(0, w - crop + 1)
@@ -125,8 +128,9 @@ def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
         return torch.cat([photos, depth_tensor(shard.depth[b, rows, columns])])
 
     def loss_at(step: int) -> torch.Tensor:
-        pictures = batch(step)
-        torch.manual_seed(step)
+        part = parallel.draw(step)
+        pictures = batch(part)
+        torch.manual_seed(part)
         with autocast():
             posterior = vae.encode(pictures).latent_dist
             again = vae.decode(posterior.sample()).sample
@@ -143,14 +147,12 @@ def train_vae(run: Path, plan: Plan) -> AutoencoderKL:
         }
 
     loop.fit(vae, loss_at, plan.vae, run / "vae", validate=validate)
-    return load_vae(run)
 
 
 def load_vae(run: Path) -> AutoencoderKL:
     """The trained VAE; its scaling factor gives latents of held-out photos unit variance."""
     vae = nano_vae()
     vae.load_state_dict(load_file(run / "vae" / loop.WEIGHTS))
-    vae.eval().requires_grad_(False)
     held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
     with torch.no_grad():
         latents = vae.encode(photo_tensor(held_out.photos[:64])).latent_dist.mode()
@@ -197,10 +199,10 @@ def _encode_shard(shard: procedural.Shard, vae: AutoencoderKL, *, seed: int) -> 
     return both.half().numpy()
 
 
-def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionModel:
+def train_unet(run: Path, plan: Plan) -> None:
     """latent -> depth latent: d0 = ε(x0, t = 0)  (eq. 1), supervised by eq. 5 and 6."""
     torch.manual_seed(2)
-    unet, prompt = nano_unet(), nano_prompt()
+    unet, prompt, vae = nano_unet(), nano_prompt(), load_vae(run)
     shards = cache_latents(run, "scenes", vae, shards=plan.unet_shards)
     held_out = cache_latents(run, "held_out", vae)
 
@@ -209,8 +211,8 @@ def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionMode
             return module(latent, 0, prompt.expand(len(latent), -1, -1)).sample.float()
 
     def loss_at(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([17, step])
-        like = shards[rng.integers(len(shards))]  # one shape per batch
+        rng = np.random.default_rng([17, parallel.draw(step)])
+        like = shards[np.random.default_rng([29, step]).integers(len(shards))]  # one shape per batch
         same = [s for s in shards if s.photo.shape == like.photo.shape]
         picks = []
         for _ in range(plan.unet_batch):
@@ -230,11 +232,39 @@ def train_unet(run: Path, plan: Plan, vae: AutoencoderKL) -> UNet2DConditionMode
         return {"held_out": float(np.mean(losses))}
 
     loop.fit(unet, loss_at, plan.unet, run / "unet", validate=validate)
-    unet.load_state_dict(load_file(run / "unet" / loop.WEIGHTS))
-    return unet
 
 
 Real = tuple[PhotoFolder, LabelStore]
+
+
+def start_joint(run: Path, plan: Plan) -> None:
+    unet = nano_unet()
+    unet.load_state_dict(load_file(run / "unet" / loop.WEIGHTS))
+    train_joint(run, Journey(load_vae(run), unet), plan.joint, batch=plan.joint_batch)
+
+
+def start_wide(run: Path, plan: Plan) -> None:
+    train_wide(run, journey_after(run, "joint"), plan.wide, batch=plan.wide_batch)
+
+
+def start_method(run: Path, plan: Plan, real: Real | None) -> None:
+    journey = journey_after(run, "joint")
+    train_method(
+        run,
+        journey,
+        plan.method,
+        half=plan.method_half,
+        real=real,
+        real_weight=plan.real_weight,
+        method=plan.objective,
+    )
+
+
+def journey_after(run: Path, stage: str) -> Journey:
+    """All three networks as "joint", "wide" or "method" left them."""
+    journey = Journey(load_vae(run), nano_unet())
+    journey.load_state_dict(load_file(run / stage / loop.WEIGHTS))
+    return journey
 
 
 def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None) -> Path:
@@ -283,27 +313,31 @@ def train(
     until: str = "all",
 ) -> Path | None:
     """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint."""
-    render = functools.partial(procedural.render_all, workers=plan.workers, per_shard=plan.per_shard)
+    render = functools.partial(procedural.render_all, workers=plan.processes, per_shard=plan.per_shard)
     render(run / "held_out", count=plan.held_out, seed_base=procedural.HELD_OUT_SEED)
     render(run / "scenes", count=plan.scenes)
     if until == "scenes":
         return None
-    vae = train_vae(run, plan)
+    parallel.run(plan.processes, train_vae, run, plan)
     if until == "vae":
         return None
-    unet = train_unet(run, plan, vae)
+    vae = load_vae(run)
+    cache_latents(run, "scenes", vae, shards=plan.unet_shards)
+    cache_latents(run, "held_out", vae)
+    parallel.run(plan.processes, train_unet, run, plan)
     if until == "unet":
         return None
-    journey = Journey(vae, unet).requires_grad_(True)
-    train_joint(run, journey, plan.joint, batch=plan.joint_batch)
+    parallel.run(plan.processes, start_joint, run, plan)
     if until == "joint":
         return None
-    if photos is None:
-        real = None
-    else:
-        real = (photos, label_photos(run, plan, photos, journey) if labels is None else labels)
-    train_method(run, journey, plan.method, half=plan.method_half, real=real, method=plan.objective)
-    return write_checkpoint(run, plan, journey, real)
+    real = None
+    if photos is not None:
+        if labels is None:
+            parallel.run(plan.processes, start_wide, run, plan)
+            labels = label_photos(run, photos)
+        real = (photos, labels)
+    parallel.run(plan.processes, start_method, run, plan, real)
+    return write_checkpoint(run, plan, journey_after(run, "method"), real)
 
 
 def main() -> None:
