@@ -1,6 +1,6 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR   # about four hours on two cores
+    python -m training.nano all --run runs/nano --photos DIR   # about three hours on two cores
     python -m training.nano all --run runs/try --tiny          # the same journey in a minute, of no use
 
 Stages, each a folder in the run that is finished when its result is there:

@@ -2,7 +2,8 @@
 
 Small convolutions gain little from a second thread: two processes do a quarter more work on two cores. Each
 process has the whole network, draws its own part of every batch and shares its gradients; a process alone
-needs none of this and nothing is set up.
+needs none of this and nothing is set up. (torch's DistributedDataParallel shares the gradients of one
+module's forward; the losses here call encoder, UNet and decoder one by one.)
 """
 
 from __future__ import annotations
