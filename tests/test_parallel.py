@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +80,50 @@ def test_one_process_s_error_ends_all_of_them_and_keeps_the_last_state(tmp_path:
     with pytest.raises(parallel.WorkerError, match="nan at step 5"):
         parallel.run(2, _fails_in_process_1, tmp_path)
     assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 4
+    assert not multiprocessing.active_children()
+
+
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from training import parallel
+
+def stage(folder):
+    (folder / f"{parallel.rank()}.{os.getpid()}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    parallel.run(2, stage, Path(sys.argv[1]))
+"""
+
+
+def test_workers_end_with_a_killed_parent_that_a_shell_had_put_in_the_background(tmp_path: Path) -> None:
+    script, folder = tmp_path / "endless.py", tmp_path / "ids"
+    script.write_text(ENDLESS)
+    folder.mkdir()
+    root = Path(__file__).parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell does for `command &`
+        stderr=subprocess.DEVNULL,
+    )
+    _wait_until(lambda: len(list(folder.iterdir())) == 2)
+    workers = [int(path.suffix[1:]) for path in folder.iterdir()]
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: not any(_alive(pid) for pid in workers))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)

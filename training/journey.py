@@ -31,8 +31,6 @@ from training.tensors import autocast, depth_tensor, photo_tensor
 WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
 METHOD_SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
-GRADIENT_WEIGHT = 1.0
-"""λ_GM on the real half's pictures: twice the paper's, since a picture's edges are one pixel wide."""
 
 
 class Journey(torch.nn.Module):

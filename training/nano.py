@@ -38,7 +38,7 @@ from training import augment, checkpoint, ensemble_teacher, labelling, loop, obj
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.journey import GRADIENT_WEIGHT, Journey, train_joint, train_method, train_wide
+from training.journey import Journey, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
 
@@ -70,10 +70,10 @@ class Plan:
     wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 2
     method: loop.Schedule = loop.Schedule(steps=450, lr=2e-4, warmup=50, save_every=50, average=0.995)
-    # The teacher's labels are soft. As heavy as the scenes they soften d0 too, filter or not.
+    # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
     real_weight: float = 0.25
-    # There is no prior to keep: λ_k is small.
-    objective: objective.Method = objective.Method(lambda_gm=GRADIENT_WEIGHT, lambda_k=0.02)
+    # A picture's edges are one pixel wide: λ_GM is twice the paper's. No prior is to be kept: λ_k is small.
+    objective: objective.Method = objective.Method(lambda_gm=1.0, lambda_k=0.02)
 
 
 TINY = Plan(
