@@ -4,7 +4,7 @@ A large VAE is frozen and its latents are the targets. A small one loses what th
 encoder, the UNet and the decoder learn together:
 
     joint    rendered scenes as they are, at their own size
-    wide     goes on from joint: scenes strongly augmented, at half the size; it becomes the teacher
+    wide     goes on from joint, wider: scenes strongly augmented, at half the size; it becomes the teacher
     method   goes on from joint: half scenes, half photos with the teacher's labels   (eq. 1 to 7)
 """
 

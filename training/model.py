@@ -22,12 +22,13 @@ def nano_vae() -> AutoencoderKL:
     )
 
 
-def nano_unet() -> UNet2DConditionModel:
+def nano_unet(*, width: int = 1) -> UNet2DConditionModel:
+    """width: of its teacher's, in multiples of its own (training.widening)."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(48, 80, 112, 128),
+        block_out_channels=tuple(width * channels for channels in (48, 80, 112, 128)),
         layers_per_block=1,
         norm_num_groups=16,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

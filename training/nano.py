@@ -10,8 +10,8 @@ Stages, each a folder in the run that is finished when its result is there:
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
     joint              photo -> depth picture, all three networks together      training/journey.py
-    wide               a copy of it, on strongly augmented scenes: the teacher  training/ensemble_teacher.py
-    labels             photos -> what the teacher sees in them                  training/labelling.py
+    wide               its UNet twice as wide, on strongly augmented scenes     training/widening.py
+    labels             photos -> what that, the teacher, sees in them           training/ensemble_teacher.py
     method             eq. 1 to 7: half scenes, half labelled photos            training/journey.py
     nano.safetensors   the checkpoint that export takes
 
@@ -41,7 +41,9 @@ from training.data.labels import LabelStore
 from training.journey import Journey, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
+from training.widening import widened
 
+TEACHER_WIDTH = 2
 KL_WEIGHT = 1e-6
 
 
@@ -67,7 +69,7 @@ class Plan:
     joint_batch: int = 4
     joint: loop.Schedule = loop.Schedule(steps=3_900, lr=6e-4, warmup=50, save_every=100)
     wide_batch: int = 8
-    wide: loop.Schedule = loop.Schedule(steps=350, lr=5e-4, warmup=50, save_every=50, average=0.995)
+    wide: loop.Schedule = loop.Schedule(steps=750, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 2
     method: loop.Schedule = loop.Schedule(steps=450, lr=2e-4, warmup=50, save_every=50, average=0.995)
     # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
@@ -244,7 +246,10 @@ def start_joint(run: Path, plan: Plan) -> None:
 
 
 def start_wide(run: Path, plan: Plan) -> None:
-    train_wide(run, journey_after(run, "joint"), plan.wide, batch=plan.wide_batch)
+    joint = journey_after(run, "joint")
+    unet = nano_unet(width=TEACHER_WIDTH)
+    widened(joint.unet, unet)
+    train_wide(run, Journey(joint.vae, unet), plan.wide, batch=plan.wide_batch)
 
 
 def start_method(run: Path, plan: Plan, real: Real | None) -> None:
@@ -262,7 +267,7 @@ def start_method(run: Path, plan: Plan, real: Real | None) -> None:
 
 def journey_after(run: Path, stage: str) -> Journey:
     """All three networks as "joint", "wide" or "method" left them."""
-    journey = Journey(load_vae(run), nano_unet())
+    journey = Journey(load_vae(run), nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
     journey.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return journey
 
