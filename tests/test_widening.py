@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from training.model import nano_prompt, nano_unet
-from training.widening import widened
+from training.widening import widen_into
 
 
 @pytest.mark.parametrize("width", [2, 3])
 def test_the_wider_unet_computes_the_same(width: int) -> None:
     torch.manual_seed(0)
     unet, wider = nano_unet().eval(), nano_unet(width=width).eval()
-    widened(unet, wider)
+    widen_into(unet, wider)
     latent, prompt = torch.randn(2, 4, 16, 24), nano_prompt().expand(2, -1, -1)
     for t in (0, -1, 500):
         with torch.no_grad():
@@ -27,7 +27,7 @@ def test_the_wider_unet_computes_the_same(width: int) -> None:
 def test_copies_of_a_channel_learn_different_things() -> None:
     torch.manual_seed(0)
     unet, wider = nano_unet(), nano_unet(width=2)
-    widened(unet, wider)
+    widen_into(unet, wider)
     loss = wider(torch.randn(1, 4, 16, 16), 0, nano_prompt()).sample.square().mean()
     loss.backward()
     weight = wider.down_blocks[1].resnets[0].conv1.weight
@@ -40,4 +40,4 @@ def test_copies_of_a_channel_learn_different_things() -> None:
 def test_another_architecture_is_refused() -> None:
     wider = nano_unet(width=2)
     with pytest.raises(ValueError, match="conv_in"):
-        widened(wider, nano_unet())
+        widen_into(wider, nano_unet())

@@ -23,7 +23,7 @@ def nano_vae() -> AutoencoderKL:
 
 
 def nano_unet(*, width: int = 1) -> UNet2DConditionModel:
-    """width: of its teacher's, in multiples of its own (training.widening)."""
+    """width: every block's channels in multiples of nano's; its teacher is wider (training.widening)."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=4,

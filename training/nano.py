@@ -41,7 +41,7 @@ from training.data.labels import LabelStore
 from training.journey import Journey, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
-from training.widening import widened
+from training.widening import widen_into
 
 TEACHER_WIDTH = 2
 KL_WEIGHT = 1e-6
@@ -248,7 +248,7 @@ def start_joint(run: Path, plan: Plan) -> None:
 def start_wide(run: Path, plan: Plan) -> None:
     joint = journey_after(run, "joint")
     unet = nano_unet(width=TEACHER_WIDTH)
-    widened(joint.unet, unet)
+    widen_into(joint.unet, unet)
     train_wide(run, Journey(joint.vae, unet), plan.wide, batch=plan.wide_batch)
 
 

@@ -16,7 +16,7 @@ SPREAD = 0.2
 weights' deviation, and adds up to nothing while they are the same."""
 
 
-def widened(unet: UNet2DConditionModel, wider: UNet2DConditionModel) -> None:
+def widen_into(unet: UNet2DConditionModel, wider: UNet2DConditionModel) -> None:
     """Give `wider` weights with which it computes what `unet` does, at every t.
 
     wider: the same architecture with every block_out_channels a same multiple of unet's; its groups, heads,
@@ -31,7 +31,7 @@ def widened(unet: UNet2DConditionModel, wider: UNet2DConditionModel) -> None:
         if value is None or value.ndim != like.ndim:
             raise ValueError(f"{name} is not a layer of both networks.")
         if name == "time_embedding.linear_1.weight":
-            value = _read_every(value, factor)  # twice the frequencies: every 2nd is one of unet's
+            value = _read_every(value, factor)  # of `factor` times the frequencies every `factor`-th is unet's
         elif value.ndim > 1 and like.shape[1] != value.shape[1]:
             value = _read_copies(value, factor, random)
         if like.shape[0] != value.shape[0]:
