@@ -31,7 +31,7 @@ def widen_into(unet: UNet2DConditionModel, wider: UNet2DConditionModel) -> None:
         if value is None or value.ndim != like.ndim:
             raise ValueError(f"{name} is not a layer of both networks.")
         if name == "time_embedding.linear_1.weight":
-            value = _read_every(value, factor)  # of `factor` times the frequencies every `factor`-th is unet's
+            value = _read_every(value, factor)  # every `factor`-th frequency is one of unet's
         elif value.ndim > 1 and like.shape[1] != value.shape[1]:
             value = _read_copies(value, factor, random)
         if like.shape[0] != value.shape[0]:
