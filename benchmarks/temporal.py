@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 
 MIN_M, MAX_M = 1e-3, 10.0
 SEEDS = (11, 42, 54, 60)  # rooms in which the path comes no nearer than 0.5 m to anything
-SIZE_HW = (192, 256)
+SIZE_HW = (384, 512)
 FRAMES = 48
 FLICKER = (0.03, 0.015)
 

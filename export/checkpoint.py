@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 from export import layouts
 from export.diffusers_folder import UNSTATED, read_config, read_json, read_model_card, read_weights
@@ -36,7 +36,7 @@ from export.tensors import (
     read_tensors,
     without_prefix,
 )
-from training.checkpoint import FORMAT, FORMAT_VERSION, CheckpointInfo
+from training.checkpoint import FORMAT, FORMAT_VERSION, CheckpointInfo, has_light_vae
 from training.light_vae import HALVES
 
 SIZE_DEFAULT = 512
@@ -63,9 +63,9 @@ class Given:
 class Model:
     """All that is exported. The modules are in fp32 and eval mode on the CPU.
 
-    vae: the checkpoint's, None where it has none and both halves are light. light: halves in its place, by
-    "encoder" and "decoder". prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it
-    carries none.
+    vae: the checkpoint's, which may itself be light; None where it has none and both halves are given. light:
+    halves in its place, by "encoder" and "decoder".
+    prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it carries none.
     size_default, size_max: longer side of the processed image in px. licence_file: text to pass on, if there
     is one. sha256: over the files read, the light halves' own apart.
     """
@@ -109,11 +109,16 @@ class Model:
         full = [half for half in HALVES if half not in self.light]
         said = []
         if full:
-            factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+            config = self.vae.config
+            levels, kind = (
+                (config.encoder_block_out_channels, "light")
+                if isinstance(self.vae, AutoencoderTiny)
+                else (config.block_out_channels, "KL")
+            )
             which, part = (
                 ("VAE", self.vae) if len(full) == 2 else (f"VAE {full[0]}", getattr(self.vae, full[0]))
             )
-            said.append(f"{which} KL-f{factor}, {_millions(part)} M parameters")
+            said.append(f"{which} {kind}-f{2 ** (len(levels) - 1)}, {_millions(part)} M parameters")
         for half, light in self.light.items():
             said.append(f"light {half} {light.name}, {_millions(light.vae)} M parameters")
         return said
@@ -129,6 +134,7 @@ class _Parts:
     unet_config: Config | None = None
     vae: Tensors | None = None
     vae_config: Config | None = None
+    vae_is_light: bool = False
     prompt_embedding: torch.Tensor | None = None
     text_folder: Path | None = None
     scheduler_config: Config | None = None
@@ -148,6 +154,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
     parts = _folder(path) if path.is_dir() else _file(path)
     if given.vae is not None:
         parts.vae, parts.vae_config, files = _vae_at(given.vae)
+        parts.vae_is_light = False
         parts.files += files
     for attribute in ("unet_config", "vae_config", "scheduler_config"):
         if (config := getattr(given, attribute)) is not None:
@@ -172,7 +179,8 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
     vae = None
     if parts.vae is not None:
         vae_config = parts.vae_config or layouts.vae_config(parts.vae, vae_where)
-        vae = build_module(AutoencoderKL, vae_config, parts.vae, vae_where)
+        vae_class = AutoencoderTiny if parts.vae_is_light else AutoencoderKL
+        vae = build_module(vae_class, vae_config, parts.vae, vae_where)
     recipe = _recipe(given, parts, unet)
     sample = unet.config.sample_size
     size = sample * 8 if isinstance(sample, int) and parts.unet_config is not None else SIZE_DEFAULT
@@ -267,6 +275,7 @@ def _own(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> _Parts:
         unet_config=configs["unet"],
         vae=without_prefix(tensors, "vae."),
         vae_config=configs["vae"],
+        vae_is_light=has_light_vae(metadata),
         prompt_embedding=prompt,
         info=info,
     )

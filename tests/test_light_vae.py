@@ -170,6 +170,31 @@ def test_the_golden_values_and_the_parity_table_are_of_the_light_chain(exported,
     assert all(row["passed"] and row["max_abs"] <= 1e-4 for row in rows) and len(rows) == 12
 
 
+def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
+    light = tiny_light(out_channels=1)
+    path, target = tmp_path / "tiny.safetensors", tmp_path / "engines"
+    save(path, dataclasses.replace(tiny_checkpoint(), vae=light))
+    run = CliRunner().invoke(main, [str(path), "-o", str(target), "--precision", "fp32"])
+    assert run.exit_code == 0, run.output
+    assert "VAE light-f8" in open_engine_dir(target).manifest.provenance["description"]
+    image = images(128, 64, 3)
+    with Depth(target, size=128, threads=1) as depth:
+        found = depth.infer(image)
+    expected = (np.clip(depth_by_diffusers(image[None], light, light)[0], -1, 1) + 1) / 2
+    assert np.abs(found - expected).max() <= 1e-4 and expected.std() > 1e-3
+
+
+def test_a_full_vae_given_beside_a_light_checkpoint_takes_its_place(tmp_path):
+    path = tmp_path / "light.safetensors"
+    save(path, dataclasses.replace(tiny_checkpoint(), vae=tiny_light(out_channels=1)))
+    tiny_checkpoint().vae.save_pretrained(tmp_path / "vae")
+    model = read_checkpoint(path, Given(vae=tmp_path / "vae"))
+    assert "VAE KL-f8" in model.description
+    expected = tiny_checkpoint().vae.state_dict()
+    for name, tensor in model.vae.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_one_half_alone_leaves_the_other_full(checkpoint, distilled, half):
     model = read_checkpoint(checkpoint, Given(**{half: distilled}))

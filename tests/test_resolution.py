@@ -27,13 +27,15 @@ def test_a_tile_fitted_to_the_whole_loses_its_own_scale_and_shift() -> None:
     np.testing.assert_allclose(resolution.fitted_to(tile, whole), whole, atol=1e-5)
 
 
-def test_steepness_is_that_of_the_sharpest_hundredth() -> None:
-    assert resolution.steepness(np.full((50, 50), 0.3, np.float32)) == 0
+def test_steepness_is_that_of_the_sharpest_hundredth_and_thousandth() -> None:
+    assert resolution.steepness(np.full((50, 50), 0.3, np.float32)) == (0, 0)
     ramp = np.broadcast_to(np.linspace(0, 1, 101, dtype=np.float32), (100, 101))
-    assert resolution.steepness(ramp) == pytest.approx(0.01, abs=1e-4)
+    assert resolution.steepness(ramp) == pytest.approx((0.01, 0.01), abs=1e-4)
     step = np.zeros((100, 40), np.float32)
     step[:, 20:] = 0.8  # 100 of 7,860 steps
-    assert resolution.steepness(step) == pytest.approx(0.8)
+    assert resolution.steepness(step) == pytest.approx((0.8, 0.8))
+    step[50:] = 0.8  # 50, and 20 of the new edge
+    assert resolution.steepness(step) == pytest.approx((0, 0.8))
 
 
 def test_larger_sizes_and_tiles_are_rows_with_every_figure(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_larger_sizes_and_tiles_are_rows_with_every_figure(tmp_path: Path) -> No
     assert (whole.what, whole.grid_hw, tiled.what) == ("whole", (64, 64), "2×2 tiles, aligned")
     for row in (whole, tiled):
         assert row.p50_ms > 0 and row.cpu_p50_ms > 0 and row.peak_mib > 0
-        assert 0 < row.abs_rel < 1 and 0 < row.delta1 <= 1 and 0 < row.steepness < 1
+        assert 0 < row.abs_rel < 1 and 0 < row.delta1 <= 1 and 0 < row.steepness <= row.steepest < 1
     assert len(list((tmp_path / "pictures").iterdir())) == 2
     assert "| whole | 64×64 |" in resolution.markdown([whole, tiled])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -128,6 +129,16 @@ def test_stored_depth_comes_back_to_a_sixteenth_bit() -> None:
     picture = np.linspace(-1, 1, 1001, dtype=np.float32)
     stored = np.round((picture + 1) * (65535 / 2)).astype(np.uint16)
     np.testing.assert_allclose(procedural.to_picture(stored), picture, atol=1 / 65535)
+
+
+def test_the_same_seeds_at_twice_the_size_are_the_same_scenes(tmp_path: Path) -> None:
+    for scale in (1, 2):
+        procedural.render_all(tmp_path / str(scale), count=2, workers=1, per_shard=2, scale=scale)
+    small, large = (procedural.open_shard(tmp_path / str(scale) / "00000") for scale in (1, 2))
+    assert large.depth.shape == (2, 384, 512) and large.photos.shape == (2, 384, 512, 3)
+    for a, b in zip(small.depth, large.depth, strict=True):
+        shrunk = cv2.resize(procedural.to_picture(b), (256, 192), interpolation=cv2.INTER_AREA)
+        assert np.median(np.abs(shrunk - procedural.to_picture(a))) < 0.02
 
 
 def test_rendering_goes_on_where_it_was_killed_and_gives_the_same_shards(tmp_path: Path) -> None:

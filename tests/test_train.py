@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import time
@@ -26,6 +27,7 @@ from tests.tiny_teachers import save_depth_anything
 from training import base, checkpoint, config, pseudo_labels, resume, sources
 from training.data.mixing import loader
 from training.latents import Encoder, decode, encode
+from training.light_vae import light_vae
 from training.loop import only_run_in
 from training.objective import Diffusion
 from training.step import Randomness, learning_rate
@@ -393,6 +395,13 @@ def test_our_own_checkpoint_is_a_base(whole: Path) -> None:
     found = base.load_base(config.Base(model=str(path)))
     assert torch.equal(found.unet.conv_in.weight, load_file(path)["unet.conv_in.weight"])
     assert found.prompt_embedding.shape == (1, 2, 12)
+
+
+def test_a_checkpoint_with_a_light_vae_is_no_base(tmp_path: Path) -> None:
+    path = tmp_path / "light.safetensors"
+    checkpoint.save(path, dataclasses.replace(tiny_checkpoint(), vae=light_vae(width=8)))
+    with pytest.raises(base.BaseError, match="carries a light VAE"):
+        base.load_base(config.Base(model=str(path)))
 
 
 def test_an_ldm_file_is_a_base_with_configuration_and_prompt_beside_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -174,6 +174,11 @@ def _file(base: Base, path: Path) -> BaseModel:
             own = checkpoint.load(path)
         except checkpoint.CheckpointError as error:
             raise BaseError(str(error)) from error
+        if isinstance(own.vae, AutoencoderTiny):
+            raise BaseError(
+                f"{path.name} carries a light VAE, and training wants a full one: start from the checkpoint "
+                "that the light one was distilled from."
+            )
         return BaseModel(
             unet=own.unet,
             vae=own.vae,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 
@@ -42,10 +43,13 @@ class CheckpointInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The modules of one checkpoint, in eval mode and fp32 on the CPU."""
+    """The modules of one checkpoint, in eval mode and fp32 on the CPU.
+
+    vae: a light one (training/light_vae.py) where the UNet was trained with it.
+    """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     prompt_embedding: torch.Tensor
     info: CheckpointInfo
 
@@ -64,6 +68,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format_version": str(FORMAT_VERSION),
         "unet_config": _config_json(checkpoint.unet),
         "vae_config": _config_json(checkpoint.vae),
+        "vae_class": type(checkpoint.vae).__name__,
         "info": json.dumps(dataclasses.asdict(checkpoint.info), sort_keys=True),
     }
     whole = {k: v.detach().float().contiguous() for k, v in tensors.items()}
@@ -91,7 +96,8 @@ def load(path: Path) -> Checkpoint:
     info = json.loads(metadata["info"])
     info["data_sources"] = tuple(info["data_sources"])
     unet = UNet2DConditionModel.from_config(json.loads(metadata["unet_config"]))
-    vae = AutoencoderKL.from_config(json.loads(metadata["vae_config"]))
+    vae_class = AutoencoderTiny if has_light_vae(metadata) else AutoencoderKL
+    vae = vae_class.from_config(json.loads(metadata["vae_config"]))
     for prefix, module in (("unet.", unet), ("vae.", vae)):
         _load_strictly(
             module, {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, path
@@ -106,9 +112,16 @@ def load(path: Path) -> Checkpoint:
     )
 
 
+def has_light_vae(metadata: Mapping[str, str]) -> bool:
+    """Of a checkpoint's metadata. Those before there were light VAEs do not say, and have a full one."""
+    return metadata.get("vae_class") == "AutoencoderTiny"
+
+
 def _config_json(module: Any) -> str:
     """A diffusers config without the keys that name this installation."""
-    public = {k: v for k, v in module.config.items() if not k.startswith("_")}
+    # block_out_channels is added to a light VAE's by diffusers, which complains on reading it
+    drop = "block_out_channels" if isinstance(module, AutoencoderTiny) else ""
+    public = {k: v for k, v in module.config.items() if not k.startswith("_") and k != drop}
     return json.dumps(public, sort_keys=True)
 
 

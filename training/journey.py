@@ -4,19 +4,21 @@ A large VAE is frozen and its latents are the targets. A small one loses what th
 encoder, the UNet and the decoder learn together:
 
     joint    rendered scenes as they are, at their own size
+    fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
     wide     goes on from joint, wider: scenes strongly augmented, at half the size; it becomes the teacher
-    method   goes on from joint: half scenes, half photos with the teacher's labels   (eq. 1 to 7)
+    method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from safetensors.torch import load_file
@@ -31,12 +33,16 @@ from training.tensors import autocast, depth_tensor, photo_tensor
 WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
 METHOD_SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
+LARGE = 2
+"""Times the sides of the small scenes, those of the large ones."""
+LARGE_SHARE = 2 / 3
+"""Of the steps at two sizes, how many are at the larger one."""
 
 
 class Journey(torch.nn.Module):
     """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of 3 channels."""
 
-    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderTiny, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.vae, self.unet = vae, unet
         self.register_buffer("prompt", nano_prompt())
@@ -50,7 +56,9 @@ class Journey(torch.nn.Module):
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8."""
-        return self.vae.encode(pictures).latent_dist.mode() * self.vae.config.scaling_factor
+        encoded = self.vae.encode(pictures)
+        latent = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
+        return latent * self.vae.config.scaling_factor
 
     def decode(self, depth_latent: torch.Tensor) -> torch.Tensor:
         """N×4×h×w -> N×1×8h×8w, not clipped."""
@@ -63,8 +71,50 @@ def _channels_first(_module: torch.nn.Module, _inputs: object, output: Any) -> A
     return (output[0].contiguous(), *output[1:]) if isinstance(output, tuple) else output.contiguous()
 
 
-def scenes_in(folder: Path) -> list[procedural.Shard]:
+Shards = list[procedural.Shard]
+
+
+def scenes_in(folder: Path) -> Shards:
     return [procedural.open_shard(path) for path in procedural.shard_paths(folder)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoSizes:
+    """A run's scenes, to train on and held out, at both sizes."""
+
+    small: Shards
+    large: Shards
+    held_out: Shards
+    held_out_large: Shards
+
+    @classmethod
+    def of(cls, run: Path) -> TwoSizes:
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(
+            **{n: scenes_in(run / {"small": "scenes", "large": "scenes_large"}.get(n, n)) for n in names}
+        )
+
+    def errors(self, journey: torch.nn.Module) -> dict[str, float]:
+        large = held_out_error(journey, self.held_out_large, each=8)
+        return {**held_out_error(journey, self.held_out), "held_out_large_mae": large["held_out_mae"]}
+
+
+def is_large(step: int) -> bool:
+    """Whether step `step` is at the larger size: the same in all processes."""
+    return bool(np.random.default_rng([53, step]).random() < LARGE_SHARE)
+
+
+def as_they_are(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """This process's part of batch `step`: photos N×3×H×W and depth pictures N×1×H×W, perhaps mirrored.
+
+    All processes take the same shard, and so the same shape.
+    """
+    rng = np.random.default_rng([seed, parallel.draw(step)])
+    shard = shards[np.random.default_rng([seed + 4, step]).integers(len(shards))]
+    picks = np.sort(rng.integers(0, len(shard.photos), count))
+    photos = augment.jitter(photo_tensor(shard.photos[picks]), rng)
+    depth = depth_tensor(shard.depth[picks])[:, :1]
+    return (photos.flip(-1), depth.flip(-1)) if rng.random() < 0.5 else (photos, depth)
 
 
 def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
@@ -72,18 +122,26 @@ def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: 
     shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
 
     def loss_at(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([19, parallel.draw(step)])
-        shard = shards[np.random.default_rng([23, step]).integers(len(shards))]  # one shape in all processes
-        picks = np.sort(rng.integers(0, len(shard.photos), batch))
-        photos = augment.jitter(photo_tensor(shard.photos[picks]), rng)
-        depth = depth_tensor(shard.depth[picks])[:, :1]
-        if rng.random() < 0.5:
-            photos, depth = photos.flip(-1), depth.flip(-1)
+        photos, depth = as_they_are(shards, step, batch, seed=19)
         with autocast():
             predicted = journey(photos)
         return decisive_loss(depth, predicted)
 
-    _fit(journey, loss_at, schedule, run / "joint", held_out)
+    _fit(journey, loss_at, schedule, run / "joint", lambda m: held_out_error(m, held_out))
+
+
+def train_fine(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int, large_batch: int) -> None:
+    """The same at two sizes; large_batch: scenes of a step at the larger one."""
+    scenes = TwoSizes.of(run)
+
+    def loss_at(step: int) -> torch.Tensor:
+        shards, count = (scenes.large, large_batch) if is_large(step) else (scenes.small, batch)
+        photos, depth = as_they_are(shards, step, count, seed=43)
+        with autocast():
+            predicted = journey(photos)
+        return decisive_loss(depth, predicted)
+
+    _fit(journey, loss_at, schedule, run / "fine", scenes.errors)
 
 
 def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
@@ -98,7 +156,7 @@ def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: i
             predicted = journey(photos)
         return decisive_loss(pictures, predicted)
 
-    _fit(journey, loss_at, schedule, run / "wide", held_out)
+    _fit(journey, loss_at, schedule, run / "wide", lambda m: held_out_error(m, held_out))
 
 
 def decisive_loss(target: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
@@ -131,7 +189,7 @@ def train_method(
     real_weight: float,
     method: objective.Method,
 ) -> None:
-    """Equations 1 to 7 on decoded pictures: `half` scenes and `half` photos a step.
+    """Equations 1 to 7 on decoded pictures: `half` scenes and `half` photos a step, at two sizes.
 
     The photos are held to their labels by (5) and (6); the scenes to the truth by `decisive_loss`.
 
@@ -144,15 +202,15 @@ def train_method(
             f"The labels in {real[1].folder} are in {real[1].header.space}, the scenes' pictures in depth: "
             "make labels with --space depth."
         )
-    shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
+    both = TwoSizes.of(run)
     diffusion = objective.Diffusion.of()
     usable = [] if real is None else [i for i, name in enumerate(real[0].names) if name in real[1]]
 
     def loss_at(step: int) -> torch.Tensor:
-        part = parallel.draw(step)
-        scenes, truth = augment.scene_batch(
-            shards, part, half, METHOD_SHAPES, seed=37, strength=0.5, smallest=0.75
-        )
+        part, large = parallel.draw(step), is_large(step)
+        shards, scale = (both.large, LARGE) if large else (both.small, 1)
+        shapes = [(scale * h, scale * w) for h, w in METHOD_SHAPES]
+        scenes, truth = augment.scene_batch(shards, part, half, shapes, seed=37, strength=0.5, smallest=0.75)
         random = torch.Generator().manual_seed(part)
         t = diffusion.random_steps(half, random)
         with autocast():
@@ -170,22 +228,27 @@ def train_method(
         loss = loss + method.lambda_k * objective.squared_error(target, velocity.float())
         if real is None:
             return loss
-        photos, taught = augment.labelled_batch(*real, usable, part, half, METHOD_SHAPES, seed=41)
+        photos, taught = augment.labelled_batch(*real, usable, part, half, shapes, seed=41)
         with autocast():
             d0 = objective.feed_forward(journey.unet, journey.encode(photos), journey.prompt)
             softened = journey.decode(objective.filtered(journey.unet, d0, journey.prompt))
         taught_loss = objective.depth_loss(taught, softened, gradient_weight=method.lambda_gm)
         return loss + real_weight * taught_loss
 
-    _fit(journey, loss_at, schedule, run / "method", held_out)
+    _fit(journey, loss_at, schedule, run / "method", both.errors)
 
 
-def held_out_error(journey: torch.nn.Module, held_out: Sequence[procedural.Shard]) -> dict[str, float]:
-    """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on."""
+def held_out_error(
+    journey: torch.nn.Module, held_out: Sequence[procedural.Shard], *, each: int = 16
+) -> dict[str, float]:
+    """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on.
+
+    each: scenes of each of the first five shards.
+    """
     errors = []
     with torch.no_grad(), autocast():
         for s in held_out[:5]:
-            photos, depth = photo_tensor(s.photos[:16]), depth_tensor(s.depth[:16])[:, :1]
+            photos, depth = photo_tensor(s.photos[:each]), depth_tensor(s.depth[:each])[:, :1]
             errors.append(objective.mae(depth, journey(photos).clamp(-1, 1)).item())
     return {"held_out_mae": float(np.mean(errors))}
 
@@ -195,8 +258,8 @@ def _fit(
     loss_at: Callable[[int], torch.Tensor],
     schedule: loop.Schedule,
     place: Path,
-    held_out: Sequence[procedural.Shard],
+    validate: Callable[[torch.nn.Module], dict[str, float]],
 ) -> None:
     """Train, and leave `journey` with the averaged weights."""
-    loop.fit(journey, loss_at, schedule, place, validate=lambda m: held_out_error(m, held_out))
+    loop.fit(journey, loss_at, schedule, place, validate=validate)
     journey.load_state_dict(load_file(place / loop.WEIGHTS))

@@ -1,6 +1,6 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR   # about three hours on two cores
+    python -m training.nano all --run runs/nano --photos DIR   # about five hours on two cores
     python -m training.nano all --run runs/try --tiny          # the same journey in a minute, of no use
 
 Stages, each a folder in the run that is finished when its result is there:
@@ -10,9 +10,12 @@ Stages, each a folder in the run that is finished when its result is there:
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
     joint              photo -> depth picture, all three networks together      training/journey.py
-    wide               its UNet twice as wide, on strongly augmented scenes     training/widening.py
+    light              a light VAE in the full one's place                      training/distill_vae.py
+    scenes_large, held_out_large                                                scenes at twice the size
+    fine               joint's going on with the light VAE, at both sizes       training/journey.py
+    wide               joint's UNet twice as wide, strongly augmented scenes    training/widening.py
     labels             photos -> what that, the teacher, sees in them           training/ensemble_teacher.py
-    method             eq. 1 to 7: half scenes, half labelled photos            training/journey.py
+    method             fine's going on, eq. 1 to 7: scenes and labelled photos  training/journey.py
     nano.safetensors   the checkpoint that export takes
 
 Without photos there is no teacher, and the last stage is the synthetic half of the method.
@@ -34,11 +37,22 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
-from training import augment, checkpoint, ensemble_teacher, labelling, loop, objective, parallel
+from training import (
+    augment,
+    checkpoint,
+    distill_vae,
+    ensemble_teacher,
+    labelling,
+    light_vae,
+    loop,
+    objective,
+    parallel,
+)
+from training.config import Base
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.journey import Journey, train_joint, train_method, train_wide
+from training.journey import LARGE, Journey, train_fine, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
 from training.widening import widen_into
@@ -68,10 +82,24 @@ class Plan:
     unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
     joint_batch: int = 4
     joint: loop.Schedule = loop.Schedule(steps=3_900, lr=6e-4, warmup=50, save_every=100)
+    light: distill_vae.Plan = distill_vae.Plan(
+        width=16,
+        encoder_blocks=(0, 1, 2, 2),
+        decoder_blocks=(2, 2, 1, 1),
+        crop=192,
+        batch=6,
+        encoder=loop.Schedule(steps=1_000, lr=1e-3),
+        decoder=loop.Schedule(steps=1_000, lr=1e-3),
+    )
+    large_scenes: int = 6_000
+    large_held_out: int = 200
+    fine_batch: int = 4
+    fine_large_batch: int = 2
+    fine: loop.Schedule = loop.Schedule(steps=5_500, lr=6e-4, save_every=250)
     wide_batch: int = 8
     wide: loop.Schedule = loop.Schedule(steps=750, lr=5e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=450, lr=2e-4, warmup=50, save_every=50, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=800, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
     real_weight: float = 0.25
     # A picture's edges are one pixel wide: λ_GM is twice the paper's. No prior is to be kept: λ_k is small.
@@ -92,6 +120,20 @@ TINY = Plan(
     unet_batch=2,
     joint=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     joint_batch=1,
+    light=distill_vae.Plan(
+        width=16,
+        encoder_blocks=(0, 1, 1, 1),
+        decoder_blocks=(1, 1, 1, 1),
+        crop=64,
+        batch=2,
+        encoder=loop.Schedule(steps=2, lr=1e-3),
+        decoder=loop.Schedule(steps=2, lr=1e-3),
+    ),
+    large_scenes=2,
+    large_held_out=2,
+    fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    fine_batch=1,
+    fine_large_batch=1,
     wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     wide_batch=1,
     method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
@@ -100,6 +142,18 @@ TINY = Plan(
 
 
 # ---- stages ----
+
+
+def render_large(run: Path, plan: Plan) -> None:
+    """The first of the scenes once more, at twice the size."""
+    render = functools.partial(procedural.render_all, workers=plan.processes, scale=LARGE)
+    render(run / "scenes_large", count=plan.large_scenes, per_shard=plan.per_shard)
+    render(
+        run / "held_out_large",
+        count=plan.large_held_out,
+        per_shard=max(1, plan.large_held_out // len(procedural.SHAPES)),
+        seed_base=procedural.HELD_OUT_SEED,
+    )
 
 
 def label_photos(run: Path, photos: PhotoFolder) -> LabelStore:
@@ -245,6 +299,27 @@ def start_joint(run: Path, plan: Plan) -> None:
     train_joint(run, Journey(load_vae(run), unet), plan.joint, batch=plan.joint_batch)
 
 
+def distil_light_vae(run: Path, plan: Plan, photos: PhotoFolder | None) -> None:
+    """joint's VAE -> run/light/light.safetensors, both halves, which learn from its scenes and the photos."""
+    if (run / "light" / distill_vae.RESULT).exists():
+        return
+    full = write_checkpoint(run / "full.safetensors", plan, journey_after(run, "joint"), None)
+    scenes = str(run / "scenes")
+    distill_vae.distil(
+        Base(model=str(full)),
+        photos=[scenes] if photos is None else [scenes, str(photos.root)],
+        depth=[scenes],
+        run=run / "light",
+        plan=plan.light,
+    )
+
+
+def start_fine(run: Path, plan: Plan) -> None:
+    vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
+    journey = Journey(vae.train(), journey_after(run, "joint").unet)
+    train_fine(run, journey, plan.fine, batch=plan.fine_batch, large_batch=plan.fine_large_batch)
+
+
 def start_wide(run: Path, plan: Plan) -> None:
     joint = journey_after(run, "joint")
     unet = nano_unet(width=TEACHER_WIDTH)
@@ -253,10 +328,9 @@ def start_wide(run: Path, plan: Plan) -> None:
 
 
 def start_method(run: Path, plan: Plan, real: Real | None) -> None:
-    journey = journey_after(run, "joint")
     train_method(
         run,
-        journey,
+        journey_after(run, "fine"),
         plan.method,
         half=plan.method_half,
         real=real,
@@ -266,20 +340,23 @@ def start_method(run: Path, plan: Plan, real: Real | None) -> None:
 
 
 def journey_after(run: Path, stage: str) -> Journey:
-    """All three networks as "joint", "wide" or "method" left them."""
-    journey = Journey(load_vae(run), nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
+    """All three networks as "joint", "wide", "fine" or "method" left them; the last two with a light VAE."""
+    if stage in ("fine", "method"):
+        vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
+    else:
+        vae = load_vae(run)
+    journey = Journey(vae, nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
     journey.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return journey
 
 
-def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None) -> Path:
-    """The finished model -> run/nano.safetensors.
+def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None) -> Path:
+    """The model -> path.
 
     real: the photos and labels it was trained with, for its card. Weights are rounded to half precision, so
     that they ship at half the size with nothing lost.
     """
     journey.half().float()
-    path = run / "nano.safetensors"
     sources = ["procedural scenes rendered by training/scenes of this repository"]
     if real is not None:
         photos, labels = real
@@ -295,7 +372,7 @@ def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None)
                 name="nano",
                 recipe="fiffdepth",
                 output_space="depth",
-                size_default=256,
+                size_default=512,
                 size_max=1024,
                 licence="Apache-2.0",
                 data_sources=tuple(sources),
@@ -306,7 +383,7 @@ def write_checkpoint(run: Path, plan: Plan, journey: Journey, real: Real | None)
     return path
 
 
-STAGES = ("scenes", "vae", "unet", "joint", "all")
+STAGES = ("scenes", "vae", "unet", "joint", "fine", "all")
 
 
 def train(
@@ -335,6 +412,11 @@ def train(
     parallel.run(plan.processes, start_joint, run, plan)
     if until == "joint":
         return None
+    distil_light_vae(run, plan, photos)
+    render_large(run, plan)
+    parallel.run(plan.processes, start_fine, run, plan)
+    if until == "fine":
+        return None
     real = None
     if photos is not None:
         if labels is None:
@@ -342,7 +424,7 @@ def train(
             labels = label_photos(run, photos)
         real = (photos, labels)
     parallel.run(plan.processes, start_method, run, plan, real)
-    return write_checkpoint(run, plan, journey_after(run, "method"), real)
+    return write_checkpoint(run / "nano.safetensors", plan, journey_after(run, "method"), real)
 
 
 def main() -> None:

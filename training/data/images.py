@@ -56,6 +56,10 @@ class PhotoFolder:
             raise DataError(f"{root} holds no photos ({', '.join(PHOTO_SUFFIXES)}): name another folder.")
 
     @property
+    def root(self) -> Path:
+        return self._root
+
+    @property
     def names(self) -> Sequence[str]:
         """names[i] is the name of self[i], without reading it."""
         return self._paths

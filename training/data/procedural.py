@@ -27,7 +27,7 @@ from training.scenes.layouts import FAR_M
 from training.scenes.render import render_scene
 
 SHAPES = ((192, 256), (192, 256), (192, 256), (256, 192), (256, 256))
-"""Shard i has shape SHAPES[i % 5]: three of five are 4:3 landscape."""
+"""Shard i has shape SHAPES[i % 5], times the scale that is asked for: three of five are 4:3 landscape."""
 HELD_OUT_SEED = 1 << 40
 """Seeds from here on are never trained on."""
 
@@ -54,12 +54,13 @@ def to_picture(depth: NDArray[np.uint16]) -> NDArray[np.float32]:
     return depth.astype(np.float32) * (2 / 65535) - 1
 
 
-def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int) -> None:
+def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int, scale: int) -> None:
     """Render the scenes of shard `index`, unless it is there."""
     place = folder / f"{index:05d}"
     if place.exists():
         return
-    shape = SHAPES[index % len(SHAPES)]
+    h, w = SHAPES[index % len(SHAPES)]
+    shape = (scale * h, scale * w)
     photos = np.empty((per_shard, *shape, 3), np.uint8)
     depth = np.empty((per_shard, *shape), np.uint16)
     for i in range(per_shard):
@@ -149,13 +150,18 @@ def _shape_of(shard: Path) -> tuple[int, int, int]:
     return count, height, width
 
 
-def render_all(folder: Path, *, count: int, workers: int, per_shard: int = 200, seed_base: int = 0) -> None:
-    """Render at least `count` scenes into `folder`, in whole shards; those already there are kept."""
+def render_all(
+    folder: Path, *, count: int, workers: int, per_shard: int = 200, seed_base: int = 0, scale: int = 1
+) -> None:
+    """Render at least `count` scenes into `folder`, in whole shards; those already there are kept.
+
+    scale: times SHAPES. The same seed is the same scene at any scale.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.partial-*"):
         shutil.rmtree(leftover)
     todo = [i for i in range(-(-count // per_shard)) if not (folder / f"{i:05d}").exists()]
-    job = functools.partial(render_shard, folder, per_shard=per_shard, seed_base=seed_base)
+    job = functools.partial(render_shard, folder, per_shard=per_shard, seed_base=seed_base, scale=scale)
     if not todo:
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -178,9 +184,16 @@ def main() -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="render from the seeds that training never sees"
     )
+    parser.add_argument(
+        "--scale", type=int, default=1, help="sides in multiples of 192 to 256 px (default: %(default)s)"
+    )
     args = parser.parse_args()
     render_all(
-        args.folder, count=args.count, workers=args.workers, seed_base=HELD_OUT_SEED if args.held_out else 0
+        args.folder,
+        count=args.count,
+        workers=args.workers,
+        seed_base=HELD_OUT_SEED if args.held_out else 0,
+        scale=args.scale,
     )
 
 
