@@ -33,7 +33,7 @@ ADVICE: Mapping[Precision, str] = {
     Precision.BF16: "Try --keep-fp32 with the layers at fault, or --precision fp16.",
 }
 GOLDEN_STEP = 2.0**-17
-"""Of an array's deviation; half of it is a 26th of the tightest gate, 1e-4. An eighth of the file is below."""
+"""Of the deviation; half of it is a 26th of the tightest gate, 1e-4. Below lies an eighth of the file."""
 OVERRIDE = "--accept-parity records the override in the manifest."
 
 Run = Callable[[str, Array], Array]  # stage name, its input -> its output; the decoder's before the clip
@@ -99,7 +99,8 @@ def _rounded(values: Array) -> Array:
     if not np.issubdtype(values.dtype, np.floating) or not (deviation := float(values.std())) > 0:
         return values
     step = GOLDEN_STEP * 2.0 ** np.floor(np.log2(deviation))
-    return (np.round(values / step) * step).astype(values.dtype)
+    rounded: Array = (np.round(values / step) * step).astype(values.dtype)
+    return rounded
 
 
 def compare(golden: Golden, run: Run, where: Where, *, finite_only: bool = False) -> list[Row]:

@@ -1,6 +1,6 @@
 """The bundled model's architecture: SD's shape (AutoencoderKL f8 with 4 latent channels, UNet2DConditionModel
-with three down-samplings, empty prompt of 2 tokens) at about 1/130 of its size. A light VAE takes the full one's
-place later (training/nano.py)."""
+with three down-samplings, empty prompt of 2 tokens) at about 1/130 of its size. A light VAE takes the full
+one's place later (training/nano.py)."""
 
 from __future__ import annotations
 
