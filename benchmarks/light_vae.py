@@ -1,11 +1,11 @@
 """What a light VAE costs in accuracy: the full VAE and the light one on held-out depth, by the same code.
 
-    python -m benchmarks.light_vae runs/nano/nano.safetensors runs/light/light.safetensors --scenes 100
+    python -m benchmarks.light_vae runs/nano/full.safetensors runs/nano/light/light.safetensors --scenes 100
     python -m benchmarks.light_vae CKPT LIGHT --rgbd DIR --pictures out/ --save
 
-CKPT is one of our checkpoints, LIGHT what training/distill_vae.py made of it. Held-out depth: scenes rendered
-from seeds that training never sees, with exact metres, or a folder of RGB-D pairs as benchmarks/accuracy.py
-takes it. Two questions:
+CKPT is one of our checkpoints, with a full VAE, LIGHT what training/distill_vae.py made of it. Held-out
+depth: scenes rendered from seeds that training never sees, with exact metres, or a folder of RGB-D pairs as
+benchmarks/accuracy.py takes it. Two questions:
 
     depth map -> latent -> depth map            what the decoder alone loses
     photo -> latent -> depth latent -> depth    what the whole chain loses, by the halves replaced
@@ -29,6 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -200,7 +201,13 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
     args = parser.parse_args()
     vae, halves, info = light_vae.load(args.light)
-    chain = Chain(checkpoint.load(args.checkpoint), vae)
+    model = checkpoint.load(args.checkpoint)
+    if isinstance(model.vae, AutoencoderTiny):
+        raise SystemExit(
+            f"{args.checkpoint} carries a light VAE: give the one that {args.light.name} was made from, with "
+            "a full VAE (`make nano` leaves it as full.safetensors)."
+        )
+    chain = Chain(model, vae)
     frames = list(
         rgbd(args.rgbd) if args.rgbd else tqdm(scenes(args.scenes), total=args.scenes, desc="render")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -280,3 +281,14 @@ def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
     assert len(report.markdown(rows).splitlines()) == 2 + 4
     strip = cv2.imread(str(next(tmp_path.glob("*.png"))))
     assert strip.shape == (192, 256 * 6, 3)
+
+
+def test_the_report_refuses_a_checkpoint_that_has_no_full_vae(tmp_path, monkeypatch):
+    vae = light_vae.light_vae(width=8)
+    save(tmp_path / "ckpt.safetensors", dataclasses.replace(tiny_checkpoint(), vae=vae))
+    info = light_vae.LightInfo(name="l", teacher="t", licence="CC0-1.0", data_sources=(), training={})
+    light_vae.save(tmp_path / "light.safetensors", vae, light_vae.HALVES, info)
+    words = [str(tmp_path / "ckpt.safetensors"), str(tmp_path / "light.safetensors")]
+    monkeypatch.setattr(sys, "argv", ["light_vae", *words])
+    with pytest.raises(SystemExit, match="carries a light VAE"):
+        report.main()

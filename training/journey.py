@@ -40,7 +40,10 @@ LARGE_SHARE = 2 / 3
 
 
 class Journey(torch.nn.Module):
-    """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of 3 channels."""
+    """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of the channels.
+
+    vae: full, or light (training/light_vae.py), which has no posterior and one channel.
+    """
 
     def __init__(self, vae: AutoencoderKL | AutoencoderTiny, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -89,9 +92,11 @@ class TwoSizes:
 
     @classmethod
     def of(cls, run: Path) -> TwoSizes:
-        names = (field.name for field in dataclasses.fields(cls))
         return cls(
-            **{n: scenes_in(run / {"small": "scenes", "large": "scenes_large"}.get(n, n)) for n in names}
+            small=scenes_in(run / "scenes"),
+            large=scenes_in(run / "scenes_large"),
+            held_out=scenes_in(run / "held_out"),
+            held_out_large=scenes_in(run / "held_out_large"),
         )
 
     def errors(self, journey: torch.nn.Module) -> dict[str, float]:

@@ -10,6 +10,7 @@ Stages, each a folder in the run that is finished when its result is there:
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
     joint              photo -> depth picture, all three networks together      training/journey.py
+    full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large                                                scenes at twice the size
     fine               joint's going on with the light VAE, at both sizes       training/journey.py
