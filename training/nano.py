@@ -304,7 +304,7 @@ def distil_light_vae(run: Path, plan: Plan, photos: PhotoFolder | None) -> None:
     """joint's VAE -> run/light/light.safetensors, both halves, which learn from its scenes and the photos."""
     if (run / "light" / distill_vae.RESULT).exists():
         return
-    full = write_checkpoint(run / "full.safetensors", plan, journey_after(run, "joint"), None)
+    full = write_checkpoint(run / "full.safetensors", plan, journey_after(run, "joint"), None, size=256)
     scenes = str(run / "scenes")
     distill_vae.distil(
         Base(model=str(full)),
@@ -351,8 +351,8 @@ def journey_after(run: Path, stage: str) -> Journey:
     return journey
 
 
-def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None) -> Path:
-    """The model -> path.
+def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None, *, size: int) -> Path:
+    """The model -> path. size: its default, the longer side in px.
 
     real: the photos and labels it was trained with, for its card. Weights are rounded to half precision, so
     that they ship at half the size with nothing lost.
@@ -373,7 +373,7 @@ def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None
                 name="nano",
                 recipe="fiffdepth",
                 output_space="depth",
-                size_default=512,
+                size_default=size,
                 size_max=1024,
                 licence="Apache-2.0",
                 data_sources=tuple(sources),
@@ -425,7 +425,7 @@ def train(
             labels = label_photos(run, photos)
         real = (photos, labels)
     parallel.run(plan.processes, start_method, run, plan, real)
-    return write_checkpoint(run / "nano.safetensors", plan, journey_after(run, "method"), real)
+    return write_checkpoint(run / "nano.safetensors", plan, journey_after(run, "method"), real, size=512)
 
 
 def main() -> None:

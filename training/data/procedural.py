@@ -54,7 +54,7 @@ def to_picture(depth: NDArray[np.uint16]) -> NDArray[np.float32]:
     return depth.astype(np.float32) * (2 / 65535) - 1
 
 
-def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int, scale: int) -> None:
+def render_shard(folder: Path, index: int, *, per_shard: int, seed_base: int, scale: int = 1) -> None:
     """Render the scenes of shard `index`, unless it is there."""
     place = folder / f"{index:05d}"
     if place.exists():
