@@ -66,8 +66,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "unet_config": _config_json(checkpoint.unet),
-        "vae_config": _config_json(checkpoint.vae),
+        "unet_config": config_json(checkpoint.unet),
+        "vae_config": config_json(checkpoint.vae),
         "vae_class": type(checkpoint.vae).__name__,
         "info": json.dumps(dataclasses.asdict(checkpoint.info), sort_keys=True),
     }
@@ -117,7 +117,7 @@ def has_light_vae(metadata: Mapping[str, str]) -> bool:
     return metadata.get("vae_class") == "AutoencoderTiny"
 
 
-def _config_json(module: Any) -> str:
+def config_json(module: Any) -> str:
     """A diffusers config without the keys that name this installation."""
     # block_out_channels is added to a light VAE's by diffusers, which complains on reading it
     drop = "block_out_channels" if isinstance(module, AutoencoderTiny) else ""

@@ -112,7 +112,7 @@ def is_large(step: int) -> bool:
 def as_they_are(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """This process's part of batch `step`: photos N×3×H×W and depth pictures N×1×H×W, perhaps mirrored.
 
-    All processes take the same shard, and so the same shape.
+    All processes take the same shard, and so the same shape. seed: and seed + 4, which draws the shard.
     """
     rng = np.random.default_rng([seed, parallel.draw(step)])
     shard = shards[np.random.default_rng([seed + 4, step]).integers(len(shards))]

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 
 from fiffdepth_rt.atomic import replacing
+from training.checkpoint import config_json
 
 FORMAT = "fiffdepth-light-vae"
 FORMAT_VERSION = 1
@@ -61,12 +62,10 @@ def light_vae(
 def save(path: Path, vae: AutoencoderTiny, halves: tuple[str, ...], info: LightInfo) -> None:
     """Write the named halves, whole or not at all. Raises OutputError where the disk refuses."""
     tensors = {k: v for k, v in vae.state_dict().items() if k.startswith(tuple(f"{h}." for h in halves))}
-    # "_" names this installation; block_out_channels is added by diffusers, which complains on reading it
-    config = {k: v for k, v in vae.config.items() if not k.startswith("_") and k != "block_out_channels"}
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(config, sort_keys=True),
+        "config": config_json(vae),
         "info": json.dumps(dataclasses.asdict(info), sort_keys=True),
     }
     whole = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}

@@ -13,10 +13,10 @@ Stages, each a folder in the run that is finished when its result is there:
     full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large                                                scenes at twice the size
-    fine               joint's going on with the light VAE, at both sizes       training/journey.py
+    fine               joint goes on with the light VAE, at both sizes          training/journey.py
     wide               joint's UNet twice as wide, strongly augmented scenes    training/widening.py
     labels             photos -> what that, the teacher, sees in them           training/ensemble_teacher.py
-    method             fine's going on, eq. 1 to 7: scenes and labelled photos  training/journey.py
+    method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/journey.py
     nano.safetensors   the checkpoint that export takes
 
 Without photos there is no teacher, and the last stage is the synthetic half of the method.
@@ -121,10 +121,8 @@ TINY = Plan(
     unet_batch=2,
     joint=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     joint_batch=1,
-    light=distill_vae.Plan(
-        width=16,
-        encoder_blocks=(0, 1, 1, 1),
-        decoder_blocks=(1, 1, 1, 1),
+    light=dataclasses.replace(
+        Plan.light,
         crop=64,
         batch=2,
         encoder=loop.Schedule(steps=2, lr=1e-3),
