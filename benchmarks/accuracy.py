@@ -1,11 +1,13 @@
-"""Depth accuracy on a folder of RGB-D pairs, beside a "lower is nearer" ramp scored by the same code.
+"""Depth accuracy and edges on photos with exact depth, beside a "lower is nearer" ramp, by the same code.
 
     python -m benchmarks.accuracy DIR                      # the bundled model
     python -m benchmarks.accuracy DIR --engine engines/fiffdepth --pictures out/ --save
+    python -m benchmarks.accuracy --scenes 60 --scale 2    # rendered from seeds that no training sees
 
-DIR holds pairs NAME_rgb.jpg and NAME_depth_mm.png (16-bit millimetres, 0 = no reading). Frames are grouped
-by the part of NAME before its last "_" (dining_1, dining_2 -> dining). Protocol: benchmarks/metrics.py,
-1 mm … 10 m.
+DIR holds pairs NAME_rgb.jpg and NAME_depth_mm.png (16-bit millimetres, 0 = no reading), grouped by the part
+of NAME before its last "_" (dining_1, dining_2 -> dining). Predictions are aligned by least squares and
+clipped to 1 mm … 10 m, scenes to their renderer's range (benchmarks/metrics.py); boundary F1 is that of the
+aligned depth (benchmarks/boundaries.py).
 """
 
 from __future__ import annotations
@@ -15,27 +17,31 @@ import dataclasses
 import datetime
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from benchmarks import metrics
+from benchmarks import frames, metrics
+from benchmarks.boundaries import boundary_f1
+from benchmarks.frames import Frame
 from fiffdepth_rt import Depth, colorize
-from fiffdepth_rt.files import read_photo
 
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
+    """Means over images, 0 … 1. f1: of the boundaries."""
+
     method: str
     group: str
     images: int
     abs_rel: float
     delta1: float
+    f1: float
 
 
 def ramp(size_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -44,67 +50,55 @@ def ramp(size_hw: tuple[int, int]) -> NDArray[np.float32]:
     return np.broadcast_to(np.linspace(1, 0, h, dtype=np.float32)[:, None], (h, w))
 
 
-def read_truth(path: Path) -> NDArray[np.float32]:
-    """16-bit millimetres -> float32 metres, 0 = no reading. Raises ValueError for anything else."""
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
-        raise ValueError(f"{path} is not a 16-bit grey PNG of millimetres.")
-    return raw.astype(np.float32) / 1000
+def score(prediction: NDArray[np.float32], frame: Frame, *, space: str) -> tuple[float, float, float]:
+    """AbsRel, δ1 and boundary F1 of an affine-invariant H×W map, each 0 … 1."""
+    errors = metrics.score(prediction, frame.truth_m, space=space, min_m=frames.MIN_M, max_m=frame.max_m)
+    aligned = metrics.align(prediction, frame.truth_m, frame.valid, space=space)
+    clipped = np.clip(aligned, frames.MIN_M, frame.max_m)
+    return errors.abs_rel, errors.delta1, boundary_f1(clipped, frame.truth_m, frame.valid)
 
 
-def evaluate(folder: Path, depth: Depth, *, size: int | None, pictures: Path | None) -> list[Row]:
-    """Score the model and the ramp on every pair of `folder`."""
-    pairs = sorted(folder.glob("*_depth_mm.png"))
-    if not pairs:
-        raise SystemExit(f"No NAME_depth_mm.png in {folder}: see --help for the layout.")
-    scores: dict[tuple[str, str], list[metrics.Scores]] = defaultdict(list)
-    for truth_path in tqdm(pairs, unit="frame"):
-        name = truth_path.name.removesuffix("_depth_mm.png")
-        photo, truth = read_photo(truth_path.with_name(f"{name}_rgb.jpg")), read_truth(truth_path)
+def evaluate(
+    held_out: Iterable[Frame], depth: Depth, *, size: int | None, pictures: Path | None
+) -> list[Row]:
+    """Score the model and the ramp on every frame: a row for all, then one for each group."""
+    scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    for frame in held_out:
         predictions = {
-            depth.manifest.name: (depth.infer(photo, size=size), depth.output_space),
-            "ramp": (ramp(truth.shape), "depth"),
+            depth.manifest.name: (depth.infer(frame.photo, size=size), depth.output_space),
+            "ramp": (ramp(frame.truth_m.shape), "depth"),
         }
         for method, (prediction, space) in predictions.items():
-            result = metrics.score(prediction, truth, space=space)
-            for group in (name.rsplit("_", 1)[0], "all"):
+            result = score(prediction, frame, space=space)
+            for group in (frame.group, "all"):
                 scores[method, group].append(result)
         if pictures is not None:
             prediction, space = predictions[depth.manifest.name]
-            _write_picture(pictures / f"{name}.png", photo, prediction, truth, space)
+            _write_picture(pictures / f"{frame.name}.png", frame, prediction, space)
+    groups = sorted({group for _, group in scores} - {"all"})
     return [
-        Row(
-            method=method,
-            group=group,
-            images=len(results),
-            abs_rel=float(np.mean([s.abs_rel for s in results])),
-            delta1=float(np.mean([s.delta1 for s in results])),
-        )
-        for (method, group), results in sorted(scores.items(), key=lambda item: (item[0][1], item[0][0]))
+        Row(method=method, group=group, images=len(scores[method, group]), abs_rel=a, delta1=d, f1=f)
+        for group in (["all", *groups] if len(groups) > 1 else groups)  # one group is all of them
+        for method in sorted({method for method, _ in scores})
+        for a, d, f in [np.mean(scores[method, group], axis=0).tolist()]
     ]
 
 
-def _write_picture(
-    path: Path,
-    photo: NDArray[np.uint8],
-    prediction: NDArray[np.float32],
-    truth: NDArray[np.float32],
-    space: str,
-) -> None:
+def _write_picture(path: Path, frame: Frame, prediction: NDArray[np.float32], space: str) -> None:
     """Photo, prediction and truth side by side, near = bright; no reading = black."""
-    valid = truth > 0
-    lo, hi = np.percentile(truth[valid], [2, 98])
+    truth, read = frame.truth_m, frame.truth_m > 0
+    lo, hi = np.percentile(truth[read], [2, 98])
     shown = colorize(np.clip((truth - lo) / (hi - lo), 0, 1).astype(np.float32), space="depth")
-    shown[~valid] = 0
+    shown[~read] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    strip = np.hstack([photo, colorize(prediction, space=space), shown])
+    strip = np.hstack([frame.photo, colorize(prediction, space=space), shown])
     cv2.imwrite(str(path), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = ["| frames | method | n | AbsRel % ↓ | δ1 % ↑ |", "|---|---|---|---|---|"]
+    lines = ["| frames | method | n | AbsRel % ↓ | δ1 % ↑ | boundary F1 % ↑ |", "|---|---|---|---|---|---|"]
     for r in rows:
-        errors = f"{100 * r.abs_rel:.1f} | {100 * r.delta1:.1f}"
+        errors = f"{100 * r.abs_rel:.1f} | {100 * r.delta1:.1f} | {100 * r.f1:.1f}"
         lines.append(f"| {r.group} | {r.method} | {r.images} | {errors} |")
     return "\n".join(lines)
 
@@ -113,20 +107,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="RGB-D pairs")
+    parser.add_argument("--scenes", type=int, help="instead: held-out scenes to render")
+    parser.add_argument("--scale", type=int, default=1, help="of the scenes, times 192×256 (default: 1)")
     parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
     parser.add_argument("--size", type=int, help="longer side of the processed image (default: the model's)")
     parser.add_argument("--pictures", type=Path, help="write photo | prediction | truth here")
     parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
     args = parser.parse_args()
+    if (args.folder is None) == (args.scenes is None):
+        parser.error("give either a folder of RGB-D pairs or --scenes N")
+    if args.scenes is None:
+        held_out, name, what = frames.rgbd(args.folder), "accuracy", "DIR"
+    else:
+        held_out, name = frames.scenes(args.scenes, scale=args.scale), "accuracy-scenes"
+        what = f"--scenes {args.scenes} --scale {args.scale}"
+    if args.size is not None:
+        what += f" --size {args.size}"
     with Depth(args.engine) as depth:
-        rows = evaluate(args.folder, depth, size=args.size, pictures=args.pictures)
+        rows = evaluate(held_out, depth, size=args.size, pictures=args.pictures)
         sha256 = depth.describe()["sha256"]
     today = datetime.date.today().isoformat()
     report = {
         "benchmark": "accuracy",
         "date": today,
-        "command": "python -m benchmarks.accuracy DIR",
+        "command": f"python -m benchmarks.accuracy {what}",
         "sha256": sha256,
         "rows": [dataclasses.asdict(r) for r in rows],
     }
@@ -135,7 +140,7 @@ def main() -> None:
     print(line)
     if args.save:
         text = f"# Accuracy, {today}\n\n`{report['command']}`\n\n{table}\n\n```json\n{line}\n```\n"
-        (RESULTS / f"accuracy-{today}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"{name}-{today}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

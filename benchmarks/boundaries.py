@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import metrics
-from benchmarks.accuracy import read_truth
+from benchmarks.frames import read_truth
 from fiffdepth_rt import Depth
 from fiffdepth_rt.files import read_photo
 

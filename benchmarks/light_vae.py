@@ -22,7 +22,6 @@ import dataclasses
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +32,17 @@ from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import metrics
-from benchmarks.accuracy import read_truth
-from benchmarks.boundaries import boundary_f1
+from benchmarks import frames
+from benchmarks.accuracy import score
+from benchmarks.frames import Frame
 from fiffdepth_rt import colorize
-from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training import checkpoint, light_vae, objective
 from training.data.normalise import normalise
-from training.data.procedural import HELD_OUT_SEED, SHAPES
-from training.scenes.layouts import FAR_M
-from training.scenes.render import render_scene
 
 RESULTS = Path(__file__).parent / "results"
-RGBD_MAX_M = 10.0
 GRID = 64
-HELD_OUT_FROM = HELD_OUT_SEED + (1 << 20)
-"""Beyond the seeds of nano's own validation scenes."""
 Array = NDArray[np.float32]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Frame:
-    """photo uint8 H×W×3; truth_m float32 H×W, valid from 1 mm to below max_m."""
-
-    name: str
-    photo: NDArray[np.uint8]
-    truth_m: Array
-    max_m: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,21 +80,6 @@ class Chain:
         return (picture.mean((0, 1)).clamp(-1, 1) * 0.5 + 0.5).numpy()
 
 
-def scenes(count: int) -> Iterator[Frame]:
-    """Rendered scenes that no training has seen."""
-    for i in range(count):
-        scene = render_scene(HELD_OUT_FROM + i, SHAPES[i % len(SHAPES)])
-        yield Frame(name=f"scene_{i:04d}", photo=scene.photo, truth_m=scene.depth_m, max_m=FAR_M)
-
-
-def rgbd(folder: Path) -> Iterator[Frame]:
-    """NAME_rgb.jpg with NAME_depth_mm.png."""
-    for path in sorted(folder.glob("*_depth_mm.png")):
-        name = path.name.removesuffix("_depth_mm.png")
-        photo = read_photo(path.with_name(f"{name}_rgb.jpg"))
-        yield Frame(name=name, photo=photo, truth_m=read_truth(path), max_m=RGBD_MAX_M)
-
-
 @torch.no_grad()
 def predictions(
     chain: Chain, halves: tuple[str, ...], frame: Frame, size: int, space: Any
@@ -121,10 +88,9 @@ def predictions(
     hw = (frame.photo.shape[0], frame.photo.shape[1])
     fitted = fit(hw, grid_for(hw, size=size))
     found: dict[tuple[str, str], Array] = {}
-    valid = _valid(frame)
-    whole = (valid | (frame.truth_m >= frame.max_m)).all() and not (hw[0] % GRID or hw[1] % GRID)
+    whole = (frame.valid | (frame.truth_m >= frame.max_m)).all() and not (hw[0] % GRID or hw[1] % GRID)
     if "decoder" in halves and whole:
-        picture = torch.from_numpy(normalise(frame.truth_m, valid, space=space))
+        picture = torch.from_numpy(normalise(frame.truth_m, frame.valid, space=space))
         latent = chain.encode(picture.expand(1, 3, -1, -1), light=False)
         for name, light in (("none", False), ("decoder", True)):
             found["depth map", name] = chain.decode(latent, light=light)
@@ -137,21 +103,13 @@ def predictions(
     return found
 
 
-def score(prediction: Array, frame: Frame, *, space: str) -> tuple[float, float, float]:
-    """AbsRel, δ1 and boundary F1, each 0 … 1."""
-    valid = _valid(frame)
-    errors = metrics.score(prediction, frame.truth_m, space=space, max_m=frame.max_m)
-    aligned = np.clip(metrics.align(prediction, frame.truth_m, valid, space=space), 1e-3, frame.max_m)
-    return errors.abs_rel, errors.delta1, boundary_f1(aligned, frame.truth_m, valid)
-
-
 def evaluate(
-    chain: Chain, halves: tuple[str, ...], frames: list[Frame], *, pictures: Path | None
+    chain: Chain, halves: tuple[str, ...], held_out: list[Frame], *, pictures: Path | None
 ) -> list[Row]:
     """Every frame, every question, every choice of halves -> means."""
     info = chain.model.info
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
-    for frame in tqdm(frames, unit="frame"):
+    for frame in tqdm(held_out, unit="frame"):
         found = predictions(chain, halves, frame, info.size_default, info.output_space)
         for key, prediction in found.items():
             scores[key].append(score(prediction, frame, space=info.output_space))
@@ -164,16 +122,11 @@ def evaluate(
     ]
 
 
-def _valid(frame: Frame) -> NDArray[np.bool_]:
-    return (frame.truth_m > 1e-3) & (frame.truth_m < frame.max_m)
-
-
 def _write_picture(path: Path, frame: Frame, found: dict[tuple[str, str], Array], space: str) -> None:
     """Photo, truth, then every prediction in the order of the table, near = bright; no reading = black."""
-    valid = _valid(frame)
-    truth = normalise(frame.truth_m, valid, space="depth") * 0.5 + 0.5
+    truth = normalise(frame.truth_m, frame.valid, space="depth") * 0.5 + 0.5
     shown = [frame.photo, colorize(truth, space="depth")]
-    shown[1][frame.truth_m <= 1e-3] = 0
+    shown[1][frame.truth_m <= frames.MIN_M] = 0
     shown += [colorize(prediction, space=space) for prediction in found.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))
@@ -208,18 +161,14 @@ def main() -> None:
             "a full VAE (`make nano` leaves it as full.safetensors)."
         )
     chain = Chain(model, vae)
-    frames = list(
-        rgbd(args.rgbd) if args.rgbd else tqdm(scenes(args.scenes), total=args.scenes, desc="render")
-    )
-    if not frames:
-        raise SystemExit(f"No NAME_depth_mm.png in {args.rgbd}: see --help for the layout.")
-    rows = evaluate(chain, halves, frames, pictures=args.pictures)
-    held_out = "--rgbd DIR" if args.rgbd else f"--scenes {args.scenes}"
+    held_out = list(frames.rgbd(args.rgbd) if args.rgbd else frames.scenes(args.scenes))
+    rows = evaluate(chain, halves, held_out, pictures=args.pictures)
+    what = "--rgbd DIR" if args.rgbd else f"--scenes {args.scenes}"
     today = datetime.date.today().isoformat()
     report = {
         "benchmark": "light_vae",
         "date": today,
-        "command": f"python -m benchmarks.light_vae {args.checkpoint.name} {args.light.name} {held_out}",
+        "command": f"python -m benchmarks.light_vae {args.checkpoint.name} {args.light.name} {what}",
         "teacher": info.teacher,
         "training": info.training,
         "rows": [dataclasses.asdict(r) for r in rows],

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy, metrics
+from benchmarks import accuracy, frames, metrics
 from fiffdepth_rt import Depth
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.bench import machine_card
@@ -114,8 +114,8 @@ def measure(
             cpu_s.append(time.process_time() - start_cpu)
             steps.append(steepness(map_))
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows = accuracy.evaluate(folder, depth, size=size, pictures=pictures)
-        (scores,) = (row for row in rows if row.group == "all" and row.method == opened.manifest.name)
+        rows = accuracy.evaluate(frames.rgbd(folder), depth, size=size, pictures=pictures)
+        scores = next(row for row in rows if row.method == opened.manifest.name)
         return Row(
             what="whole" if tiles is None else f"2×2 tiles, {tiles}",
             grid_hw=opened.grid_for((photos[0].shape[0], photos[0].shape[1]), size),

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmarks import accuracy, frames
 from benchmarks import light_vae as report
 from export.checkpoint import Given, read_checkpoint
 from export.light import read_light_half
@@ -251,8 +252,8 @@ def test_the_report_scores_the_teacher_against_itself_as_no_loss(teacher):
     full_encode, full_decode = chain.encode, chain.decode
     chain.encode = lambda pixels, light: full_encode(pixels, light=False)
     chain.decode = lambda latent, light: full_decode(latent, light=False)
-    frames = list(report.scenes(2))
-    rows = report.evaluate(chain, ("encoder", "decoder"), frames, pictures=None)
+    held_out = list(frames.scenes(2))
+    rows = report.evaluate(chain, ("encoder", "decoder"), held_out, pictures=None)
     table = {(r.question, r.halves): (r.abs_rel, r.delta1, r.f1) for r in rows}
     assert set(table) == {
         *(("depth map", h) for h in ("none", "decoder")),
@@ -264,10 +265,10 @@ def test_the_report_scores_the_teacher_against_itself_as_no_loss(teacher):
 
 
 def test_perfect_depth_scores_perfectly():
-    frame = next(report.scenes(1))
+    frame = next(frames.scenes(1))
     near = frame.truth_m < frame.max_m
     prediction = np.clip(frame.truth_m / frame.truth_m[near].max(), 0, 1)
-    abs_rel, delta1, f1 = report.score(prediction, frame, space="depth")
+    abs_rel, delta1, f1 = accuracy.score(prediction, frame, space="depth")
     assert abs_rel < 1e-5 and delta1 == 1.0 and f1 > 0.99
 
 
@@ -275,7 +276,7 @@ def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
     torch.manual_seed(0)
     light = light_vae.light_vae(width=8, encoder_blocks=(0, 0, 0, 0), decoder_blocks=(0, 0, 0, 0)).eval()
     rows = report.evaluate(
-        report.Chain(load(teacher), light), ("decoder",), list(report.scenes(1)), pictures=tmp_path
+        report.Chain(load(teacher), light), ("decoder",), list(frames.scenes(1)), pictures=tmp_path
     )
     assert [r.halves for r in rows if r.question == "photo"] == ["none", "decoder"]
     assert len(report.markdown(rows).splitlines()) == 2 + 4

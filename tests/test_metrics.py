@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, metrics
+from benchmarks import accuracy, frames, metrics
 from fiffdepth_rt import Depth
 
 
@@ -76,7 +77,7 @@ def test_a_folder_of_pairs_is_scored_beside_the_ramp_by_group(toy_dir: Path, tmp
         truth = np.broadcast_to(np.linspace(4000, 1000, 48)[:, None], (48, 64)).astype(np.uint16)
         cv2.imwrite(str(tmp_path / f"{name}_depth_mm.png"), truth)
     with Depth(toy_dir) as depth:
-        rows = accuracy.evaluate(tmp_path, depth, size=None, pictures=tmp_path / "pictures")
+        rows = accuracy.evaluate(frames.rgbd(tmp_path), depth, size=None, pictures=tmp_path / "pictures")
     by = {(r.group, r.method): r for r in rows}
     assert {g for g, _ in by} == {"room", "hall", "all"}
     assert [by[g, "ramp"].images for g in ("room", "hall", "all")] == [2, 1, 3]
@@ -84,11 +85,27 @@ def test_a_folder_of_pairs_is_scored_beside_the_ramp_by_group(toy_dir: Path, tmp
     toy = next(m for _, m in by if m != "ramp")
     assert by["all", toy].abs_rel > 0.1
     assert len(list((tmp_path / "pictures").iterdir())) == 3
-    assert "| all | ramp | 3 | 0.0 | 100.0 |" in accuracy.markdown(rows)
+    assert "| all | ramp | 3 | 0.0 | 100.0 | " in accuracy.markdown(rows)
 
 
 def test_a_truth_that_is_not_16_bit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_depth_mm.png"
     cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="16-bit"):
-        accuracy.read_truth(path)
+        frames.read_truth(path)
+
+
+def test_rendered_scenes_are_one_group_at_the_scale_asked_for(toy_dir: Path) -> None:
+    held_out = list(frames.scenes(2, scale=2))
+    assert [f.photo.shape[:2] for f in held_out] == [(384, 512)] * 2
+    with Depth(toy_dir) as depth:
+        rows = accuracy.evaluate(held_out, depth, size=None, pictures=None)
+    assert [(r.group, r.images) for r in rows] == [("scenes", 2)] * 2
+    assert all(0 <= r.f1 <= 1 for r in rows)
+
+
+@pytest.mark.parametrize("words", [[], ["somewhere", "--scenes", "2"]])
+def test_either_a_folder_or_scenes(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["accuracy", *words])
+    with pytest.raises(SystemExit, match="2"):
+        accuracy.main()
