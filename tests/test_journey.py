@@ -1,4 +1,4 @@
-"""Promises of the loss on pictures: its value, and that it wants edges to be steps."""
+"""Promises of the loss on pictures and of the weights between two stages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from training import objective
-from training.journey import decisive_loss
+from training.journey import Journey, between, decisive_loss
+from training.light_vae import light_vae
+from training.model import nano_unet
 
 
 def _row(values: list[float]) -> torch.Tensor:
@@ -50,3 +52,18 @@ def test_a_step_in_the_wrong_place_costs_less_than_a_ramp_across_the_doubt() -> 
 def test_the_truth_costs_nothing() -> None:
     picture = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert decisive_loss(picture, picture).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_between_two_stages_by_value(share: float) -> None:
+    def journey(seed: int) -> Journey:
+        torch.manual_seed(seed)
+        return Journey(light_vae(width=8), nano_unet())
+
+    before, after = journey(0), journey(1)
+    expected = [
+        (1 - share) * b + share * a for b, a in zip(before.parameters(), after.parameters(), strict=True)
+    ]
+    moved = between(before, after, share)
+    for weight, value in zip(moved.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight, value)

@@ -23,6 +23,8 @@ SKY = np.float32(1.0)
 MIN_SPAN = 0.05
 """A crop whose depth spans less of the whole picture's range than this is taken as it is: its picture would
 be the renderer's rounding, stretched."""
+TONE_GAP = 24
+"""Levels between two knots of a tone curve, at least: the rounding of a flat photo is not made stripes."""
 
 
 def frame(
@@ -61,6 +63,27 @@ def renormalised(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     if far - near < MIN_SPAN:
         return picture
     return np.clip((picture - near) / (far - near) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def develop(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """uint8 H×W×3 as rendered -> the same with the tones of a photo; one in four stays as it is.
+
+    Rendered rooms have light in every corner, photos have black ones: a tone curve takes the 10 %, 50 % and
+    90 % quantiles of the brightness to where those of a photo may lie. (Medians over 300 photos: 0.14, 0.41
+    and 0.75 of white; over 300 rendered scenes: 0.36, 0.57 and 0.81.)
+    """
+    if rng.random() < 0.25:
+        return photo
+    dark, middle, bright = np.quantile(photo[::4, ::4].mean(-1), [0.1, 0.5, 0.9])
+    middle = np.clip(middle, 2 * TONE_GAP, 255 - 2 * TONE_GAP)
+    dark = np.clip(dark, TONE_GAP, middle - TONE_GAP)
+    bright = np.clip(bright, middle + TONE_GAP, 255 - TONE_GAP)
+    to_middle = np.clip(rng.normal(0.42, 0.14), 0.08, 0.9)
+    to_dark = to_middle * rng.uniform(0, 0.7)
+    to_bright = to_middle + (1 - to_middle) * rng.uniform(0.25, 1)
+    knots = (0.0, float(dark), float(middle), float(bright), 255.0)
+    curve = np.interp(np.arange(256), knots, (0.0, to_dark, to_middle, to_bright, 1.0))
+    return cv2.LUT(photo, (curve * 255 + 0.5).astype(np.uint8)).astype(np.uint8, copy=False)
 
 
 def expose(photo: NDArray[np.uint8], rng: np.random.Generator, *, strength: float = 1.0) -> NDArray[np.uint8]:
@@ -112,7 +135,7 @@ def scene_batch(
         photo, picture = frame(
             shard.photos[k], procedural.to_picture(shard.depth[k]), shape, rng, smallest=smallest
         )
-        photos[i], pictures[i, 0] = expose(photo, rng, strength=strength), picture
+        photos[i], pictures[i, 0] = expose(develop(photo, rng), rng, strength=strength), picture
     return photo_tensor(photos), torch.from_numpy(pictures)
 
 

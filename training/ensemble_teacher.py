@@ -2,8 +2,8 @@
 
 The paper's teacher (Depth Anything V2) is robust because it saw everything and soft because its head is
 coarse. Ours starts where the student starts with its UNet made twice as wide (`training.widening`), goes on
-with scenes at half the size through strong augmentation, and is the mean over sizes and mirror images. What
-one look gets wrong the others outvote; where they disagree, an edge is soft.
+with scenes through strong augmentation, and is the mean over sizes and mirror images. What one look gets
+wrong the others outvote; where they disagree, an edge is soft.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, TeacherMap
 from training.tensors import autocast, photo_tensor
 
-SIZES = (192, 256)
+SIZES = (256, 512)
 """Longer sides at which a photo is looked at, px."""
 
 
@@ -26,7 +26,7 @@ class EnsembleTeacher:
     """A `training.teachers.Teacher`. network: photos N×3×h×w in [-1, 1] -> depth pictures N×1×h×w."""
 
     name = (
-        "nano's network with its UNet twice as wide (26 million parameters), trained on scenes with strong "
+        "nano's network with its UNet twice as wide (25 million parameters), trained on scenes with strong "
         "augmentation, mean over two sizes and mirror images"
     )
     licence = "Apache-2.0"

@@ -3,10 +3,12 @@
 A large VAE is frozen and its latents are the targets. A small one loses what the depth map needs, so here the
 encoder, the UNet and the decoder learn together:
 
-    joint    rendered scenes as they are, at their own size
+    joint    rendered scenes as they are but for their tones, at their own size
     fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
-    wide     goes on from joint, wider: scenes strongly augmented, at half the size; it becomes the teacher
+    wide     goes on from fine, wider: scenes strongly augmented, at two sizes; it becomes the teacher
     method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
+
+nano is half-way between the last two (`between`).
 """
 
 from __future__ import annotations
@@ -30,8 +32,7 @@ from training.data.labels import LabelStore
 from training.model import nano_prompt
 from training.tensors import autocast, depth_tensor, photo_tensor
 
-WIDE_SHAPES = ((128, 192), (128, 192), (192, 128), (128, 128))
-METHOD_SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
+SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
 LARGE = 2
 """Times the sides of the small scenes, those of the large ones."""
@@ -99,9 +100,26 @@ class TwoSizes:
             held_out_large=scenes_in(run / "held_out_large"),
         )
 
+    def framed(self, step: int) -> tuple[Shards, list[tuple[int, int]]]:
+        """Scenes for step `step`, and the shapes that parts of them may take."""
+        shards, scale = (self.large, LARGE) if is_large(step) else (self.small, 1)
+        return shards, [(scale * h, scale * w) for h, w in SHAPES]
+
     def errors(self, journey: torch.nn.Module) -> dict[str, float]:
         large = held_out_error(journey, self.held_out_large, each=8)
         return {**held_out_error(journey, self.held_out), "held_out_large_mae": large["held_out_mae"]}
+
+
+@torch.no_grad()
+def between(before: Journey, after: Journey, share: float) -> Journey:
+    """`before` with each weight moved by `share` of the way to `after`'s, in place.
+
+    A stage that makes a network robust costs it some of what it knew; on the line between the two much of
+    both is kept. Wortsman et al., Robust fine-tuning of zero-shot models (CVPR 2022), section 3.
+    """
+    for weight, moved in zip(before.parameters(), after.parameters(), strict=True):
+        weight.lerp_(moved, share)
+    return before
 
 
 def is_large(step: int) -> bool:
@@ -110,14 +128,15 @@ def is_large(step: int) -> bool:
 
 
 def as_they_are(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """This process's part of batch `step`: photos N×3×H×W and depth pictures N×1×H×W, perhaps mirrored.
+    """This process's part of batch `step`: developed photos N×3×H×W, depth pictures N×1×H×W.
 
     All processes take the same shard, and so the same shape. seed: and seed + 4, which draws the shard.
     """
     rng = np.random.default_rng([seed, parallel.draw(step)])
     shard = shards[np.random.default_rng([seed + 4, step]).integers(len(shards))]
     picks = np.sort(rng.integers(0, len(shard.photos), count))
-    photos = augment.jitter(photo_tensor(shard.photos[picks]), rng)
+    developed = np.stack([augment.develop(photo, rng) for photo in shard.photos[picks]])
+    photos = augment.jitter(photo_tensor(developed), rng)
     depth = depth_tensor(shard.depth[picks])[:, :1]
     return (photos.flip(-1), depth.flip(-1)) if rng.random() < 0.5 else (photos, depth)
 
@@ -149,19 +168,21 @@ def train_fine(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: i
     _fit(journey, loss_at, schedule, run / "fine", scenes.errors)
 
 
-def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
-    """The same through strong augmentation, at half the size: more scenes for the time, no detail."""
-    shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
+def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int, large_batch: int) -> None:
+    """The same through strong augmentation: what does not depend on how renderers make pictures."""
+    both = TwoSizes.of(run)
 
     def loss_at(step: int) -> torch.Tensor:
+        shards, shapes = both.framed(step)
+        count = large_batch if is_large(step) else batch
         photos, pictures = augment.scene_batch(
-            shards, parallel.draw(step), batch, WIDE_SHAPES, seed=31, strength=0.8
+            shards, parallel.draw(step), count, shapes, seed=31, strength=0.8
         )
         with autocast():
             predicted = journey(photos)
         return decisive_loss(pictures, predicted)
 
-    _fit(journey, loss_at, schedule, run / "wide", lambda m: held_out_error(m, held_out))
+    _fit(journey, loss_at, schedule, run / "wide", both.errors)
 
 
 def decisive_loss(target: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
@@ -212,9 +233,7 @@ def train_method(
     usable = [] if real is None else [i for i, name in enumerate(real[0].names) if name in real[1]]
 
     def loss_at(step: int) -> torch.Tensor:
-        part, large = parallel.draw(step), is_large(step)
-        shards, scale = (both.large, LARGE) if large else (both.small, 1)
-        shapes = [(scale * h, scale * w) for h, w in METHOD_SHAPES]
+        part, (shards, shapes) = parallel.draw(step), both.framed(step)
         scenes, truth = augment.scene_batch(shards, part, half, shapes, seed=37, strength=0.5, smallest=0.75)
         random = torch.Generator().manual_seed(part)
         t = diffusion.random_steps(half, random)

@@ -14,10 +14,10 @@ Stages, each a folder in the run that is finished when its result is there:
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large                                                scenes at twice the size
     fine               joint goes on with the light VAE, at both sizes          training/journey.py
-    wide               joint's UNet twice as wide, strongly augmented scenes    training/widening.py
+    wide               fine's UNet twice as wide, strongly augmented scenes     training/widening.py
     labels             photos -> what that, the teacher, sees in them           training/ensemble_teacher.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/journey.py
-    nano.safetensors   the checkpoint that export takes
+    nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
 Without photos there is no teacher, and the last stage is the synthetic half of the method.
 """
@@ -53,7 +53,7 @@ from training.config import Base
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.journey import LARGE, Journey, train_fine, train_joint, train_method, train_wide
+from training.journey import LARGE, Journey, between, train_fine, train_joint, train_method, train_wide
 from training.model import nano_prompt, nano_unet, nano_vae
 from training.tensors import autocast, depth_tensor, photo_tensor
 from training.widening import widen_into
@@ -96,11 +96,15 @@ class Plan:
     large_held_out: int = 200
     fine_batch: int = 4
     fine_large_batch: int = 2
-    fine: loop.Schedule = loop.Schedule(steps=5_500, lr=6e-4, save_every=250)
-    wide_batch: int = 8
-    wide: loop.Schedule = loop.Schedule(steps=750, lr=5e-4, warmup=50, save_every=50, average=0.995)
+    fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
+    wide_batch: int = 4
+    wide_large_batch: int = 2
+    wide: loop.Schedule = loop.Schedule(steps=900, lr=3e-4, warmup=50, save_every=50, average=0.995)
     method_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=800, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
+    # and little more than the method on augmented ones (docs/nano.md).
+    method_share: float = 0.5
     # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
     real_weight: float = 0.25
     # A picture's edges are one pixel wide: λ_GM is twice the paper's. No prior is to be kept: λ_k is small.
@@ -135,6 +139,7 @@ TINY = Plan(
     fine_large_batch=1,
     wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     wide_batch=1,
+    wide_large_batch=1,
     method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     method_half=1,
 )
@@ -320,10 +325,11 @@ def start_fine(run: Path, plan: Plan) -> None:
 
 
 def start_wide(run: Path, plan: Plan) -> None:
-    joint = journey_after(run, "joint")
+    fine = journey_after(run, "fine")
     unet = nano_unet(width=TEACHER_WIDTH)
-    widen_into(joint.unet, unet)
-    train_wide(run, Journey(joint.vae, unet), plan.wide, batch=plan.wide_batch)
+    widen_into(fine.unet, unet)
+    journey = Journey(fine.vae, unet)
+    train_wide(run, journey, plan.wide, batch=plan.wide_batch, large_batch=plan.wide_large_batch)
 
 
 def start_method(run: Path, plan: Plan, real: Real | None) -> None:
@@ -339,11 +345,11 @@ def start_method(run: Path, plan: Plan, real: Real | None) -> None:
 
 
 def journey_after(run: Path, stage: str) -> Journey:
-    """All three networks as "joint", "wide", "fine" or "method" left them; the last two with a light VAE."""
-    if stage in ("fine", "method"):
-        vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
-    else:
+    """All three networks as "joint", "fine", "wide" or "method" left them; after joint with a light VAE."""
+    if stage == "joint":
         vae = load_vae(run)
+    else:
+        vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
     journey = Journey(vae, nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
     journey.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return journey
@@ -423,7 +429,9 @@ def train(
             labels = label_photos(run, photos)
         real = (photos, labels)
     parallel.run(plan.processes, start_method, run, plan, real)
-    return write_checkpoint(run / "nano.safetensors", plan, journey_after(run, "method"), real, size=512)
+    fine, method = journey_after(run, "fine"), journey_after(run, "method")
+    journey = between(fine, method, plan.method_share)
+    return write_checkpoint(run / "nano.safetensors", plan, journey, real, size=512)
 
 
 def main() -> None:
