@@ -1,13 +1,12 @@
-"""Are the edges where they belong? Depth Pro's boundary metrics, plain numpy, and a command on folders.
+"""Are the edges where they belong? Depth Pro's boundary metrics, plain numpy, and a command for mattes.
 
     python -m benchmarks.boundaries DIR                           # the bundled model
     python -m benchmarks.boundaries DIR --engine engines/fiffdepth --far-over-near 10
 
-DIR holds NAME_rgb.jpg (or .png) with NAME_depth_mm.png beside it (16-bit millimetres, 0 = no reading) for F1,
-or NAME_matte.png (8-bit alpha, white = foreground) for recall. For F1 the prediction is aligned to the truth
-by least squares and clipped to 1 mm … 10 m, as in benchmarks/metrics.py. A matte has no depth to align to:
-there a map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from near/far to 1), and the
-score depends on that ratio.
+DIR holds NAME_rgb.jpg (or .png) with NAME_matte.png beside it (8-bit alpha, white = foreground). A matte has
+no depth to align to: a map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from
+near/far to 1), and the recall of the matte's outline depends on that ratio. F1 on photos with depth:
+benchmarks/accuracy.py.
 
 Source: Bochkovskii et al., Depth Pro (ICLR 2025), section 4.2 and its eval/boundary_metrics.py. An edge is a
 pair of neighbours whose inverse depths have a ratio above t, in one of four directions; scale cancels, shift
@@ -18,16 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from benchmarks import metrics
-from benchmarks.frames import read_truth
+from benchmarks.frames import beside
 from fiffdepth_rt import Depth
 from fiffdepth_rt.files import read_photo
 
@@ -121,18 +117,6 @@ def _strongest_of_runs(edges: Mask, steps: NDArray[np.float64], *, axis: int) ->
     return kept if axis == 1 else kept.T
 
 
-def _frames(folder: Path, suffix: str) -> Iterator[tuple[Path, Path]]:
-    """(photo, truth) for each truth file NAME`suffix` of `folder`."""
-    for truth in sorted(folder.glob(f"*{suffix}")):
-        name = truth.name.removesuffix(suffix)
-        photo = next(
-            (p for p in (folder / f"{name}_rgb.jpg", folder / f"{name}_rgb.png") if p.exists()), None
-        )
-        if photo is None:
-            raise SystemExit(f"No {name}_rgb.jpg or .png beside {truth}: every truth needs its photo.")
-        yield photo, truth
-
-
 def _unaligned_depth(map_: NDArray[np.float32], *, space: str, far_over_near: float) -> NDArray[np.float32]:
     """Affine map in [0, 1] -> depth in near planes, 1 … far_over_near."""
     if space == "disparity":
@@ -140,27 +124,17 @@ def _unaligned_depth(map_: NDArray[np.float32], *, space: str, far_over_near: fl
     return 1 + map_ * (far_over_near - 1)
 
 
-def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: float) -> dict[str, list[float]]:
-    """Every pair of `folder` -> {"f1": [...], "recall": [...]}, each in the order of the file names."""
-    scores: dict[str, list[float]] = {"f1": [], "recall": []}
-    for photo, path in tqdm(list(_frames(folder, "_depth_mm.png")), unit="frame", desc="depth"):
-        truth = read_truth(path)
-        valid = (truth > 1e-3) & (truth < 10)
-        map_ = depth.infer(read_photo(photo), size=size)
-        aligned = np.clip(metrics.align(map_, truth, valid, space=depth.output_space), 1e-3, 10)
-        scores["f1"].append(boundary_f1(aligned, truth, valid))
-    for photo, path in tqdm(list(_frames(folder, "_matte.png")), unit="frame", desc="mattes"):
+def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: float) -> list[float]:
+    """Recall of every matte of `folder`, in the order of the file names."""
+    recalls = []
+    for _, photo, path in beside(folder, "_matte.png"):
         alpha = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if alpha is None:
             raise SystemExit(f"{path} is not a picture.")
         map_ = depth.infer(read_photo(photo), size=size)
         shown = _unaligned_depth(map_, space=depth.output_space, far_over_near=far_over_near)
-        scores["recall"].append(boundary_recall(shown, alpha > 0.1 * 255))
-    if not any(scores.values()):
-        raise SystemExit(
-            f"No NAME_depth_mm.png and no NAME_matte.png in {folder}: see --help for the layout."
-        )
-    return scores
+        recalls.append(boundary_recall(shown, alpha > 0.1 * 255))
+    return recalls
 
 
 def main() -> None:
@@ -171,17 +145,20 @@ def main() -> None:
     parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
     parser.add_argument("--size", type=int, help="longer side of the processed image (default: the model's)")
     parser.add_argument(
-        "--far-over-near", type=float, default=10, help="for mattes: the depth range of a map (default: 10)"
+        "--far-over-near", type=float, default=10, help="the depth range of a map (default: 10)"
     )
     args = parser.parse_args()
     with Depth(args.engine) as depth:
-        scores = evaluate(args.folder, depth, size=args.size, far_over_near=args.far_over_near)
+        recalls = evaluate(args.folder, depth, size=args.size, far_over_near=args.far_over_near)
         name, sha256 = depth.manifest.name, depth.describe()["sha256"]
-    print("| method | score | n | mean |\n|---|---|---|---|")
-    for kind, values in scores.items():
-        if values:
-            print(f"| {name} | boundary {kind} | {len(values)} | {np.mean(values):.3f} |")
-    report = {"benchmark": "boundaries", "sha256": sha256, "far_over_near": args.far_over_near} | scores
+    print("| method | n | boundary recall % ↑ |\n|---|---|---|")
+    print(f"| {name} | {len(recalls)} | {100 * np.mean(recalls):.1f} |")
+    report = {
+        "benchmark": "boundaries",
+        "sha256": sha256,
+        "far_over_near": args.far_over_near,
+        "recall": recalls,
+    }
     print(json.dumps(report))
 
 

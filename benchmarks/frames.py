@@ -1,6 +1,6 @@
 """Photos with exact depth, metres: a folder of RGB-D pairs, or scenes rendered from seeds no training sees.
 
-A folder holds pairs NAME_rgb.jpg and NAME_depth_mm.png (16-bit millimetres, 0 = no reading).
+A folder holds pairs NAME_rgb.jpg (or .png) and NAME_depth_mm.png (16-bit millimetres, 0 = no reading).
 """
 
 from __future__ import annotations
@@ -48,23 +48,41 @@ def read_truth(path: Path) -> NDArray[np.float32]:
     return raw.astype(np.float32) / 1000
 
 
-def rgbd(folder: Path) -> Iterator[Frame]:
-    """The pairs of a folder by name; the group is what stands before NAME's last "_". With progress.
+def beside(folder: Path, suffix: str) -> Iterator[tuple[str, Path, Path]]:
+    """(NAME, NAME_rgb.jpg or .png, NAME`suffix`) by name, with progress.
 
-    Raises SystemExit where there are none.
+    Raises SystemExit where there are none, or one has no photo.
     """
-    paths = sorted(folder.glob("*_depth_mm.png"))
-    if not paths:
-        raise SystemExit(f"No NAME_depth_mm.png in {folder}: see --help for the layout.")
-    for path in tqdm(paths, unit="frame"):
-        name = path.name.removesuffix("_depth_mm.png")
-        photo = read_photo(path.with_name(f"{name}_rgb.jpg"))
-        group = name.rsplit("_", 1)[0]
-        yield Frame(name=name, group=group, photo=photo, truth_m=read_truth(path), max_m=RGBD_MAX_M)
+    truths = sorted(folder.glob(f"*{suffix}"))
+    if not truths:
+        raise SystemExit(f"No NAME{suffix} in {folder}: see --help for the layout.")
+    for truth in tqdm(truths, unit="frame"):
+        name = truth.name.removesuffix(suffix)
+        photo = next((p for ext in ("jpg", "png") if (p := folder / f"{name}_rgb.{ext}").exists()), None)
+        if photo is None:
+            raise SystemExit(f"No {name}_rgb.jpg or .png beside {truth}: every truth needs its photo.")
+        yield name, photo, truth
+
+
+def rgbd(folder: Path) -> Iterator[Frame]:
+    """The pairs of a folder by name; the group is what stands before NAME's last "_"."""
+    for name, photo, truth in beside(folder, "_depth_mm.png"):
+        yield Frame(
+            name=name,
+            group=name.rsplit("_", 1)[0],
+            photo=read_photo(photo),
+            truth_m=read_truth(truth),
+            max_m=RGBD_MAX_M,
+        )
 
 
 def scenes(count: int, *, scale: int = 1) -> Iterator[Frame]:
-    """Rendered scenes that no training has seen, at `scale` times training's SHAPES. With progress."""
+    """Rendered scenes that no training has seen, at `scale` times training's SHAPES. With progress.
+
+    Raises SystemExit where count or scale is not positive.
+    """
+    if count < 1 or scale < 1:
+        raise SystemExit(f"{count} scenes at {scale} times the size: both are at least 1.")
     for i in tqdm(range(count), unit="scene"):
         h, w = SHAPES[i % len(SHAPES)]
         scene = render_scene(HELD_OUT_FROM + i, (scale * h, scale * w))

@@ -33,7 +33,6 @@ from benchmarks import accuracy, frames, metrics
 from fiffdepth_rt import Depth
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.bench import machine_card
-from fiffdepth_rt.files import read_photo
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (192, 256, 384, 512, 768, 1024)
@@ -102,7 +101,7 @@ def measure(
     folder: Path, engine: Path | None, size: int, *, tiles: str | None, runs: int, pictures: Path | None
 ) -> Row:
     """One size on every pair of `folder`. tiles: of TILES, or None for whole photos."""
-    photos = [read_photo(path) for path in sorted(folder.glob("*_rgb.jpg"))]
+    photos = [frame.photo for frame in frames.rgbd(folder)]
     with Depth(engine) as opened:
         depth: Any = opened if tiles is None else _Tiled(opened, aligned=tiles == "aligned")
         depth.infer(photos[0], size=size)

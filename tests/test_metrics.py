@@ -109,3 +109,13 @@ def test_either_a_folder_or_scenes(words: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", ["accuracy", *words])
     with pytest.raises(SystemExit, match="2"):
         accuracy.main()
+
+
+def test_frames_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"No NAME_depth_mm.png in"):
+        next(frames.rgbd(tmp_path))
+    (tmp_path / "a_1_depth_mm.png").touch()
+    with pytest.raises(SystemExit, match=r"No a_1_rgb.jpg or .png beside"):
+        next(frames.rgbd(tmp_path))
+    with pytest.raises(SystemExit, match="both are at least 1"):
+        next(frames.scenes(0))
