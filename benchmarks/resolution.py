@@ -16,6 +16,7 @@ values; "aligned" first fits each one's scale and shift to the whole photo at th
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import datetime
 import json
@@ -130,8 +131,8 @@ def measure(
 
 def measure_apart(*args: Any, **options: Any) -> Row:
     """`measure` in a fresh process, whose peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, args, options)
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *args, **options).result()
 
 
 def markdown(rows: list[Row]) -> str:
