@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fiffdepth_rt.files import read_photo
-from training.data.procedural import HELD_OUT_SEED, SHAPES
-from training.scenes.layouts import FAR_M
-from training.scenes.render import render_scene
 
 MIN_M = 1e-3
 RGBD_MAX_M = 10.0
-HELD_OUT_FROM = HELD_OUT_SEED + (1 << 20)
-"""Beyond the seeds of nano's own validation scenes."""
+SEEDS_BEYOND = 1 << 20
+"""As far beyond the seeds of nano's own validation scenes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,13 +76,18 @@ def rgbd(folder: Path) -> Iterator[Frame]:
 def scenes(count: int, *, scale: int = 1) -> Iterator[Frame]:
     """Rendered scenes that no training has seen, at `scale` times training's SHAPES. With progress.
 
-    Raises SystemExit where count or scale is not positive.
+    Needs the extra [training], whose renderer it is: pairs do not. Raises SystemExit where count or scale is
+    not positive.
     """
+    from training.data.procedural import HELD_OUT_SEED, SHAPES
+    from training.scenes.layouts import FAR_M
+    from training.scenes.render import render_scene
+
     if count < 1 or scale < 1:
         raise SystemExit(f"{count} scenes at {scale} times the size: both are at least 1.")
     for i in tqdm(range(count), unit="scene"):
         h, w = SHAPES[i % len(SHAPES)]
-        scene = render_scene(HELD_OUT_FROM + i, (scale * h, scale * w))
+        scene = render_scene(HELD_OUT_SEED + SEEDS_BEYOND + i, (scale * h, scale * w))
         yield Frame(
             name=f"scene_{i:04d}", group="scenes", photo=scene.photo, truth_m=scene.depth_m, max_m=FAR_M
         )

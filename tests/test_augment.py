@@ -64,12 +64,12 @@ def textured(level: float, contrast: float) -> np.ndarray:
 
 
 def test_tones_come_out_as_photos_have_them() -> None:
-    """Of bright pictures without black: quantiles near those measured over 300 photos (`develop`)."""
+    """Of bright pictures without black: quantiles near the medians over 300 photos (`develop`)."""
     seen = [augment.develop(textured(150, 25), np.random.default_rng(s)) for s in range(200)]
     changed = [photo for photo in seen if not np.array_equal(photo, textured(150, 25))]
     assert 0.6 < len(changed) / len(seen) < 0.9
     dark, middle, bright = np.median([np.quantile(p, [0.1, 0.5, 0.9]) / 255 for p in changed], axis=0)
-    assert (dark, middle, bright) == pytest.approx((0.14, 0.42, 0.78), abs=0.05)
+    assert (dark, middle, bright) == pytest.approx((0.14, 0.41, 0.75), abs=0.05)
 
 
 @pytest.mark.parametrize("level", [0, 3, 128, 250, 255])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,3 +120,9 @@ def test_frames_that_are_missing_are_named(tmp_path: Path) -> None:
         next(frames.rgbd(tmp_path))
     with pytest.raises(SystemExit, match="both are at least 1"):
         next(frames.scenes(0))
+
+
+def test_pairs_are_scored_without_what_training_needs() -> None:
+    words = "import sys; sys.modules['embreex'] = sys.modules['torch'] = None; "
+    words += "import benchmarks.accuracy, benchmarks.boundaries, benchmarks.resolution"
+    subprocess.run([sys.executable, "-c", words], check=True, cwd=Path(__file__).parents[1])

@@ -3,12 +3,12 @@
 A large VAE is frozen and its latents are the targets. A small one loses what the depth map needs, so here the
 encoder, the UNet and the decoder learn together:
 
-    joint    rendered scenes as they are but for their tones, at their own size
+    joint    whole rendered scenes, at their own size
     fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
     wide     goes on from fine, wider: scenes strongly augmented, at two sizes; it becomes the teacher
     method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
 
-nano is half-way between the last two (`between`).
+nano is half-way between fine and method (`between`).
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def is_large(step: int) -> bool:
     return bool(np.random.default_rng([53, step]).random() < LARGE_SHARE)
 
 
-def as_they_are(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """This process's part of batch `step`: developed photos N×3×H×W, depth pictures N×1×H×W.
+def whole_scenes(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """This process's part of batch `step`: photos N×3×H×W, depth pictures N×1×H×W, not cut, perhaps mirrored.
 
     All processes take the same shard, and so the same shape. seed: and seed + 4, which draws the shard.
     """
@@ -146,7 +146,7 @@ def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: 
     shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
 
     def loss_at(step: int) -> torch.Tensor:
-        photos, depth = as_they_are(shards, step, batch, seed=19)
+        photos, depth = whole_scenes(shards, step, batch, seed=19)
         with autocast():
             predicted = journey(photos)
         return decisive_loss(depth, predicted)
@@ -160,7 +160,7 @@ def train_fine(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: i
 
     def loss_at(step: int) -> torch.Tensor:
         shards, count = (scenes.large, large_batch) if is_large(step) else (scenes.small, batch)
-        photos, depth = as_they_are(shards, step, count, seed=43)
+        photos, depth = whole_scenes(shards, step, count, seed=43)
         with autocast():
             predicted = journey(photos)
         return decisive_loss(depth, predicted)
