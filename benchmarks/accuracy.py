@@ -6,7 +6,7 @@
 
 DIR holds pairs NAME_rgb.jpg and NAME_depth_mm.png (16-bit millimetres, 0 = no reading), grouped by the part
 of NAME before its last "_" (dining_1, dining_2 -> dining). Predictions are aligned by least squares and
-clipped to 1 mm … 10 m, scenes to their renderer's range (benchmarks/metrics.py); boundary F1 is that of the
+clipped to 1 mm … 10 m, scenes to their renderer's range (training/metrics.py); boundary F1 is that of the
 aligned depth (benchmarks/boundaries.py).
 """
 
@@ -24,10 +24,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import frames, metrics
 from benchmarks.boundaries import boundary_f1
-from benchmarks.frames import Frame
+from benchmarks.sets import frames
+from benchmarks.sets.frames import Frame
 from fiffdepth_rt import Depth, colorize
+from training import metrics
 
 RESULTS = Path(__file__).parent / "results"
 

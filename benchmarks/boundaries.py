@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.frames import beside
+from benchmarks.sets.frames import beside
 from fiffdepth_rt import Depth
 from fiffdepth_rt.files import read_photo
 

@@ -24,13 +24,14 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from benchmarks import machine, ours
-from benchmarks.rows import ROOT, Row, Spec, measure_apart
-from benchmarks.table import Table
-from fiffdepth_rt import engine_dir
+from benchmarks import machine
+from benchmarks.rows import ours
+from benchmarks.rows.row import ROOT, Row, Spec, measure_apart
+from benchmarks.rows.table import Table
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.backends.threads import default_threads
-from fiffdepth_rt.engine_dir import read_manifest
+from fiffdepth_rt.engine_dir import manifest as engine_dir
+from fiffdepth_rt.engine_dir.manifest import read_manifest
+from fiffdepth_rt.machine import default_threads
 
 RESULTS = Path(__file__).parent / "results"
 GROWTH = (256, 512, 768, 1024)
@@ -221,7 +222,7 @@ def run(plan: Plan, records: Records, command: str) -> Table:
 
 def save(table: Table, folder: Path, name: str) -> Path:
     """Table -> latency-<name>-<machine>-<date>.md, .json and .png in `folder`. Returns the first."""
-    from benchmarks import picture
+    from benchmarks.rows import picture
 
     processor = table.card["CPU" if table.device == "cpu" else "GPU"]
     stem = f"latency-{name}-{slug(processor)}-{table.date}"

@@ -10,7 +10,7 @@ benchmarks/accuracy.py takes it. Two questions:
     depth map -> latent -> depth map            what the decoder alone loses
     photo -> latent -> depth latent -> depth    what the whole chain loses, by the halves replaced
 
-Predictions are aligned to metres by least squares (benchmarks/metrics.py), clipped to 1 mm … the range of the
+Predictions are aligned to metres by least squares (training/metrics.py), clipped to 1 mm … the range of the
 data, and scored on valid pixels: AbsRel, δ1, and boundary F1 (benchmarks/boundaries.py) of the aligned depth.
 In torch, fp32, by diffusers' own modules; exported graphs are held against these by the export.
 """
@@ -32,13 +32,15 @@ from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import frames
 from benchmarks.accuracy import score
-from benchmarks.frames import Frame
+from benchmarks.sets import frames
+from benchmarks.sets.frames import Frame
 from fiffdepth_rt import colorize
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
-from training import checkpoint, light_vae, objective
+from training import objective
 from training.data.normalise import normalise
+from training.weights import light as light_vae
+from training.weights import ours as checkpoint
 
 RESULTS = Path(__file__).parent / "results"
 GRID = 64

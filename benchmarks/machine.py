@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fiffdepth_rt.bench import machine_card
+from fiffdepth_rt.program.bench import machine_card
 from fiffdepth_rt.version import __version__
 
 LIBRARIES = (

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from fiffdepth_rt.engine_dir import EngineDir, PlanRecord, open_engine_dir
+from fiffdepth_rt.backends.tensorrt.versions import PlanJob, Target, check_fits
+from fiffdepth_rt.engine_dir.manifest import EngineDir, PlanRecord, open_engine_dir
 from fiffdepth_rt.errors import FiffDepthError, PlanMismatchError
-from fiffdepth_rt.plan_rules import PlanJob, Target, check_fits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def inspect(engine_dir: EngineDir, target: Target) -> Iterator[tuple[PlanRecord,
     """The plans that run here, with their layers."""
     import tensorrt as trt
 
-    from fiffdepth_rt.trt_run import deserialize
+    from fiffdepth_rt.backends.tensorrt.opened import deserialize
 
     for plan in engine_dir.manifest.plans:
         try:
@@ -79,7 +79,7 @@ def main(directory: Path, names: bool) -> None:
     """
     try:
         engine_dir = open_engine_dir(directory)
-        from fiffdepth_rt.trt_build import TensorRtWorkshop
+        from fiffdepth_rt.backends.tensorrt.builder import TensorRtWorkshop
 
         for plan, layers in inspect(engine_dir, TensorRtWorkshop().target):
             click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")

@@ -30,10 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy, frames, metrics
+from benchmarks import accuracy
+from benchmarks.sets import frames
 from fiffdepth_rt import Depth
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.bench import machine_card
+from fiffdepth_rt.program.bench import machine_card
+from training import metrics
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (192, 256, 384, 512, 768, 1024)

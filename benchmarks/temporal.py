@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import metrics
 from fiffdepth_rt import Depth
 from fiffdepth_rt.smoothing import Smoother
+from training import metrics
 from training.scenes.layouts import Camera, Scene, make_scene
 from training.scenes.render import render_view
 

@@ -27,18 +27,22 @@ import click
 
 from export import parity
 from export.camera import camera_fit
-from export.checkpoint import Given, Model, read_checkpoint
 from export.cost import cost_table
 from export.folding import FOLD_NAMES
 from export.golden_photos import golden_images
 from export.graph_set import compare_graph_set, write_graph_set
+from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
 from export.precision import Precision
 from export.recipe import RECIPES
 from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
-from fiffdepth_rt.backends import openvino, tensorrt
-from fiffdepth_rt.engine_dir import (
+from fiffdepth_rt.backends.openvino import backend as openvino
+from fiffdepth_rt.backends.tensorrt import backend as tensorrt
+from fiffdepth_rt.backends.tensorrt.build import build_plans
+from fiffdepth_rt.backends.tensorrt.versions import Request
+from fiffdepth_rt.engine_dir.golden import Row, read_golden
+from fiffdepth_rt.engine_dir.manifest import (
     OUTPUT_SPACES,
     Licence,
     Manifest,
@@ -48,9 +52,6 @@ from fiffdepth_rt.engine_dir import (
     write_manifest,
 )
 from fiffdepth_rt.errors import BuildError, FiffDepthError, ParityError
-from fiffdepth_rt.parity import Row, read_golden
-from fiffdepth_rt.plan_rules import Request
-from fiffdepth_rt.plans import build_plans
 from fiffdepth_rt.verify import record_parity
 
 GOLDEN = "golden.npz"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.checkpoint import Model, parameter_count
 from export.folding import FOLD_NAMES
 from export.graph_set import build_stage
+from export.model import Model, parameter_count
 from export.stages import LATENT_CHANNELS, STAGES, VAE_FACTOR, Stage
 
 

@@ -15,7 +15,7 @@ import torch
 
 from export.errors import GraphExportError
 from export.stages import Stage
-from fiffdepth_rt.engine_dir import JOURNEY
+from fiffdepth_rt.engine_dir.manifest import JOURNEY
 
 Array = npt.NDArray[Any]
 

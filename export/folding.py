@@ -1,7 +1,7 @@
 """Exact folds: what is constant in a stage moves into the weights next to it, and the result stays the same.
 
 Each fold takes a stage (stages.py) and changes it in place. All arithmetic is done in float64 and rounded
-once. FOLDS says which there are; tests/test_export_folding.py holds each against its unfolded twin.
+once. FOLDS says which there are; tests/export/test_folding.py holds each against its unfolded twin.
 
     fold         stage     what becomes what
     posterior    encoder   conv_out, quant_conv (mean half) and the scaling factor -> conv_out

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fiffdepth_rt.engine_dir.golden import NOISE
 from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.image import fit, grid_for, to_grid
-from fiffdepth_rt.parity import NOISE
 
 # CC0, see examples/README.md: its pixels are passed on inside golden.npz.
 DEFAULT_PHOTO = Path(__file__).parents[1] / "examples" / "coffee.jpg"

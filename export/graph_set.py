@@ -11,18 +11,18 @@ from typing import Any
 
 from export import parity
 from export.camera import CameraDecoderStage, CameraEncoderStage, camera_fit
-from export.checkpoint import Model, parameter_count
 from export.engines import OnnxRuntimeStages, TorchStages
 from export.folding import fold
 from export.golden_photos import golden_photos
+from export.model import Model, parameter_count
 from export.onnx_graphs import GraphForm, WrittenGraph, write_graph
 from export.precision import Precision, cast
 from export.recipe import output_scale
 from export.stages import STAGES, DecoderStage, EncoderStage, Stage, UnetStage
 from export.workplace import Workplace
-from fiffdepth_rt import engine_dir
+from fiffdepth_rt.engine_dir import manifest as engine_dir
+from fiffdepth_rt.engine_dir.golden import Array, Golden, Row, Where
 from fiffdepth_rt.image import fit, to_grid, to_photo
-from fiffdepth_rt.parity import Array, Golden, Row, Where
 
 WEIGHTS_ONLY = "weights only: CPU kernels compute in fp32"
 OVERFLOW_ONLY = "overflow only: torch in half precision on the CPU"

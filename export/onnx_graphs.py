@@ -23,7 +23,7 @@ from export.half_storage import store_exact_halves
 from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
 from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
-from fiffdepth_rt.engine_dir import JOURNEY, Dim, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, Dim, TensorSpec
 
 GRID_MULTIPLE = 64
 # Protobuf ends at 2 GiB, and several readers copy the whole file: weights beyond this lie beside the graph.

@@ -1,4 +1,4 @@
-"""What the checkpoint computes, and the graphs held against it. The comparison itself is fiffdepth_rt.parity.
+"""What the checkpoint computes, and the graphs held against it (by fiffdepth_rt.engine_dir.golden).
 
 The reference is computed from diffusers' own modules and scheduler, not from our stages, in fp32. It is kept
 as golden.npz, so that a machine without torch can judge its own engines.
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from export.checkpoint import Model
+from export.model import Model
 from export.precision import Precision
 from export.recipe import scheduler_of
 from export.stages import STAGES
-from fiffdepth_rt import parity
+from fiffdepth_rt.engine_dir import golden as parity
+from fiffdepth_rt.engine_dir.golden import Array, Golden, Row, StageValues, Where
 from fiffdepth_rt.errors import ParityError
-from fiffdepth_rt.parity import Array, Golden, Row, StageValues, Where
 
 CAMERA_MEAN_ABS = (
     5e-3  # of depth in [0, 1]: the host rounds the resized picture to 8 bits, the graph does not

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir import MANIFEST_NAME, FileRecord, hash_file
+from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord, hash_file
 from fiffdepth_rt.errors import OutputError
 
 STATE_NAME = "state.json"

@@ -12,14 +12,14 @@ from fiffdepth_rt.version import __version__
 
 if TYPE_CHECKING:
     from fiffdepth_rt.depth import Depth
-    from fiffdepth_rt.viewing import colorize
+    from fiffdepth_rt.depth_map import colorize
 
 __all__ = ["Depth", "__version__", "colorize", "errors"]
 
 logging.getLogger("fiffdepth_rt").addHandler(logging.NullHandler())
 
 # Loaded when first asked for: `fiffdepth doctor` has to speak where NumPy or OpenCV cannot be imported.
-_LATER = {"Depth": "fiffdepth_rt.depth", "colorize": "fiffdepth_rt.viewing"}
+_LATER = {"Depth": "fiffdepth_rt.depth", "colorize": "fiffdepth_rt.depth_map"}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from fiffdepth_rt.backends import Backend, DeviceBackend
 from fiffdepth_rt.backends.grids import Size, families
 from fiffdepth_rt.backends.select import open_backend
-from fiffdepth_rt.device_arrays import is_on_gpu
-from fiffdepth_rt.engine_dir import BUNDLED, Manifest, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, Manifest, open_engine_dir
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
+from fiffdepth_rt.gpu.arrays import is_on_gpu
 from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, as_rgb, fit, to_grid, to_photo
 from fiffdepth_rt.stream import Drop, Stream
 from fiffdepth_rt.version import __version__

@@ -19,11 +19,11 @@ from typing import Any
 
 import click
 
-from fiffdepth_rt import parity
 from fiffdepth_rt.backends import Backend
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.select import open_backend
-from fiffdepth_rt.engine_dir import STAGES, EngineDir, open_engine_dir, read_manifest, write_manifest
+from fiffdepth_rt.engine_dir import golden as parity
+from fiffdepth_rt.engine_dir.manifest import STAGES, EngineDir, open_engine_dir, read_manifest, write_manifest
 from fiffdepth_rt.errors import FiffDepthError, ParityError
 
 _ADVICE = "Use another precision or backend, and report it."

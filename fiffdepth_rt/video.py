@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.depth import Depth, DepthMap
+from fiffdepth_rt.depth_map import colorize
 from fiffdepth_rt.errors import DamagedVideoError, OutputError, SourceError, SourceLostError
 from fiffdepth_rt.files import refuse_existing, write_depth_png16
 from fiffdepth_rt.image import Pixels
-from fiffdepth_rt.viewing import colorize
 
 TIMEOUT_MS = 10_000
 """How long an address may stay silent, at the start and between frames."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from toy import write_toy_engine_dir
 
 import fiffdepth_rt
+from tests.support.toy import write_toy_engine_dir
 
 # No deadline: a busy machine is not a broken promise. The same examples every time: neither is luck.
 hypothesis.settings.register_profile("promises", deadline=None, derandomize=True, database=None)

@@ -96,7 +96,7 @@ class Real:
     """[[data.real]] Photos without depth, and the teacher's labels of them.
 
     photos: a folder of photos, or of WebDataset shards.
-    labels: what training.pseudo_labels wrote for these photos.
+    labels: what training.labelling wrote for these photos.
     licence: of the photos; theirs and the teacher's go into the checkpoint.
     weight: as for the synthetic sets.
     sizes: as for the synthetic sets; []: every pair of 512, 576 and 640.

@@ -2,16 +2,16 @@
 
     python -m training.distill_vae CKPT --photos DIR --depth DIR --run runs/light
 
-CKPT is whatever training starts from (training/base.py). A folder of photos is any folder of pictures, shards
-(*.tar) or rendered scenes; one of depth maps has 16-bit PNGs, .npy, or rendered scenes. Either may be named
-several times; without photos there is no encoder, without depth maps no decoder.
+CKPT is whatever training starts from (training/weights/base.py). A folder of photos is any folder of
+pictures, shards (*.tar) or rendered scenes; one of depth maps has 16-bit PNGs, .npy, or rendered scenes.
+Either may be named several times; without photos there is no encoder, without depth maps no decoder.
 
     encoder    photo -> latent            matches the teacher's scaled posterior mean: eq. 5 and 6
     decoder    depth latent -> picture    one channel; L1, gradients at 4 scales, and an edge term. Half of
                                           the latents are depth maps as the teacher encodes them, with the
                                           map as target; half are the model's own for the photos, with what
                                           the full decoder makes of them as target
-    light.safetensors                     training/light_vae.py; `python -m export.build_engines --encoder …`
+    light.safetensors                     for `python -m export.build_engines --encoder …`
 
 A killed run goes on with the same command. What it costs in accuracy: `python -m benchmarks.light_vae`.
 """
@@ -36,14 +36,15 @@ from safetensors import SafetensorError, safe_open
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
-from training import light_vae, loop, objective
-from training.base import BaseError, BaseModel, load_base
-from training.checkpoint import FORMAT
+from training import loop, objective
 from training.config import Base
 from training.data import procedural
 from training.data.depth_maps import DepthPictures, depth_pictures, has_scenes
 from training.data.images import PhotoFolder, PhotoShards
 from training.data.samples import DataError, Real, SampleError, Space
+from training.weights import light as light_vae
+from training.weights.base import BaseError, BaseModel, load_base
+from training.weights.ours import FORMAT
 
 RESULT = "light.safetensors"
 SETTINGS = "settings.json"

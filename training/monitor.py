@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training.resume import LOG
+from training.run_folder import LOG
 
 
 class Monitor:

@@ -15,7 +15,7 @@ from training.data.mixing import Plan, RealSource, SyntheticSource
 from training.data.procedural import by_shape
 from training.data.samples import DataError, Space
 from training.data.vkitti import VirtualKitti
-from training.teachers import forbids_commerce
+from training.labelling.teachers import forbids_commerce
 
 PHOTO_FILTERS: dict[str, mixing.PhotoFilter] = {
     "hypersim": "nearest",
@@ -109,7 +109,7 @@ def _real(one: config.Real, space: Space, views: int | None) -> RealSource:
     if labels.header.space != space:
         raise DataError(
             f"{one.labels} holds labels in {labels.header.space}, and data.space is {space}: set data.space, "
-            f"or label again with `python -m training.pseudo_labels --space {space}`."
+            f"or label again with `python -m training.labelling --space {space}`."
         )
     photos = open_photos(one.photos, name=Path(one.photos).name or "photos", licence=one.licence)
     return RealSource(

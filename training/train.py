@@ -33,8 +33,8 @@ from diffusers.training_utils import EMAModel
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
-from training import checkpoint, cost, resume, sources
-from training.base import BaseError, BaseModel, load_base
+from training import cost, sources
+from training import run_folder as resume
 from training.config import Config, ConfigError, load, plain
 from training.data.mixing import Batch, loader
 from training.data.samples import DataError, SampleError
@@ -42,9 +42,11 @@ from training.latents import Encoder
 from training.loop import TrainingError, only_run_in
 from training.monitor import Monitor
 from training.objective import Diffusion, Half
-from training.resume import State
+from training.run_folder import State
 from training.step import Losses, Randomness, backward, learning_rate
 from training.validation import picture_rows, validate
+from training.weights import ours as checkpoint
+from training.weights.base import BaseError, BaseModel, load_base
 
 log = logging.getLogger("training")
 

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from benchmarks.metrics import score
 from training.data.hypersim import FARTHEST_M, Hypersim
 from training.data.samples import SampleError, Space
 from training.data.vkitti import VirtualKitti
 from training.latents import decode, decode_photo, encode
+from training.metrics import score
 from training.objective import Half, feed_forward, filtered
 from training.tensors import photo_tensor
 

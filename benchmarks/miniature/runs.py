@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import metrics
 from benchmarks.boundaries import boundary_f1
 from benchmarks.miniature.prior import PROMPT, Size, decode, depth_latent, load_network, photo_latent
 from benchmarks.miniature.worlds import World, Worlds
 from fiffdepth_rt.atomic import replacing
+from training import metrics
 from training.loop import Schedule, fit
 from training.objective import Diffusion, Half, Method, feed_forward, objective
 

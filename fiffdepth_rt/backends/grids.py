@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.engine_dir import GraphSet, Manifest, SizeLimits
+from fiffdepth_rt.engine_dir.manifest import GraphSet, Manifest, SizeLimits
 from fiffdepth_rt.errors import SizeError
 from fiffdepth_rt.image import grid_for
 

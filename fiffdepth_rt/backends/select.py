@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from fiffdepth_rt.backends import Backend, Usability, onnxruntime, openvino, tensorrt
+from fiffdepth_rt.backends import Backend, Usability
 from fiffdepth_rt.backends.grids import families
-from fiffdepth_rt.engine_dir import EngineDir, Manifest
+from fiffdepth_rt.backends.onnxruntime import cpu as onnxruntime
+from fiffdepth_rt.backends.openvino import backend as openvino
+from fiffdepth_rt.backends.tensorrt import backend as tensorrt
+from fiffdepth_rt.engine_dir.manifest import EngineDir, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
 

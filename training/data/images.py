@@ -190,7 +190,7 @@ class Labelled:
         if not len(self._indices):
             raise DataError(
                 f"None of the {len(photos)} photos has a label (the first is {photos.names[0]!r}): label "
-                "them with `python -m training.pseudo_labels`, from the same folder or pattern."
+                "them with `python -m training.labelling`, from the same folder or pattern."
             )
 
     def __len__(self) -> int:

@@ -131,13 +131,11 @@ class LabelStore:
             data = path.read_bytes()
             return _decode_uint16(data) if self.header.dtype == "uint16" else _decode_float16(data)
         except FileNotFoundError as error:
-            raise LabelError(
-                name, f"has no label in {self.folder}: run training.pseudo_labels again"
-            ) from error
+            raise LabelError(name, f"has no label in {self.folder}: run training.labelling again") from error
         except Exception as error:  # Pillow and safetensors raise a dozen kinds on damaged files
             raise LabelError(
                 name,
-                f"its label {path} is damaged ({error}): delete it, and run training.pseudo_labels again",
+                f"its label {path} is damaged ({error}): delete it, and run training.labelling again",
             ) from error
 
     def write(self, name: str, picture: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
@@ -186,7 +184,7 @@ def _read_header(path: Path) -> Header:
         return Header(**{field.name: text[field.name] for field in dataclasses.fields(Header)})
     except FileNotFoundError as error:
         raise DataError(
-            f"{path.parent} is no label store: it has no {HEADER}. Make one with training.pseudo_labels."
+            f"{path.parent} is no label store: it has no {HEADER}. Make one with training.labelling."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be used ({error}): make the labels again.") from error

@@ -1,0 +1,1 @@
+"""Photos with exact depth to score on, one file per dataset."""

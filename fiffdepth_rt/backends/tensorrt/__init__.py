@@ -1,0 +1,1 @@
+"""TensorRT: building plans (START HERE: build.py) and running them (backend.py)."""

@@ -1,0 +1,416 @@
+"""TensorRT: an engine directory's plans on an NVIDIA GPU. Written, API-checked, never run.
+
+    host array ─► pinned ─┐                                             ┌─► pinned ─► host array
+                          ├─► image ─► encoder ─► UNet ─► decoder ─► depth
+    GPU array ────────────┘                                             └─► GPU array
+
+One stream and one block of GPU memory serve all shapes (`trt_lane`). A lock is held while work is asked for,
+not while it is done. Plans are built by plans.py, on the machine they run on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fiffdepth_rt.backends import Array, Usability
+from fiffdepth_rt.backends.grids import Grids, Size, families
+from fiffdepth_rt.backends.tensorrt.buffers import batch_parts, copies
+from fiffdepth_rt.backends.tensorrt.fit import Lane, check_tensorrt_driver, lanes, ready_sets
+from fiffdepth_rt.backends.tensorrt.lane import Graphs, OpenLane, Slot
+from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
+from fiffdepth_rt.backends.tensorrt.versions import (
+    PREFERRED_KINDS,
+    PlanJob,
+    Target,
+    check_supported,
+    input_shape,
+    parse_version,
+)
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    DriverError,
+    ImageError,
+    InferenceError,
+)
+from fiffdepth_rt.gpu import arrays as device_arrays
+from fiffdepth_rt.gpu import cuda
+from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
+from fiffdepth_rt.gpu.cuda import Copy
+from fiffdepth_rt.machine import installed
+
+NAME = "tensorrt"
+PRECISIONS = PREFERRED_KINDS
+
+_WHEELS = ("tensorrt", "cuda-python", "cuda-bindings")
+_JETSON = Path("/etc/nv_tegra_release")  # JetPack writes it
+
+
+# --- whether it works here ---
+
+
+def usable() -> Usability:
+    """Whether TensorRT and cuda-python can be imported here, and find a GPU. Never raises."""
+    versions = installed(_WHEELS)
+    try:
+        version, gpu = _find(0, versions)
+    except _UnusableError as error:
+        return Usability(
+            name=NAME, usable=False, why=error.why, mend=error.mend, versions=versions, error=error.kind
+        )
+    why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
+    return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
+
+
+def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
+    """What plans must fit, and the GPU with this index.
+
+    Raises BackendUnavailableError, with the mending command, unless TensorRT is usable there; DriverError
+    where only the driver is too old.
+    """
+    try:
+        version, gpu = _find(index, {})
+    except _UnusableError as error:
+        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.mend}") from error
+    target = Target(
+        gpu_name=gpu.name,
+        compute_capability=gpu.compute_capability,
+        tensorrt_version=".".join(map(str, parse_version(version))),
+    )
+    return target, gpu
+
+
+class _UnusableError(Exception):
+    """Why TensorRT cannot be used here, the command that mends it, and which error that is."""
+
+    def __init__(
+        self, why: str, mend: str, kind: type[BackendUnavailableError] = BackendUnavailableError
+    ) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.why = why.rstrip(".")
+        self.mend = mend
+
+
+def _find(index: int, versions: dict[str, str]) -> tuple[str, cuda.Gpu]:
+    """TensorRT's version, and the GPU. versions: gets TensorRT's own word. Raises _UnusableError."""
+    try:
+        import tensorrt
+
+        version = versions["tensorrt"] = str(tensorrt.__version__)
+    except Exception as error:  # a broken wheel fails in its own ways
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
+        why = "tensorrt is not installed" if absent else f"tensorrt cannot be imported ({error})"
+        raise _UnusableError(why, _install(again=not absent)) from error
+    try:
+        check_supported(version)
+    except BackendUnavailableError as error:
+        raise _UnusableError(str(error), _install(again=False)) from error
+    try:
+        from cuda.bindings import runtime  # noqa: F401
+    except Exception as error:  # as above
+        why = f"TensorRT {version} is here, but cuda-python cannot be imported ({error})"
+        raise _UnusableError(why, cuda.INSTALL) from error
+    try:
+        gpu = cuda.gpu(index)
+        check_tensorrt_driver(version, gpu.driver_cuda)
+    except DriverError as error:
+        why = f"TensorRT {version} is here, but {error}"
+        raise _UnusableError(why, "nvidia-smi", DriverError) from error
+    except Exception as error:  # BackendUnavailableError for what can be foreseen
+        raise _UnusableError(f"TensorRT {version} is here, but {error}", "nvidia-smi") from error
+    return version, gpu
+
+
+def _install(*, again: bool) -> str:
+    if _JETSON.exists():
+        return "sudo apt install python3-libnvinfer   (JetPack's own; pip's TensorRT is not for Jetson)"
+    return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[tensorrt]'"
+
+
+def ready(engine_dir: EngineDir, device: str | None) -> tuple[str, ...]:
+    """The graph sets whose plans run on this device, here and now, by every name they can be asked for."""
+    try:
+        target, _ = require(gpu_index(device))
+    except BackendUnavailableError:
+        return ()
+    sets = ready_sets(engine_dir.manifest, target, engine_dir.path)
+    names = families(engine_dir.manifest)
+    return tuple(name for name, keys in names.items() if any(key in sets for key in keys.values()))
+
+
+def gpu_index(device: str | None) -> int:
+    """ "cuda:1" -> 1; None and "cuda" are the first GPU. Raises BackendUnavailableError."""
+    kind, colon, index = (device or "cuda").partition(":")
+    if kind != "cuda" or not (index.isdecimal() if colon else True):
+        raise BackendUnavailableError(
+            f"device={device!r}: TensorRT runs on NVIDIA GPUs. Say 'cuda', 'cuda:1', or another backend."
+        )
+    return int(index or 0)
+
+
+# --- the engine ---
+
+
+def open_backend(
+    engine_dir: EngineDir,
+    *,
+    precision: str,
+    device: str | None = None,
+    threads: int | None = None,
+    cuda_graph: bool = True,
+) -> TensorRtBackend:
+    """EngineDir -> opened plans.
+
+    device: "cuda" (also None) or "cuda:N". threads: not for a GPU. cuda_graph: replay frames from graphs.
+    Raises PlanVersionError, PlanGpuError, PlanMismatchError, StageMismatchError, BackendUnavailableError,
+    DriverError, DeviceMemoryError.
+    """
+    return TensorRtBackend(engine_dir, precision=precision, device=device, cuda_graph=cuda_graph)
+
+
+class TensorRtBackend:
+    """Plans, their contexts and their memory. `Backend` and `DeviceBackend` say what the methods promise."""
+
+    name = NAME
+
+    def __init__(
+        self, engine_dir: EngineDir, *, precision: str, device: str | None, cuda_graph: bool
+    ) -> None:
+        self.precision = precision
+        self._gpu_index = gpu_index(device)
+        self.device = f"cuda:{self._gpu_index}"
+        self._target, self._gpu = require(self._gpu_index)
+        manifest = engine_dir.manifest
+        sets = tuple(families(manifest)[precision].values())
+        chosen = lanes(manifest, sets, self._target, engine_dir.path)
+        self._graphs = Graphs(wanted=cuda_graph)
+        self._lock = threading.Lock()
+        self._running = 0
+        self._idle = threading.Condition()
+        self._closed = False
+        with contextlib.ExitStack() as undo, cuda.on_gpu(self._gpu_index):
+            self._stream = undo.enter_context(contextlib.closing(cuda.Stream()))
+            self._order = undo.enter_context(contextlib.closing(cuda.Event()))
+            engines = _open_engines(engine_dir, chosen, undo)
+            self._lanes = [
+                OpenLane(lane, manifest.graph_sets[lane.precision].stages, engines, self._graphs)
+                for lane in chosen
+            ]
+            self._block_nbytes = max(lane.placement.nbytes for lane in self._lanes)
+            block = cuda.allocate(self._block_nbytes, "what the plans compute in")
+            undo.callback(cuda.free, block)
+            for opened in self._lanes:
+                opened.bind(block, self._stream, undo)
+            self._stream.synchronize()
+            self._undo = undo.pop_all()
+        hws = dict.fromkeys((shape[1], shape[2]) for shape in (lane.image_shape for lane in self._lanes))
+        self.grids = Grids(limits=manifest.size, fixed=tuple(hws))
+
+    def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
+        return self.grids.choose(photo_hw, size)
+
+    def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with self._opened():
+            by_batch = self._lanes_at((image_BHW3.shape[1], image_BHW3.shape[2]))
+            parts, start = [], 0
+            for images, batch in batch_parts(len(image_BHW3), by_batch):
+                parts.append(self._run_host(by_batch[batch], image_BHW3[start : start + images]))
+                start += images
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def run_on_gpu(self, image: Any, *, color: str = "rgb", out: Any = "device", stream: Any = None) -> Any:
+        with self._opened():
+            caller = device_arrays.stream_handle(stream) or cuda.DEFAULT_STREAM
+            with cuda.on_gpu(self._gpu_index):
+                return self._run_on_gpu(image, color, out, caller)
+
+    def run_stage(self, stage: str, value: Array) -> Array:
+        return self._run_stage(stage, value, JOURNEY[stage][1][0])
+
+    def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
+        return self._run_stage("decoder", depth_latent, "depth_unclipped")
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "tensorrt": self._target.tensorrt_version,
+            "gpu": self._gpu.name,
+            "compute_capability": self._gpu.compute_capability,
+            "driver_cuda": self._gpu.driver_cuda,
+            "cuda_graph": self._graphs.describe(),
+            "plans": sorted({plan.file for lane in self._lanes for plan in lane.lane.plans.values()}),
+            "shapes": ["{}x{}x{}x{}".format(*lane.image_shape) for lane in self._lanes],
+            "gpu_block_bytes": self._block_nbytes,
+        }
+
+    def close(self) -> None:
+        with self._idle:
+            if self._closed:
+                return
+            self._closed = True  # from here on nothing new begins
+            self._idle.wait_for(lambda: self._running == 0)
+        with cuda.on_gpu(self._gpu_index):
+            with contextlib.suppress(InferenceError):  # it was raised to whoever caused it
+                self._stream.synchronize()
+            self._undo.close()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """While a call runs. Raises InferenceError where the engine is closed."""
+        with self._idle:
+            if self._closed:
+                raise InferenceError("This engine is closed. Open a new Depth.")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _lanes_at(self, grid_hw: tuple[int, int]) -> dict[int, OpenLane]:
+        """The lanes of a grid, by batch. Raises SizeError."""
+        self.grids.choose(grid_hw, grid_hw)
+        return {
+            lane.profile.batch: lane for lane in reversed(self._lanes) if lane.image_shape[1:3] == grid_hw
+        }
+
+    def _run_host(self, lane: OpenLane, images: npt.NDArray[np.uint8]) -> Array:
+        with _taken(lane) as slot:
+            slot.image.fill(images)
+            with self._lock, cuda.on_gpu(self._gpu_index):
+                lane.ask(copies("host", "host"), slot)
+                slot.done.record(self._stream.handle)
+            slot.done.synchronize()
+            return slot.depth.drain(len(images))
+
+    def _run_on_gpu(self, image: Any, color: str, out: Any, caller: int) -> Any:
+        photo = device_arrays.view(image, stream=caller) if device_arrays.is_on_gpu(image) else None
+        if photo is None:
+            grid_hw = (image.shape[0], image.shape[1])
+        else:
+            self._check_gpu(photo)
+            grid_hw = device_arrays.check_photo(photo, self.grids.fixed, color)
+        by_batch = self._lanes_at(grid_hw)
+        lane = by_batch[min(by_batch)]
+        result = self._result(out, grid_hw, caller)
+        made = copies("host" if photo is None else "gpu", "host" if result is None else "gpu")
+        with _taken(lane) if Copy.UP in made or Copy.DOWN in made else contextlib.nullcontext() as slot:
+            if slot is not None and Copy.FILL in made:
+                slot.image.fill(image[np.newaxis])
+            with self._lock:
+                self._wait_for(caller)
+                if photo is not None:
+                    if photo.stream is not None:
+                        self._wait_for(photo.stream)
+                    rows, row_nbytes = grid_hw[0], 3 * grid_hw[1]
+                    self._stream.copy_rows(
+                        lane.addresses["image"],
+                        photo.address,
+                        row_nbytes=row_nbytes,
+                        pitch=photo.pitch,
+                        rows=rows,
+                    )
+                lane.ask(made, slot)
+                if result is not None:
+                    self._stream.copy_across(result.address, lane.addresses["depth"], _nbytes(grid_hw))
+                if isinstance(result, DeviceDepth):
+                    result.written.record(self._stream.handle)
+                self._order.record(self._stream.handle)
+                self._order.wait_in(caller)
+                if slot is not None:
+                    slot.done.record(self._stream.handle)
+            if slot is not None:  # its memory is the next frame's, as soon as it is given back
+                slot.done.synchronize()
+                if Copy.DRAIN in made:
+                    return slot.depth.drain(1)[0]
+        return out if isinstance(result, DeviceView) else result
+
+    def _result(self, out: Any, grid_hw: tuple[int, int], caller: int) -> DeviceDepth | DeviceView | None:
+        """Where the depth map goes; None for the host."""
+        if isinstance(out, str):
+            if out == "host":
+                return None
+            return DeviceDepth(grid_hw, gpu=self._gpu_index, stream=self._stream.handle)
+        written = device_arrays.view(out, stream=caller)
+        self._check_gpu(written)
+        device_arrays.check_result(written, grid_hw)
+        return written
+
+    def _check_gpu(self, array: DeviceView) -> None:
+        if (index := cuda.gpu_of(array.address)) != self._gpu_index:
+            raise ImageError(
+                f"The array lies on cuda:{index}, and this engine is on {self.device}. Move the array, or "
+                f"open a Depth with device='cuda:{index}'."
+            )
+
+    def _wait_for(self, stream: int) -> None:
+        """Our stream waits for what was asked of that one so far."""
+        self._order.record(stream)
+        self._order.wait_in(self._stream.handle)
+
+    def _run_stage(self, stage: str, value: Array, output: str) -> Array:
+        with self._opened():
+            name = JOURNEY[stage][0][0]
+            by_batch = {}
+            for lane in reversed(self._lanes):
+                spec = lane.stages[stage].inputs[0]
+                if input_shape(spec, lane.profile)[1:] == value.shape[1:] and spec.dtype == value.dtype.name:
+                    by_batch[lane.profile.batch] = lane
+            if not by_batch:
+                raise InferenceError(
+                    f"TensorRT failed in the {stage} on {value.dtype} {value.shape}: no plan takes that."
+                )
+            parts, start = [], 0
+            for images, batch in batch_parts(len(value), by_batch):
+                part = value[start : start + images]
+                parts.append(self._run_stage_once(by_batch[batch], stage, name, part, output))
+                start += images
+        return np.concatenate(parts)
+
+    def _run_stage_once(self, lane: OpenLane, stage: str, name: str, part: Array, output: str) -> Array:
+        spec = next(spec for spec in lane.stages[stage].outputs if spec.name == output)
+        result = np.empty(input_shape(spec, lane.profile), dtype=spec.dtype)
+        with self._lock, cuda.on_gpu(self._gpu_index):
+            self._stream.copy_in(lane.addresses[name], np.ascontiguousarray(part))
+            lane.ask_stage(stage)
+            self._stream.copy_out(result, lane.addresses[output])
+            self._stream.synchronize()
+        return result[: len(part)]
+
+
+def _open_engines(
+    engine_dir: EngineDir, chosen: tuple[Lane, ...], undo: contextlib.ExitStack
+) -> Mapping[str, OpenedEngine]:
+    """The plans of the lanes, each opened once, by their file."""
+    engines: dict[str, OpenedEngine] = {}
+    for lane in chosen:
+        stages = engine_dir.manifest.graph_sets[lane.precision].stages
+        for plan in lane.plans.values():
+            if plan.file not in engines:
+                stage = stages[plan.stage]
+                job = PlanJob(record=plan, graph=engine_dir.path / stage.file, stage=stage)
+                opened = OpenedEngine(engine_dir.path / plan.file, job)
+                engines[plan.file] = undo.enter_context(contextlib.closing(opened))
+    return engines
+
+
+@contextlib.contextmanager
+def _taken(lane: OpenLane) -> Iterator[Slot]:
+    """A slot of the lane, waited for if all are taken."""
+    slot = lane.slots.get()
+    try:
+        yield slot
+    finally:
+        lane.slots.put(slot)
+
+
+def _nbytes(grid_hw: tuple[int, int]) -> int:
+    return grid_hw[0] * grid_hw[1] * np.dtype(np.float32).itemsize

@@ -1,0 +1,193 @@
+"""A plan, opened: checked against its graph, and run on memory that the caller gives.
+
+OpenedEngine is one stage's plan; a StageContext runs one of its profiles, on addresses that are set once.
+OpenedPlan runs a plan on numpy arrays: what the parity check of a fresh plan needs, and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fiffdepth_rt.backends.tensorrt.fit import requested_bytes, says_no_memory
+from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason
+from fiffdepth_rt.backends.tensorrt.versions import PlanJob, find_profile
+from fiffdepth_rt.engine_dir.manifest import JOURNEY
+from fiffdepth_rt.errors import BackendError, InferenceError, PlanMismatchError, StageMismatchError
+from fiffdepth_rt.gpu import cuda
+
+Array = npt.NDArray[Any]
+
+
+class OpenedEngine:
+    """One stage's plan on the current GPU. Several contexts may share it.
+
+    Raises PlanMismatchError where TensorRT does not take the plan, StageMismatchError where its tensors are
+    not those of the graph, DeviceMemoryError where its weights find no room.
+    """
+
+    def __init__(self, plan: Path, job: PlanJob) -> None:
+        self.job = job
+        self._engine: Any = deserialize(plan, job)
+        self.dtypes = _tensor_dtypes(self._engine, job)
+
+    def activation_nbytes(self, profile: int) -> int:
+        """How much memory the stage computes in, under one of its profiles."""
+        if hasattr(self._engine, "get_device_memory_size_for_profile_v2"):
+            return int(self._engine.get_device_memory_size_for_profile_v2(profile))
+        return int(self._engine.device_memory_size) if hasattr(self._engine, "device_memory_size") else 0
+
+    def context(self, profile: int, shape: tuple[int, ...], stream: cuda.Stream) -> StageContext:
+        """What runs the stage under a profile, for an input of this shape, in this stream.
+
+        Raises DeviceMemoryError, InferenceError.
+        """
+        import tensorrt as trt
+
+        record = self.job.record
+        with kept_lines() as lines:
+            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+                strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+                context = self._engine.create_execution_context(strategy)
+            elif hasattr(self._engine, "create_execution_context_without_device_memory"):
+                context = self._engine.create_execution_context_without_device_memory()
+            else:
+                context = None
+            if context is None:
+                raise _failure(lines, f"a context of {record.file}", f"cannot run {record.file}")
+        takes, _ = JOURNEY[record.stage]
+        done = context.set_optimization_profile_async(profile, stream.handle)
+        if not (done and context.set_input_shape(takes[0], shape) and not context.infer_shapes()):
+            raise InferenceError(f"The plan {record.file} does not take {shape}. Run: fiffdepth doctor")
+        return StageContext(context, record.file)
+
+    def close(self) -> None:
+        """Free the plan's memory, when its contexts are closed too."""
+        self._engine = None
+
+
+class StageContext:
+    """One stage under one profile. Not to be run by two threads at once."""
+
+    def __init__(self, context: Any, file: str) -> None:
+        self._context = context
+        self._file = file
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        return tuple(self._context.get_tensor_shape(tensor))
+
+    def bind(self, tensors: Mapping[str, int], activations: int, activation_nbytes: int) -> None:
+        """Where its tensors lie, and what it computes in: addresses. Raises InferenceError."""
+        for name, address in tensors.items():
+            if not self._context.set_tensor_address(name, address):
+                raise InferenceError(f"The plan {self._file} has no tensor {name}. Run: fiffdepth doctor")
+        if hasattr(self._context, "set_device_memory"):
+            self._context.set_device_memory(activations, activation_nbytes)
+        else:
+            self._context.device_memory = activations
+
+    def enqueue(self, stream: cuda.Stream) -> None:
+        """Ask for the stage to be run, in this stream. Raises DeviceMemoryError, InferenceError."""
+        with kept_lines() as lines:
+            if not self._context.execute_async_v3(stream.handle):
+                raise _failure(lines, f"running {self._file}", f"could not run {self._file}")
+
+    def close(self) -> None:
+        self._context = None
+
+
+class OpenedPlan:
+    """One stage's plan. input -> output; the decoder's before the clip. Raises what OpenedEngine raises."""
+
+    def __init__(self, plan: Path, job: PlanJob) -> None:
+        self._engine = OpenedEngine(plan, job)
+        self._stream = cuda.Stream()
+
+    def __call__(self, value: Array) -> Array:
+        """Raises InferenceError, DeviceMemoryError."""
+        job = self._engine.job
+        takes, gives = JOURNEY[job.record.stage]
+        index = find_profile(job, value.shape)
+        stream = self._stream
+        context = self._engine.context(index, tuple(value.shape), stream)
+        arrays = {name: np.zeros(context.shape(name), dtype) for name, dtype in self._engine.dtypes.items()}
+        arrays[takes[0]][...] = value
+        with contextlib.closing(context), contextlib.ExitStack() as memory:
+            addresses = {
+                name: memory.enter_context(cuda.allocated(array.nbytes)) for name, array in arrays.items()
+            }
+            nbytes = self._engine.activation_nbytes(index)
+            context.bind(addresses, memory.enter_context(cuda.allocated(nbytes)), nbytes)
+            stream.copy_in(addresses[takes[0]], arrays[takes[0]])
+            context.enqueue(stream)
+            stream.copy_out(arrays[gives[-1]], addresses[gives[-1]])
+            stream.synchronize()
+        return arrays[gives[-1]]
+
+    def close(self) -> None:
+        """Free the plan and its memory."""
+        self._stream.close()
+        self._engine.close()
+
+
+def deserialize(plan: Path, job: PlanJob) -> Any:
+    """Plan -> trt.ICudaEngine, refitted if it is stripped. Raises PlanMismatchError, DeviceMemoryError."""
+    import tensorrt as trt
+
+    with kept_lines() as lines:
+        runtime = trt.Runtime(logger())
+        if hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = False  # a plan is data; ours hold no programs
+        content = plan.read_bytes()
+        engine = runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            if says_no_memory(lines):
+                raise cuda.no_room(f"the weights of {plan}", requested_bytes(lines) or len(content))
+            raise PlanMismatchError(
+                f"TensorRT {job.record.tensorrt_version} does not take {plan}: {reason(lines)}. "
+                "Run `fiffdepth build` again."
+            )
+        if job.record.stripped:
+            refitter = trt.Refitter(engine, logger())
+            parser = trt.OnnxParserRefitter(refitter, logger())
+            if not (parser.refit_from_file(str(job.graph)) and refitter.refit_cuda_engine()):
+                raise PlanMismatchError(
+                    f"The weights of {job.graph} do not fit {plan}: {reason(lines)}. "
+                    "Run `fiffdepth build` without --strip-plan."
+                )
+    return engine
+
+
+def _failure(lines: deque[str], needing: str, failed: str) -> BackendError:
+    """What TensorRT said when it gave up -> the error: no memory, or whatever else."""
+    if says_no_memory(lines):
+        return cuda.no_room(needing, requested_bytes(lines))
+    return InferenceError(f"TensorRT {failed}: {reason(lines)}. Run: fiffdepth doctor")
+
+
+def _tensor_dtypes(engine: Any, job: PlanJob) -> dict[str, Any]:
+    """The plan's tensors, by name, as numpy types. trt.nptype is left alone: it breaks with some numpys."""
+    import tensorrt as trt
+
+    known = {
+        trt.DataType.FLOAT: np.float32,
+        trt.DataType.HALF: np.float16,
+        trt.DataType.UINT8: np.uint8,
+    }
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    dtypes = {name: known.get(engine.get_tensor_dtype(name)) for name in names}
+    listed = {spec.name: spec.dtype for spec in (*job.stage.inputs, *job.stage.outputs)}
+    found = {name: None if dtype is None else np.dtype(dtype).name for name, dtype in dtypes.items()}
+    if found != listed:
+        shown = ", ".join(f"{name} {engine.get_tensor_dtype(name)}" for name in names)
+        raise StageMismatchError(
+            f"The plan {job.record.file} has {shown}; the stage has "
+            f"{', '.join(f'{name} {dtype}' for name, dtype in listed.items())}. Export the directory again."
+        )
+    return dtypes

@@ -1,0 +1,1 @@
+"""CUDA, and arrays that stay on a GPU."""

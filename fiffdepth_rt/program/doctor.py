@@ -1,0 +1,232 @@
+"""What works on this machine, what does not, and the command that mends it.
+
+Nothing here may raise: every look at the machine is wrapped, and libraries are imported only inside it, so
+that the doctor still speaks where NumPy or OpenCV cannot be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from fiffdepth_rt.version import __version__
+
+Verdict = Literal["ok", "note", "problem"]
+
+# Every wheel that owns the package `onnxruntime`; two of them overwrite each other's files.
+_ONNXRUNTIME_WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+_OPENCV_WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One look at the machine.
+
+    verdict: "ok"; "note" (a choice that is not installed; nothing is broken); "problem" (no depth maps, or
+    wrong ones, until it is mended). mend: a command or an instruction; None where there is nothing to do.
+    """
+
+    subject: str
+    verdict: Verdict
+    found: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All findings, in the order in which a person should read them."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """No problems: `fiffdepth infer photo.jpg` works here."""
+        return all(finding.verdict != "problem" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """{"healthy": bool, "findings": [{"subject", "verdict", "found", "mend"}, ...]}"""
+        return {"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def examine() -> Diagnosis:
+    """This machine -> Diagnosis. Reads, starts at most `nvidia-smi`, changes nothing, never raises."""
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Python": _python,
+        "libraries": _libraries,
+        "ONNX Runtime": _onnxruntime_wheels,
+        "OpenCV": _opencv_wheels,
+        "NVIDIA GPU": _gpu,
+        "backends": _backends,
+        "bundled model": _bundled_model,
+    }
+    return Diagnosis(findings=tuple(f for subject, look in looks.items() for f in _guarded(subject, look)))
+
+
+def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    findings: list[Finding] = []
+    try:
+        findings.extend(look())  # what was found before it broke stays
+    except Exception as error:  # a machine can be broken in any way
+        findings.append(
+            Finding(
+                subject=subject,
+                verdict="problem",
+                found=f"could not be examined: {type(error).__name__}: {error}",
+                mend="pip install --force-reinstall 'fiffdepth-rt[cpu]'",
+            )
+        )
+    return findings
+
+
+def _python() -> Iterator[Finding]:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    found = f"{python} on {platform.system()} {platform.machine()}"
+    yield Finding(subject="fiffdepth-rt", verdict="ok", found=__version__)
+    yield Finding(subject="Python", verdict="ok", found=found)
+
+
+def _libraries() -> Iterator[Finding]:
+    for module, wheel in {"numpy": "numpy", "cv2": "opencv-python-headless", "PIL": "pillow"}.items():
+        try:
+            version = importlib.import_module(module).__version__
+        except Exception as error:  # ImportError, but also whatever a broken library does
+            yield Finding(
+                subject=wheel,
+                verdict="problem",
+                found=f"cannot be imported: {error}",
+                mend=f"pip install --force-reinstall {wheel}",
+            )
+        else:
+            yield Finding(subject=wheel, verdict="ok", found=str(version))
+
+
+def _installed(wheels: tuple[str, ...]) -> dict[str, str]:
+    """The wheels among these that are installed, with their versions."""
+    found = {}
+    for wheel in wheels:
+        try:
+            found[wheel] = metadata.version(wheel)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _onnxruntime_wheels() -> Iterator[Finding]:
+    installed = _installed(_ONNXRUNTIME_WHEELS)
+    if len(installed) > 1:
+        yield Finding(
+            subject="ONNX Runtime wheels",
+            verdict="problem",
+            found=f"{_list(installed)} are installed together and overwrite each other's files",
+            mend=f"pip uninstall -y {' '.join(installed)} && pip install 'fiffdepth-rt[cpu]'   "
+            "(or [gpu] with an NVIDIA GPU)",
+        )
+
+
+def _opencv_wheels() -> Iterator[Finding]:
+    installed = _installed(_OPENCV_WHEELS)
+    if len(installed) > 1:
+        yield Finding(
+            subject="OpenCV wheels",
+            verdict="note",
+            found=f"{_list(installed)} are installed together and overwrite each other's files",
+            mend=f"pip uninstall -y {' '.join(installed)} && pip install opencv-python-headless",
+        )
+
+
+def _list(versions: dict[str, str]) -> str:
+    return " and ".join(f"{wheel} {version}" for wheel, version in versions.items())
+
+
+def nvidia_gpus() -> list[str]:
+    """The NVIDIA GPUs here, each as "name, driver, memory"; empty where there are none or nothing can tell.
+
+    Raises OSError or subprocess.SubprocessError where nvidia-smi is there but fails.
+    """
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return []
+    query = [smi, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _gpu() -> Iterator[Finding]:
+    try:
+        gpus = nvidia_gpus()
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding(
+            subject="NVIDIA GPU",
+            verdict="note",
+            found=f"nvidia-smi is here but fails: {error}",
+            mend="reboot, or install the driver again; `nvidia-smi` must list the GPU",
+        )
+        return
+    if not gpus:
+        yield Finding(subject="NVIDIA GPU", verdict="ok", found="none (no nvidia-smi); the CPU is used")
+        return
+    for gpu in gpus:
+        yield Finding(subject="NVIDIA GPU", verdict="ok", found=gpu)
+    if "onnxruntime" in _installed(_ONNXRUNTIME_WHEELS):
+        yield Finding(
+            subject="NVIDIA GPU",
+            verdict="note",
+            found="the ONNX Runtime that is installed does not use it",
+            mend="pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'",
+        )
+
+
+def _backends() -> Iterator[Finding]:
+    from fiffdepth_rt.backends.select import ENGINES
+
+    usabilities = [engine.usable() for engine in ENGINES]
+    none_usable = not any(usability.usable for usability in usabilities)
+    for usability in usabilities:
+        verdict: Verdict = "ok" if usability.usable else "problem" if none_usable else "note"
+        yield Finding(
+            subject=f"backend {usability.name}",
+            verdict=verdict,
+            found=f"{'usable' if usability.usable else 'not usable'}: {usability.why}",
+            mend=None if usability.usable else usability.mend,
+        )
+
+
+def _bundled_model() -> Iterator[Finding]:
+    from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
+    from fiffdepth_rt.errors import FiffDepthError
+
+    try:
+        manifest = open_engine_dir(BUNDLED).manifest
+    except FiffDepthError as error:
+        yield Finding(
+            subject="bundled model",
+            verdict="problem",
+            found=str(error),
+            mend="pip install --force-reinstall --no-deps fiffdepth-rt",
+        )
+        return
+    size = sum(record.bytes for record in manifest.files.values())
+    yield Finding(
+        subject="bundled model",
+        verdict="ok",
+        found=f"{manifest.name}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every hash as exported",
+    )

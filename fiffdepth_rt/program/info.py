@@ -1,0 +1,70 @@
+"""manifest -> what a person wants to know of an engine directory, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fiffdepth_rt.engine_dir.manifest import STAGES, FileRecord, Manifest, PlanRecord, Stage
+
+_MEANING = {"depth": "0 = nearest, 1 = farthest", "disparity": "1 = nearest, 0 = farthest"}
+
+
+def to_text(manifest: Manifest) -> str:
+    """One fact per line, the most asked for first; no line break at the end."""
+    return "\n".join(f"{heading:12}{fact}".rstrip() for heading, fact in _facts(manifest))
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(heading, fact) by line; the heading is empty where a line goes on with the subject above it."""
+    yield "Model", f"{manifest.name} (recipe {manifest.recipe})"
+    yield "Output", f"{manifest.output_space}: {_MEANING[manifest.output_space]}; relative, not metres"
+    size = manifest.size
+    yield "Size", f"{size.default} px by default, {size.max} at most, in multiples of {size.multiple}"
+    for precision, graphs in manifest.graph_sets.items():
+        yield "Graphs", f"{precision}: opset {graphs.opset}, for {', '.join(graphs.backends)}"
+        for name in STAGES:
+            yield "", f"  {name:8}{_stage(graphs.stages[name], manifest.files)}"
+    for plan in manifest.plans:
+        yield "Plan", _plan(plan, manifest.files)
+    yield from (("Parity", row) for row in _parity(manifest.parity))
+    yield "Licence", manifest.licence.model
+    for source in manifest.licence.data_sources:
+        yield "Data", source
+    for key, value in manifest.provenance.items():
+        yield "Provenance", f"{key}: {value}"
+    total_mb = sum(record.bytes for record in manifest.files.values()) / 1e6
+    yield "Files", f"{len(manifest.files)} files, {total_mb:.1f} MB, each as it was exported (SHA-256)"
+
+
+def _stage(stage: Stage, files: Mapping[str, FileRecord]) -> str:
+    megabytes = sum(files[name].bytes for name in (stage.file, *stage.external_data)) / 1e6
+    inputs, outputs = (
+        ", ".join(f"{spec.dtype} {spec.name}" for spec in specs) for specs in (stage.inputs, stage.outputs)
+    )
+    return f"{megabytes:7.1f} MB  {inputs} -> {outputs}"
+
+
+def _parity(rows: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
+    """Against the torch reference: how many checks passed, by graph set, backend and device."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = tuple(str(row.get(name)) for name in ("graph_set", "backend", "device"))
+        groups.setdefault(key, []).append(row)
+    for (graph_set, backend, device), group in groups.items():
+        passed = sum(row.get("passed") is True for row in group)
+        differences = [row["max_abs"] for row in group if isinstance(row.get("max_abs"), int | float)]
+        worst = f", worst difference {max(differences):.1e}" if differences else ""
+        yield f"{graph_set} on {backend} ({device}): {passed} of {len(group)} checks passed{worst}"
+
+
+def _plan(plan: PlanRecord, files: Mapping[str, FileRecord]) -> str:
+    shapes = ", ".join(
+        f"{profile.grid[0]}x{profile.grid[1]} batch {profile.batch}" for profile in plan.profiles
+    )
+    gpu = plan.gpu_name if plan.hardware_compatibility == "none" else "any GPU"
+    stripped = ", without weights" if plan.stripped else ""
+    return (
+        f"{plan.precision} {plan.stage}: {files[plan.file].bytes / 1e6:.1f} MB{stripped}, for {gpu} of "
+        f"compute capability {plan.compute_capability} and TensorRT {plan.tensorrt_version}; {shapes}"
+    )

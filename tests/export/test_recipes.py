@@ -1,0 +1,185 @@
+"""Each sibling's own computation, built out of diffusers' classes, against our stages with every fold.
+
+The siblings' code is written down here as their repositories have it, with none of the export's own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from export import parity, recipe
+from export.errors import RecipeError, UnsupportedModelError
+from export.graph_set import build_stage
+from export.model import Given, read_checkpoint
+from export.recipe import RECIPES, output_scale
+from export.stages import STAGES, UnetStage
+from tests.support.tiny_models import tiny_checkpoint
+from training.weights.random import write_layout
+
+CONFIG = {
+    "lotus-d": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4},
+    "marigold-e2e": {"in_channels": 8},
+}
+
+
+def made_for(name):
+    return tiny_checkpoint(7, **CONFIG.get(name.removesuffix("-disparity"), {}))
+
+
+def pixels(image):
+    return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 * 2 - 1
+
+
+def fiffdepth(made, image):
+    """yunpeng1998/FiffDepth, direct_pipeline.py: one call at t = 0, the raw output is the depth latent."""
+    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
+    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
+    latent = made.unet(latent, torch.zeros(len(image)).long(), encoder_hidden_states=prompt).sample
+    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
+
+
+def genpercept(made, image):
+    """aim-uofa/GenPercept, genpercept_pipeline.py: v-prediction at t = 1 of a schedule without signal."""
+    scheduler = DDIMScheduler(
+        beta_start=1.0,
+        beta_end=1.0,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+    )
+    scheduler.set_timesteps(1000)
+    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
+    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
+    raw = made.unet(latent, 1, encoder_hidden_states=prompt).sample
+    latent = scheduler.step(raw, 1, latent).pred_original_sample
+    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
+
+
+def lotus_d(made, image):
+    """EnVision-Research/Lotus, infer.py and pipeline.py: t = 999 and the task (1, 0) as sines and cosines."""
+    task = torch.tensor([1.0, 0.0])[None].repeat(len(image), 1)
+    task = torch.cat([torch.sin(task), torch.cos(task)], dim=-1)
+    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
+    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
+    latent = made.unet(latent, 999, encoder_hidden_states=prompt, class_labels=task).sample
+    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
+
+
+def marigold_e2e(made, image):
+    """VisualComputingInstitute/diffusion-e2e-ft, marigold_pipeline.py: zeros for noise, one trailing step."""
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
+    )  # fmt: skip
+    scheduler.set_timesteps(1)
+    (timestep,) = scheduler.timesteps
+    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
+    zeros = torch.zeros_like(latent)
+    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
+    raw = made.unet(torch.cat([latent, zeros], dim=1), timestep, encoder_hidden_states=prompt).sample
+    latent = scheduler.step(raw, timestep, zeros).pred_original_sample
+    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
+
+
+SIBLINGS = {
+    "fiffdepth": fiffdepth,
+    "genpercept": genpercept,
+    "genpercept-disparity": genpercept,
+    "lotus-d": lotus_d,
+    "lotus-d-disparity": lotus_d,
+    "marigold-e2e": marigold_e2e,
+}
+
+
+@pytest.fixture(params=list(RECIPES))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(2).integers(0, 256, (2, 64, 128, 3), dtype=np.uint8)
+
+
+def read(tmp_path, name):
+    made = made_for(name)
+    write_layout(tmp_path / "folder", "folder", made, recipe=RECIPES[name])
+    prompt = tmp_path / "folder.prompt.safetensors"
+    return read_checkpoint(tmp_path / "folder", Given(recipe=name, prompt_embedding=prompt))
+
+
+def test_the_folded_stages_compute_what_the_sibling_computes(tmp_path, name, image):
+    model = read(tmp_path, name)
+    value = torch.from_numpy(image)
+    with torch.no_grad():
+        for stage in STAGES:
+            value = build_stage(stage, model)(value)
+        expected = SIBLINGS[name](made_for(name), image)
+    assert (value[1] - expected).abs().max() <= 1e-4
+    assert torch.equal(value[0], (value[1].clip(-1, 1) + 1) / 2)
+    assert expected.std() > 0.01
+
+
+def test_the_reference_is_the_siblings_computation(tmp_path, name, image):
+    found = parity.reference(read(tmp_path, name), {"noise": image[0]})["noise"]["decoder"].output
+    with torch.no_grad():
+        expected = SIBLINGS[name](made_for(name), image[:1]).numpy()
+    assert np.abs(found - expected).max() <= 1e-5
+
+
+def test_every_recipe_has_a_sibling_to_be_held_against():
+    assert SIBLINGS.keys() == RECIPES.keys()
+
+
+def test_the_output_space_is_the_recipes(tmp_path, name):
+    assert read(tmp_path, name).output_space == ("disparity" if name.endswith("disparity") else "depth")
+
+
+def test_the_scalars_are_those_of_the_published_schedules():
+    scales = {name: output_scale(row) for name, row in RECIPES.items()}
+    assert scales["fiffdepth"] == scales["lotus-d"] == 1.0
+    assert scales["genpercept"] == -1.0
+    alphas = np.cumprod(1 - np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2)
+    assert scales["marigold-e2e"] == pytest.approx(-math.sqrt(1 - alphas[999]), abs=1e-6)
+    assert scales["marigold-e2e"] == pytest.approx(-0.99767, abs=1e-5)
+
+
+def test_the_scalar_follows_the_checkpoints_scheduler():
+    config = {**recipe.SD2_SCHEDULER, "rescale_betas_zero_snr": True}
+    assert output_scale(RECIPES["marigold-e2e"], config) == pytest.approx(-1.0, abs=1e-6)
+
+
+def test_a_scheduler_that_clips_is_refused():
+    with pytest.raises(RecipeError, match="clip_sample"):
+        output_scale(RECIPES["marigold-e2e"], {**recipe.SD2_SCHEDULER, "clip_sample": True})
+
+
+def test_a_scheduler_that_keeps_the_photo_in_the_depth_is_refused():
+    with pytest.raises(RecipeError, match="would stay in the depth latent"):
+        output_scale(RECIPES["genpercept"], recipe.SD2_SCHEDULER)
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "made_as"),
+    [("fiffdepth", "lotus-d"), ("lotus-d", "fiffdepth"), ("fiffdepth", "marigold-e2e")],
+)
+def test_a_network_that_is_not_the_recipes_is_refused(recipe_name, made_as):
+    row, made = RECIPES[recipe_name], made_for(made_as)
+    with pytest.raises(UnsupportedModelError, match=r"class_embed_type|in_channels"):
+        UnetStage(
+            made.unet,
+            timestep=row.timestep,
+            prompt=made.prompt_embedding,
+            class_labels=row.class_labels_tensor(),
+            zero_channels=row.zero_channels,
+        )
+
+
+def test_an_unknown_recipe_names_those_there_are():
+    with pytest.raises(RecipeError, match="fiffdepth, genpercept"):
+        recipe.recipe_named("marigold")

@@ -1,0 +1,109 @@
+"""Promises about the help: frozen in tests/house/help, and its examples run.
+
+After a change that is meant: `python -m tests.house.test_help`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks import latency
+from fiffdepth_rt import depth
+from fiffdepth_rt.backends.tensorrt import backend as tensorrt_here
+from fiffdepth_rt.engine_dir import manifest as engine_dir
+from fiffdepth_rt.program import program
+
+FROZEN = Path(__file__).parent / "help"
+WIDTH = 100
+
+
+def helps() -> dict[str, str]:
+    """Help by command, as a terminal of WIDTH columns shows it; "fiffdepth" is the program itself."""
+    arguments = {"fiffdepth": ["--help"]} | {name: [name, "--help"] for name in program.commands}
+    return {name: help_of(program, "fiffdepth", words) for name, words in arguments.items()} | {
+        "benchmarks.latency": help_of(latency.main, "python -m benchmarks.latency", ["--help"])
+    }
+
+
+def help_of(command: click.Command, name: str, words: list[str]) -> str:
+    result = CliRunner().invoke(command, words, prog_name=name, terminal_width=WIDTH)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def examples() -> list[str]:
+    """Every line of the help that a reader may copy."""
+    return [
+        line.strip()
+        for text in helps().values()
+        for line in text.splitlines()
+        if re.match(r" +(fiffdepth|python -m benchmarks\.latency)( |$)", line)
+    ]
+
+
+@pytest.mark.parametrize("name", ["fiffdepth", *program.commands, "benchmarks.latency"])
+def test_the_help_is_the_frozen_one(name: str) -> None:
+    frozen = FROZEN / f"{name}.txt"
+    assert helps()[name] == frozen.read_text(), "If it is meant: python -m tests.house.test_help"
+
+
+def test_no_help_is_frozen_for_a_command_that_is_gone() -> None:
+    assert {path.stem for path in FROZEN.glob("*.txt")} == set(helps())
+
+
+def test_every_command_teaches_with_examples() -> None:
+    for name, text in helps().items():
+        assert "Examples:\n" in text or "Start here:\n" in text, name
+
+
+@pytest.fixture
+def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the examples name; the toy stands in for the bundled model."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    for name in ("kitchen.jpg", "hall.png", "photos/lake.jpg", "photos/trip/sea.jpg"):
+        picture.save(tmp_path / name)
+    walk = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    walk.write(np.asarray(picture))
+    walk.release()
+    shutil.copytree(toy_dir, tmp_path / "engines" / "fiffdepth")
+    monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
+    monkeypatch.setattr(depth, "BUNDLED", toy_dir)
+    monkeypatch.setattr(latency, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("example", examples())
+def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
+    words = shlex.split(example)
+    command, arguments = (program, words[1:]) if words[0] == "fiffdepth" else (latency.main, words[3:])
+    if "bench" in example:
+        arguments += ["--runs", "1", "--warm-up", "1"]
+    result = CliRunner().invoke(command, arguments)
+    if words[:2] == ["fiffdepth", "build"] and not tensorrt_here.usable().usable:
+        assert (result.exit_code, "TensorRT cannot be used: " in result.stderr) == (1, True)
+    else:
+        assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_program_says_its_version() -> None:
+    from fiffdepth_rt import __version__
+
+    assert CliRunner().invoke(program, ["--version"]).stdout == f"fiffdepth, version {__version__}\n"
+
+
+if __name__ == "__main__":
+    FROZEN.mkdir(exist_ok=True)
+    for name, text in helps().items():
+        (FROZEN / f"{name}.txt").write_text(text)

@@ -1,0 +1,288 @@
+"""Promises of arrays on a GPU: what their protocols say is what we read, and what we give out others read.
+
+DLPack is the same on the host, so giving and taking is tried there with numpy and torch for real.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fiffdepth_rt
+from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
+from fiffdepth_rt.gpu.arrays import (
+    DeviceDepth,
+    DeviceView,
+    check_photo,
+    check_result,
+    from_cuda_array_interface,
+    from_dlpack,
+    is_on_gpu,
+    packed_strides,
+    stream_handle,
+    to_dlpack,
+)
+
+INTERFACE = {"shape": (4, 6, 3), "typestr": "|u1", "data": (4096, False), "version": 3, "strides": None}
+
+
+def photo(**changes: Any) -> DeviceView:
+    fields = {
+        "address": 4096,
+        "shape": (128, 192, 3),
+        "strides": (576, 3, 1),
+        "dtype": np.dtype(np.uint8),
+    }
+    return DeviceView(**(fields | changes))
+
+
+# --- __cuda_array_interface__ ---
+
+
+def test_the_cuda_array_interface_is_read_by_its_words() -> None:
+    found = from_cuda_array_interface(INTERFACE)
+    assert found == DeviceView(address=4096, shape=(4, 6, 3), strides=(18, 3, 1), dtype=np.dtype("u1"))
+    crop = from_cuda_array_interface(INTERFACE | {"strides": (90, 3, 1), "data": (4200, True), "stream": 7})
+    assert (crop.address, crop.strides, crop.pitch, crop.read_only, crop.stream) == (
+        4200,
+        (90, 3, 1),
+        90,
+        True,
+        7,
+    )
+    floats = from_cuda_array_interface(INTERFACE | {"typestr": "<f4", "shape": (2, 5)})
+    assert (floats.dtype, floats.strides) == (np.float32, (20, 4))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shape": None}, {"typestr": "nonsense"}, {"data": 4096}, {"mask": object()}, {"stream": "one"}],
+    ids=str,
+)
+def test_an_interface_that_is_not_understood_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises((ImageError, InferenceError)):
+        from_cuda_array_interface(INTERFACE | changes)
+    with pytest.raises(ImageError, match="KeyError"):
+        from_cuda_array_interface({})
+
+
+# --- DLPack, with real arrays ---
+
+
+def test_what_torch_gives_is_read_as_it_lies() -> None:
+    tensor = torch.arange(2 * 7 * 3, dtype=torch.uint8).reshape(2, 7, 3)[:, 2:5]
+    found = from_dlpack(tensor.__dlpack__())
+    assert (found.shape, found.strides, found.dtype) == ((2, 3, 3), (21, 3, 1), np.uint8)
+    values = np.frombuffer((ctypes.c_uint8 * 9).from_address(found.address), dtype=np.uint8)
+    np.testing.assert_array_equal(values, np.arange(6, 15))
+
+
+def test_what_numpy_gives_is_read_as_it_lies() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    found = from_dlpack(array.__dlpack__())
+    assert (found.shape, found.strides, found.dtype) == ((4, 3), (4, 16), np.float32)
+    assert found.address == array.ctypes.data
+
+
+def test_a_capsule_that_is_read_stays_its_makers() -> None:
+    class Owner(np.ndarray):
+        pass
+
+    array = np.zeros((2, 2), np.uint8).view(Owner)
+    gone = weakref.ref(array)
+    found = from_dlpack(array.__dlpack__())
+    del array
+    gc.collect()
+    assert gone() is not None  # alive as long as the view
+    del found
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_is_no_dlpack_tensor_is_said_to_be_none() -> None:
+    for nonsense in (None, "dltensor", object()):
+        with pytest.raises(ImageError, match="no DLPack tensor"):
+            from_dlpack(nonsense)
+    with pytest.raises(ImageError, match="64 bits"):
+        from_dlpack(torch.zeros(2, dtype=torch.complex64).__dlpack__())
+
+
+class Giver:
+    """Gives memory of the host out, as DeviceDepth gives memory of a GPU."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_: Any) -> Any:
+        address = self.array.ctypes.data
+        return to_dlpack(address, self.array.shape, self.array.dtype, self.__dlpack_device__(), owner=self)
+
+
+@pytest.mark.parametrize("take", [np.from_dlpack, torch.from_dlpack], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
+def test_what_we_give_is_read_without_a_copy(take: Any, dtype: Any) -> None:
+    giver = Giver(np.arange(24, dtype=dtype).reshape(2, 3, 4))
+    taken = take(giver)
+    np.testing.assert_array_equal(np.asarray(taken), giver.array)
+    giver.array[0, 0, 0] = 99
+    assert taken[0, 0, 0] == 99
+
+
+@pytest.mark.parametrize("take", [np.from_dlpack, torch.from_dlpack, Giver.__dlpack__], ids=str)
+def test_memory_given_out_is_free_when_nobody_uses_it(take: Any) -> None:
+    giver = Giver(np.zeros((2, 3), np.float32))
+    gone = weakref.ref(giver)
+    taken = take(giver)
+    del giver
+    gc.collect()
+    assert gone() is not None
+    del taken
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize", "strides"),
+    [((2, 3, 4), 4, (48, 16, 4)), ((5,), 2, (2,)), ((), 4, ()), ((128, 192, 3), 1, (576, 3, 1))],
+)
+def test_packed_strides(shape: tuple[int, ...], itemsize: int, strides: tuple[int, ...]) -> None:
+    assert packed_strides(shape, itemsize) == strides
+
+
+# --- streams ---
+
+
+class WithProtocol:
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, 4711
+
+
+class WithProperty:
+    __cuda_stream__ = (0, 4712)
+
+
+class OfTorch:
+    cuda_stream = 4713
+
+
+class OfTorchDefault:
+    cuda_stream = 0
+
+
+class OfCupy:
+    ptr = 4714
+
+
+@pytest.mark.parametrize(
+    ("stream", "handle"),
+    [
+        (None, None),
+        (WithProtocol(), 4711),
+        (WithProperty(), 4712),
+        (OfTorch(), 4713),
+        (OfTorchDefault(), 1),
+        (OfCupy(), 4714),
+        (4715, 4715),
+        (0, 1),
+        (2, 2),
+        (np.int64(4716), 4716),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
+)
+def test_every_kind_of_stream_has_its_handle(stream: Any, handle: int | None) -> None:
+    assert stream_handle(stream) == handle
+
+
+def test_what_is_no_stream_is_refused() -> None:
+    class Newer:
+        __cuda_stream__ = (1, 4711)
+
+    with pytest.raises(InferenceError, match="version 1 of __cuda_stream__"):
+        stream_handle(Newer())
+    for nonsense in ("main", -1, 2.5, True, object()):
+        with pytest.raises(InferenceError, match="is no CUDA stream"):
+            stream_handle(nonsense)
+
+
+# --- what goes in and out ---
+
+
+def test_a_photo_of_a_grids_size_is_taken() -> None:
+    assert check_photo(photo(), ((64, 64), (128, 192)), "rgb") == (128, 192)
+    assert check_photo(photo(strides=(1024, 3, 1)), ((128, 192),), "rgb") == (128, 192)
+
+
+def test_another_size_names_both_ways() -> None:
+    with pytest.raises(SizeError) as error:
+        check_photo(photo(shape=(480, 640, 3)), ((384, 640), (512, 512)), "rgb")
+    said = str(error.value)
+    assert "no engine for 480x640; there is one for 384x640, 512x512" in said
+    assert "resize it on the GPU" in said and "--camera 480x640" in said
+
+
+def test_a_depth_map_goes_into_a_plain_float_array_only() -> None:
+    good = DeviceView(address=0, shape=(4, 6), strides=(24, 4), dtype=np.dtype(np.float32))
+    check_result(good, (4, 6))
+    for changes in (
+        {"dtype": np.dtype(np.float64)},
+        {"shape": (6, 4)},
+        {"strides": (32, 4)},
+        {"read_only": True},
+    ):
+        with pytest.raises(SizeError, match="writable, contiguous float32 array of 4×6"):
+            check_result(DeviceView(**(vars(good) | changes)), (4, 6))
+
+
+def test_arrays_on_the_host_are_not_taken_for_a_gpus() -> None:
+    for array in (np.zeros(3), torch.zeros(3), [1, 2], None, "device"):
+        assert not is_on_gpu(array)
+
+    class OnGpu:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    assert is_on_gpu(OnGpu())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_torch_tensor_on_the_host_is_a_photo_too(depth: fiffdepth_rt.Depth, dtype: torch.dtype) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels)
+    if dtype == torch.float32:
+        tensor = tensor / 255
+    np.testing.assert_array_equal(depth.infer(tensor), depth.infer(pixels))
+    np.testing.assert_array_equal(depth.infer_batch([tensor])[0], depth.infer(pixels))
+
+
+def test_a_tensor_that_numpy_cannot_read_is_an_image_error(depth: fiffdepth_rt.Depth) -> None:
+    with pytest.raises(ImageError, match=r"numpy cannot read this Tensor.*x\.detach\(\)\.cpu\(\)"):
+        depth.infer(torch.zeros((64, 64, 3), requires_grad=True))
+    with pytest.raises(ImageError, match="numpy cannot read this Tensor"):
+        depth.infer(torch.zeros((64, 64, 3), dtype=torch.bfloat16))
+
+
+def test_an_engine_on_the_cpu_keeps_nothing_on_a_gpu(depth: fiffdepth_rt.Depth) -> None:
+    with pytest.raises(
+        BackendUnavailableError, match="onnxruntime on cpu takes and gives arrays on the host"
+    ):
+        depth.infer(np.zeros((64, 64, 3), np.uint8), out="device")
+    assert depth.describe()["cuda_graph"] is None
+
+
+def test_without_cuda_a_result_on_the_gpu_says_what_to_install() -> None:
+    try:
+        import cuda.bindings  # noqa: F401
+    except ImportError:
+        with pytest.raises(BackendUnavailableError, match="cuda-python cannot be imported"):
+            DeviceDepth((4, 4), gpu=0, stream=1)
+    else:
+        pytest.skip("cuda-python is installed here")

@@ -1,0 +1,295 @@
+"""Promises about `fiffdepth infer`, on the toy engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import fiffdepth_rt
+from fiffdepth_rt.files import read_photo
+from fiffdepth_rt.program import program
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: np.ndarray, toy_dir: Path) -> Path:
+    """The current folder of the test: kitchen.jpg (portrait), hall.png, and the engine directory toy."""
+    Image.fromarray(photo).save(tmp_path / "kitchen.jpg", quality=95)
+    Image.fromarray(255 - photo[:, ::-1]).save(tmp_path / "hall.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def infer(*arguments: str) -> Result:
+    """What `fiffdepth infer` does with these arguments on the toy engine."""
+    return CliRunner().invoke(program, ["infer", "--engine", "toy", *arguments])
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_photo_becomes_a_depth_picture_and_a_color_picture_beside_it(
+    work: Path, depth: fiffdepth_rt.Depth
+) -> None:
+    result = infer("kitchen.jpg")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert files_in(work) == {"kitchen.jpg", "hall.png", "kitchen_depth.png", "kitchen_color.png"}
+    expected = depth.infer(read_photo(work / "kitchen.jpg"))
+    levels = cv2.imread(str(work / "kitchen_depth.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(levels, expected.astype(np.float64) * 65535, rtol=0, atol=0.51)
+    with Image.open(work / "kitchen_depth.png") as picture:
+        assert picture.text["Space"] == "depth" and picture.text["Model"] == "toy"
+    colors = np.asarray(Image.open(work / "kitchen_color.png"))
+    np.testing.assert_array_equal(colors, fiffdepth_rt.colorize(expected, space="depth"))
+
+
+def test_it_says_where_the_pictures_are_and_how_long_inference_took(work: Path) -> None:
+    one = infer("kitchen.jpg", "-o", "out").stdout
+    assert "kitchen.jpg -> kitchen_depth.png, kitchen_color.png in out\n" in one
+    assert "Values are depth: 0 is the nearest; relative, not metres.\n" in one
+    assert re.search(r"Inference took \d+\.\d\d s per photo \(toy, onnxruntime on cpu, 256 px\)\.\n", one)
+    assert "2 photos -> 4 files in both\n" in infer("kitchen.jpg", "hall.png", "-o", "both").stdout
+
+
+def test_npy_holds_what_the_library_gives(work: Path, depth: fiffdepth_rt.Depth) -> None:
+    assert infer("hall.png", "--format", "npy", "--size", "128").exit_code == 0
+    assert files_in(work) == {"kitchen.jpg", "hall.png", "hall_depth.npy"}
+    expected = depth.infer(read_photo(work / "hall.png"), size=128)
+    np.testing.assert_array_equal(np.load(work / "hall_depth.npy"), expected)
+
+
+def test_a_turned_phone_photo_gives_an_upright_depth_map(work: Path, photo: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be shown standing
+    Image.fromarray(np.rot90(photo).copy()).save(work / "phone.png", exif=exif)
+    Image.fromarray(photo).save(work / "upright.png")
+    assert infer("phone.png", "upright.png", "--format", "npy").exit_code == 0
+    turned, upright = np.load("phone_depth.npy"), np.load("upright_depth.npy")
+    assert turned.shape == photo.shape[:2]
+    np.testing.assert_array_equal(turned, upright)
+
+
+def test_a_grey_photo_in_16_bits_equals_the_same_in_color(work: Path, photo: np.ndarray) -> None:
+    grey = photo[:, :, 0]
+    cv2.imwrite("deep.png", grey.astype(np.uint16) * 257)
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save("color.png")
+    assert infer("deep.png", "color.png", "--format", "npy").exit_code == 0
+    np.testing.assert_array_equal(np.load("deep_depth.npy"), np.load("color_depth.npy"))
+
+
+def test_a_folder_twice_takes_no_results_for_photos(work: Path) -> None:
+    assert infer(".").exit_code == 0
+    before = files_in(work)
+    assert before == {
+        f"{stem}{end}" for stem in ("kitchen", "hall") for end in ("_depth.png", "_color.png")
+    } | {
+        "kitchen.jpg",
+        "hall.png",
+    }
+    assert infer(".", "--overwrite").exit_code == 0
+    assert files_in(work) == before
+
+
+def test_a_quoted_pattern_is_expanded(work: Path) -> None:
+    assert infer("*.jpg", "-o", "out").exit_code == 0
+    assert files_in(work / "out") == {"kitchen_depth.png", "kitchen_color.png"}
+
+
+@pytest.mark.parametrize("name", ["my kitchen", "küche 厨房", "hall [1]", "*", os.fsdecode(b"caf\xe9")])
+def test_every_file_name_works(work: Path, name: str) -> None:
+    (work / "kitchen.jpg").rename(work / f"{name}.jpg")
+    result = infer(f"{name}.jpg", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert files_in(work / "out") == {f"{name}_depth.png", f"{name}_color.png"}
+
+
+def test_bad_photos_are_skipped_and_counted_and_the_others_done(work: Path) -> None:
+    (work / "notes.jpg").write_text("not a photo")
+    (work / "cut.jpg").write_bytes((work / "kitchen.jpg").read_bytes()[:900])
+    result = infer("notes.jpg", "nowhere.jpg", "kitchen.jpg", "cut.jpg", "hall.png", "-o", "out")
+    assert result.exit_code == 1
+    assert files_in(work / "out") == {
+        f"{stem}{end}" for stem in ("kitchen", "hall") for end in ("_depth.png", "_color.png")
+    }
+    *reports, count = result.stderr.splitlines()
+    assert [line.split()[:2] for line in reports] == [
+        ["Skipped:", "nowhere.jpg"],
+        ["Skipped:", "notes.jpg"],
+        ["Skipped:", "cut.jpg:"],
+    ]
+    assert count == "3 of 5 skipped, for the reasons above."
+    assert "2 photos -> 4 files" in result.stdout
+
+
+def test_results_that_are_there_are_kept_unless_overwrite_is_said(work: Path) -> None:
+    (work / "kitchen_color.png").write_bytes(b"precious")
+    result = infer("kitchen.jpg", "hall.png")
+    assert result.exit_code == 1
+    assert "kitchen_color.png exists already: pass --overwrite" in result.stderr
+    assert (work / "kitchen_color.png").read_bytes() == b"precious"
+    assert not (work / "kitchen_depth.png").exists()
+    assert (work / "hall_depth.png").exists()
+    assert infer("kitchen.jpg", "--overwrite").exit_code == 0
+    assert (work / "kitchen_color.png").read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("kitchen.jpg", "kitchen.png"), "would both become kitchen_depth.png: rename one of them"),
+        (("kitchen.jpg", "-o", "out.png"), "-o names a folder"),
+        (("kitchen.jpg", "-o", "kitchen.jpg/out"), "cannot be made .*: name another one after -o"),
+        (("kitchen.jpg", "--size", "4096"), "takes whole numbers from 16 to 1024 px"),
+        (("kitchen.jpg", "--backend", "abacus"), "backend='abacus' is not known"),
+        (("kitchen.jpg", "--device", "toaster"), "device='toaster' is not known"),
+        (("kitchen.jpg", "--engine", "nowhere"), "nowhere is not an engine directory"),
+        (("kitchen.jpg", "--format", "jpg"), "'jpg' is no format"),
+        (("kitchen.jpg", "--format", ""), "'' is no format"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence_before_any_work(
+    work: Path, photo: np.ndarray, arguments: tuple[str, ...], complaint: str
+) -> None:
+    Image.fromarray(photo).save(work / "kitchen.png")
+    before = sorted(work.rglob("*"))
+    result = infer(*arguments)
+    assert result.exit_code in (1, 2)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: ") and re.search(complaint, last)
+    assert "Traceback" not in result.output
+    assert sorted(work.rglob("*")) == before
+
+
+def test_a_damaged_engine_directory_is_refused_before_any_photo(work: Path) -> None:
+    graph = work / "toy" / "graphs" / "fp32" / "unet.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    result = infer("kitchen.jpg", "-o", "out")
+    assert result.exit_code == 1 and "unet.onnx is not the file that was exported" in result.stderr
+    assert not (work / "out").exists()
+
+
+def test_only_photos_that_cannot_be_used_start_no_engine(work: Path) -> None:
+    (work / "toy" / "manifest.json").unlink()
+    result = infer("nowhere.jpg")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("1 of 1 skipped, for the reasons above.\n")
+
+
+def test_the_traceback_comes_with_v_v_and_only_then(work: Path) -> None:
+    (work / "notes.jpg").write_text("not a photo")
+    for arguments in (("notes.jpg",), ("kitchen.jpg", "--engine", "nowhere")):
+        assert "Traceback" not in infer(*arguments, "-v").output
+        assert "Traceback (most recent call last)" in infer(*arguments, "-v", "-v").stderr
+
+
+def test_logging_is_left_as_it_was(work: Path) -> None:
+    logger = logging.getLogger("fiffdepth_rt")
+    before = (logger.level, list(logger.handlers))
+    infer("kitchen.jpg", "-v", "-v")
+    assert (logger.level, list(logger.handlers)) == before
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`fiffdepth` in an interpreter of its own."""
+    command = [sys.executable, "-m", "fiffdepth_rt", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, text=True, capture_output=True, env=environment, **options)
+
+
+def test_a_disk_that_is_full_leaves_no_half_picture(work: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise.repeat(8, axis=0).repeat(8, axis=1)).save(work / "noise.png")
+
+    def small_disk() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    answer = run("infer", "noise.png", "--engine", "toy", "-o", "out", preexec_fn=small_disk)
+    assert answer.returncode == 1
+    assert re.search(r"Skipped: .*noise_depth\.png.*File too large", answer.stderr)
+    assert "Traceback" not in answer.stderr
+    assert list((work / "out").iterdir()) == []
+
+
+def test_a_read_only_place_is_reported(work: Path) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here, the one place where not even root may make files")
+    result = infer("kitchen.jpg", "-o", "/proc/self")
+    assert result.exit_code == 1
+    assert re.search(r"Skipped: .*/proc/self/kitchen_depth\.png", result.stderr)
+
+
+def test_a_terminal_sees_a_progress_bar_and_a_pipe_does_not(work: Path) -> None:
+    (work / "notes.jpg").write_text("not a photo")
+    arguments = ("infer", "kitchen.jpg", "notes.jpg", "hall.png", "--engine", "toy", "--overwrite")
+    assert "Photos" not in run(*arguments).stderr
+
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "fiffdepth_rt", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while part := os.read(main, 4096):
+                shown += part
+        except OSError:  # how Linux says that nobody writes any more
+            pass
+        os.close(main)
+        assert process.stdout is not None and b"Photos" not in process.stdout.read()
+    assert b"Photos" in shown and b"3/3" in shown
+    assert b"\x1b[KSkipped: notes.jpg is not a photo" in shown
+
+
+def test_a_western_terminal_shows_other_letters_by_their_codes(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (work / "hall.png").rename(work / "厨.png")
+    answer = run("infer", "厨.png", "--engine", "toy")
+    assert answer.returncode == 0 and answer.stdout.startswith(r"\u53a8.png -> \u53a8_depth.png")
+
+
+def test_a_bug_too_is_said_in_one_sentence() -> None:
+    group = type(program)("group")
+
+    @group.command()
+    def divide() -> None:
+        1 / 0  # noqa: B018
+
+    result = CliRunner().invoke(group, ["divide"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: This is a bug of fiffdepth (ZeroDivisionError: division by zero): "
+        "run the command again with -v -v, and report what it prints.\n"
+    )
+
+
+def test_without_arguments_it_says_what_is_missing() -> None:
+    result = CliRunner().invoke(program, ["infer"])
+    assert result.exit_code == 2 and "Missing argument 'IMAGE...'" in result.stderr
+
+
+@pytest.mark.skipif(
+    not (Path(fiffdepth_rt.__file__).parent / "nano" / "manifest.json").exists(),
+    reason="the bundled model is not there yet",
+)
+def test_a_photo_needs_nothing_but_its_name(work: Path) -> None:
+    result = CliRunner().invoke(program, ["infer", "kitchen.jpg"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    levels = cv2.imread("kitchen_depth.png", cv2.IMREAD_UNCHANGED)
+    assert levels.shape == (320, 200) and levels.max() > levels.min()

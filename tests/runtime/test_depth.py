@@ -1,0 +1,330 @@
+"""Promises of the journey: photo in, depth map out."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import fiffdepth_rt
+from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
+from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
+from tests.support.toy import toy_depth, write_toy_engine_dir
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+# --- what comes out ---
+
+
+def test_the_depth_map_is_what_the_plain_twin_computes(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(192, 256, 3)
+    np.testing.assert_allclose(depth.infer(image), toy_depth(image[None])[0], atol=1e-6)
+
+
+def test_a_photo_of_any_size_goes_through_the_grid_and_back(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(333, 217, 3)
+    fitted = fit((333, 217), grid_for((333, 217), size=256))
+    expected = to_photo(toy_depth(to_grid(image, fitted)[None])[0], fitted)
+    np.testing.assert_allclose(depth.infer(image), expected, atol=1e-6)
+
+
+def test_a_portrait_photo_comes_back_portrait(depth: fiffdepth_rt.Depth, photo: np.ndarray) -> None:
+    d = depth.infer(photo)
+    assert d.shape == (320, 200)
+    assert d.dtype == np.float32
+    assert d[80, 55] > d[240, 150] > d[300, 20]  # bright, grey, dark, each where the photo has it
+
+
+def test_a_landscape_photo_comes_back_landscape(depth: fiffdepth_rt.Depth, photo: np.ndarray) -> None:
+    d = depth.infer(photo.transpose(1, 0, 2))
+    assert d.shape == (200, 320)
+    assert d[55, 80] > d[150, 240] > d[20, 300]
+
+
+def test_the_grids_depth_map_is_given_on_request(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(100, 300, 3)
+    on_grid = depth.infer(image, at="grid")
+    assert on_grid.shape == (128, 256)
+    np.testing.assert_array_equal(to_photo(on_grid, fit((100, 300), (128, 256))), depth.infer(image))
+
+
+@pytest.mark.parametrize(
+    "size, grid", [(16, (64, 64)), (64, (64, 64)), (65, (128, 128)), (1024, (1024, 1024))]
+)
+def test_the_processing_size_is_the_callers_choice(
+    depth: fiffdepth_rt.Depth, size: int, grid: tuple[int, int]
+) -> None:
+    assert depth.infer(noise(80, 80, 3), size=size, at="grid").shape == grid
+
+
+def test_the_size_given_at_the_door_is_the_default_of_every_call(toy_dir: Path) -> None:
+    with fiffdepth_rt.Depth(toy_dir, size=384) as opened:
+        assert opened.size == 384
+        assert opened.infer(noise(90, 120, 3), at="grid").shape == (320, 384)
+
+
+def test_the_same_photo_twice_gives_the_same_bits(depth: fiffdepth_rt.Depth, toy_dir: Path) -> None:
+    image = noise(211, 307, 3)
+    first = depth.infer(image)
+    assert first.tobytes() == depth.infer(image).tobytes()
+    with fiffdepth_rt.Depth(toy_dir, threads=1) as another:
+        assert first.tobytes() == another.infer(image).tobytes()
+
+
+def test_the_photo_is_left_as_it_was(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(64, 64, 3)
+    before = image.copy()
+    d = depth.infer(image)
+    d[:] = 0
+    np.testing.assert_array_equal(image, before)
+
+
+# --- what may go in ---
+
+
+def pictures() -> st.SearchStrategy[np.ndarray]:
+    """Any uint8 picture: tiny, flat, very long, grey, with alpha, strided, mirrored, read-only."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> np.ndarray:
+        short, long = draw(st.integers(16, 80)), draw(st.integers(16, 80) | st.integers(500, 4000))
+        shape = draw(st.permutations([short, long]))
+        channels = draw(st.sampled_from([(), (3,), (4,)]))
+        step = draw(st.sampled_from([1, 2, 3]))
+        full = (shape[0] * step, shape[1] * step, *channels)
+        fill = draw(st.sampled_from(["noise", "flat", "black and white"]))
+        if fill == "flat":
+            picture = np.full(full, draw(st.integers(0, 255)), dtype=np.uint8)
+        else:
+            picture = noise(*full, seed=draw(st.integers(0, 2**32 - 1)))
+            if fill == "black and white":
+                picture = np.where(picture < 128, 0, 255).astype(np.uint8)
+        picture = picture[::step, ::step]
+        if draw(st.booleans()):
+            picture = picture[::-1, ::-1]
+        picture.flags.writeable = draw(st.booleans())
+        return picture
+
+    return build()
+
+
+def check_any_picture(depth: fiffdepth_rt.Depth, picture: np.ndarray) -> None:
+    d = depth.infer(picture, size=128)
+    assert d.shape == picture.shape[:2]
+    assert d.dtype == np.float32
+    assert np.isfinite(d).all()
+    assert d.min() >= 0
+    assert d.max() <= 1
+
+
+@given(picture=pictures())
+@settings(max_examples=60)
+def test_every_uint8_picture_gives_finite_depth_in_0_1(
+    depth: fiffdepth_rt.Depth, picture: np.ndarray
+) -> None:
+    check_any_picture(depth, picture)
+
+
+@pytest.mark.soak
+@given(picture=pictures())
+@settings(max_examples=5000, derandomize=False)
+def test_every_uint8_picture_gives_finite_depth_in_0_1_many_times(
+    depth: fiffdepth_rt.Depth, picture: np.ndarray
+) -> None:
+    check_any_picture(depth, picture)
+
+
+def test_a_flat_picture_gives_a_flat_depth_map(depth: fiffdepth_rt.Depth) -> None:
+    d = depth.infer(np.full((50, 333, 3), 128, dtype=np.uint8))
+    np.testing.assert_allclose(d, d[0, 0], atol=1e-6)
+
+
+def test_layout_in_memory_changes_nothing(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(90, 70, 3)
+    wide = np.zeros((90, 140, 3), dtype=np.uint8)
+    wide[:, ::2] = image
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    for same in (wide[:, ::2], np.asfortranarray(image), image[::-1].copy()[::-1], frozen):
+        np.testing.assert_array_equal(depth.infer(same), depth.infer(image))
+
+
+def test_opencv_colors_are_understood_when_named(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(70, 90, 3)
+    np.testing.assert_array_equal(depth.infer(image[:, :, ::-1], color="bgr"), depth.infer(image))
+    assert np.abs(depth.infer(image[:, :, ::-1]) - depth.infer(image)).max() > 0.01
+
+
+def test_a_pil_image_is_taken_in_its_own_colors(depth: fiffdepth_rt.Depth) -> None:
+    image = noise(70, 90, 3)
+    for color in ("rgb", "bgr"):
+        np.testing.assert_array_equal(depth.infer(Image.fromarray(image), color=color), depth.infer(image))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((32, 32, 3), dtype=np.int64),
+        np.zeros((32, 32, 2), dtype=np.uint8),
+        np.zeros((1, 32, 32, 3), dtype=np.uint8),
+        np.zeros((0, 32, 3), dtype=np.uint8),
+        np.full((32, 32, 3), np.nan, dtype=np.float32),
+        "photo.jpg",
+        None,
+    ],
+    ids=["int64", "two channels", "four dimensions", "zero-sized", "NaN", "a path", "None"],
+)
+def test_what_is_no_photo_is_refused_alone_and_in_a_batch(depth: fiffdepth_rt.Depth, bad: Any) -> None:
+    with pytest.raises(ImageError):
+        depth.infer(bad)
+    with pytest.raises(ImageError):
+        depth.infer_batch([noise(32, 32, 3), bad])
+
+
+@pytest.mark.parametrize("size", [15, 1025, 0, -64, 256.0, "256", True])
+def test_an_impossible_size_is_refused_with_what_is_possible(
+    depth: fiffdepth_rt.Depth, toy_dir: Path, size: Any
+) -> None:
+    with pytest.raises(SizeError, match="from 16 to 1024 px"):
+        depth.infer(noise(32, 32, 3), size=size)
+    with pytest.raises(SizeError, match="from 16 to 1024 px"):
+        fiffdepth_rt.Depth(toy_dir, size=size)
+
+
+def test_an_unknown_place_for_the_result_is_refused(depth: fiffdepth_rt.Depth) -> None:
+    with pytest.raises(SizeError, match="'photo' or 'grid'"):
+        depth.infer(noise(32, 32, 3), at="middle")  # type: ignore[arg-type]
+
+
+# --- batches and threads ---
+
+
+@pytest.mark.parametrize("at", ["photo", "grid"])
+def test_a_batch_of_mixed_sizes_equals_one_by_one(depth: fiffdepth_rt.Depth, at: Any) -> None:
+    shapes = [(64, 64, 3), (300, 200, 3), (128, 128), (200, 300, 4), (64, 64, 3), (16, 900, 3)]
+    images = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
+    together = depth.infer_batch(iter(images), at=at)
+    for image, d in zip(images, together, strict=True):
+        np.testing.assert_allclose(d, depth.infer(image, at=at), atol=1e-5)
+
+
+def test_a_batch_larger_than_one_call_takes_keeps_its_order(depth: fiffdepth_rt.Depth) -> None:
+    levels = list(range(0, 250, 10))  # 25 images of 256×256; one call takes 16 of them
+    images = [np.full((256, 256, 3), level, dtype=np.uint8) for level in levels]
+    for level, d in zip(levels, depth.infer_batch(images), strict=True):
+        np.testing.assert_allclose(
+            d, depth.infer(np.full((64, 64, 3), level, dtype=np.uint8))[0, 0], atol=1e-5
+        )
+
+
+def test_an_empty_batch_gives_an_empty_list(depth: fiffdepth_rt.Depth) -> None:
+    assert depth.infer_batch([]) == []
+
+
+def test_threads_that_share_a_depth_get_the_bits_they_would_get_alone(depth: fiffdepth_rt.Depth) -> None:
+    images = [noise(100 + 9 * i, 160 - 7 * i, 3, seed=i) for i in range(12)]
+    alone = [depth.infer(image).tobytes() for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        at_once = [d.tobytes() for d in pool.map(depth.infer, images * 4)]
+    assert at_once == alone * 4
+
+
+@pytest.mark.soak
+def test_a_long_life_with_ever_new_sizes_takes_no_more_memory(toy_dir: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def work(calls: int) -> int:
+        for _ in range(calls):
+            height, width = rng.integers(16, 700, 2)
+            opened.infer(noise(height, width, 3), size=int(rng.integers(16, 1025)))
+        with Path("/proc/self/statm").open() as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with fiffdepth_rt.Depth(toy_dir, threads=2) as opened:
+        warm = work(500)
+        assert work(3000) - warm < 30e6
+
+
+# --- the object ---
+
+
+@pytest.mark.parametrize("space", ["depth", "disparity"])
+def test_the_output_space_is_the_manifests(tmp_path: Path, space: str) -> None:
+    with fiffdepth_rt.Depth(write_toy_engine_dir(tmp_path / "toy", output_space=space)) as opened:
+        assert opened.output_space == space
+        assert opened.describe()["output_space"] == space
+
+
+def test_describe_tells_what_a_result_depends_on(toy_dir: Path) -> None:
+    with fiffdepth_rt.Depth(toy_dir, threads=1, size=320) as opened:
+        said = opened.describe()
+        manifest = opened.manifest
+    assert (said["name"], said["backend"], said["device"], said["precision"]) == (
+        "toy",
+        "onnxruntime",
+        "cpu",
+        "fp32",
+    )
+    assert said["size"] == {"default": 320, "max": 1024, "multiple": 64}
+    assert said["sha256"]["unet"] == manifest.files["graphs/fp32/unet.onnx"].sha256
+    assert said["engine"]["threads"] == 1
+    assert said["versions"]["fiffdepth_rt"] == fiffdepth_rt.__version__
+
+
+def test_a_closed_depth_says_so(toy_dir: Path) -> None:
+    with fiffdepth_rt.Depth(toy_dir) as opened:
+        opened.infer(noise(32, 32, 3))
+    opened.close()
+    with pytest.raises(InferenceError, match="closed"):
+        opened.infer(noise(32, 32, 3))
+    assert opened.describe()["name"] == "toy"
+
+
+def test_an_engine_that_overflows_is_an_error_and_not_a_picture(tmp_path: Path) -> None:
+    with (
+        fiffdepth_rt.Depth(write_toy_engine_dir(tmp_path / "toy", shift=float("nan"))) as opened,
+        pytest.raises(InferenceError, match="not finite"),
+    ):
+        opened.infer(noise(32, 32, 3))
+
+
+# --- colours ---
+
+
+def test_near_is_bright_and_warm_in_either_space() -> None:
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    as_depth = fiffdepth_rt.colorize(ramp, space="depth")
+    as_disparity = fiffdepth_rt.colorize(1 - ramp, space="disparity")
+    assert (as_depth.shape, as_depth.dtype) == ((16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(as_depth, as_disparity)
+    near, far = as_depth[0, 0].astype(int), as_depth[-1, -1].astype(int)
+    assert near.sum() > 500
+    assert far.sum() < 30
+    middle = as_depth[8, 0].astype(int)
+    assert middle[0] > middle[2]  # more red than blue
+
+
+@pytest.mark.parametrize(
+    "depth_map, space",
+    [
+        (np.full((4, 4), np.nan, dtype=np.float32), "depth"),
+        (np.full((4, 4), 1.5, dtype=np.float32), "depth"),
+        (np.zeros((4, 4), dtype=np.uint8), "depth"),
+        (np.zeros((4, 4, 3), dtype=np.float32), "depth"),
+        (np.zeros((0, 4), dtype=np.float32), "depth"),
+        (np.zeros((4, 4), dtype=np.float32), "metres"),
+    ],
+)
+def test_what_is_no_depth_map_gets_no_colors(depth_map: np.ndarray, space: str) -> None:
+    with pytest.raises(ImageError):
+        fiffdepth_rt.colorize(depth_map, space=space)

@@ -1,0 +1,200 @@
+"""Promises about `fiffdepth doctor`. What is broken is broken for real: on the paths that it looks at."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from fiffdepth_rt import __version__
+from fiffdepth_rt.engine_dir import manifest as engine_dir
+from fiffdepth_rt.program import program
+from fiffdepth_rt.program.doctor import Finding, examine
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def healthy_machine(toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundled model that is intact, and no GPU. Returns the folder where programs are looked for."""
+    monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def finding(subject: str) -> Finding:
+    (found,) = (found for found in examine().findings if found.subject == subject)
+    return found
+
+
+def install(folder: Path, wheel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pip leaves behind of a wheel, as far as its version goes."""
+    name = wheel.replace("-", "_")
+    (folder / f"{name}-1.20.1.dist-info").mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: {wheel}\nVersion: 1.20.1\n"
+    (folder / f"{name}-1.20.1.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(folder)
+
+
+def make_nvidia_smi(folder: Path, script: str) -> None:
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def test_a_healthy_machine_has_no_problems() -> None:
+    diagnosis = examine()
+    assert diagnosis.healthy
+    assert {found.verdict for found in diagnosis.findings} <= {"ok", "note"}
+
+
+def test_it_says_the_versions_of_what_is_here() -> None:
+    assert finding("fiffdepth-rt").found == __version__
+    assert platform.python_version() in finding("Python").found
+    assert finding("numpy").found == np.__version__
+    assert finding("opencv-python-headless").found == cv2.__version__
+    backend = finding("backend onnxruntime")
+    assert backend.verdict == "ok" and onnxruntime.__version__ in backend.found
+
+
+def test_a_library_that_does_not_load_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)  # how Python itself marks a module that cannot be imported
+    opencv = finding("opencv-python-headless")
+    assert opencv.verdict == "problem" and "cannot be imported" in opencv.found
+    assert opencv.mend == "pip install --force-reinstall opencv-python-headless"
+
+
+def test_no_engine_at_all_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for engine in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, engine, None)
+    backend = finding("backend onnxruntime")
+    assert backend.verdict == "problem" and backend.found.startswith("not usable: ")
+    assert backend.mend is not None and "fiffdepth-rt[cpu]" in backend.mend
+    assert not examine().healthy
+
+
+def test_two_wheels_of_onnx_runtime_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wheel in ("onnxruntime", "onnxruntime-gpu"):
+        install(tmp_path, wheel, monkeypatch)
+    wheels = finding("ONNX Runtime wheels")
+    assert wheels.verdict == "problem"
+    assert "onnxruntime-gpu 1.20.1" in wheels.found and "overwrite each other" in wheels.found
+    assert wheels.mend is not None
+    assert wheels.mend.startswith(
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'fiffdepth-rt[cpu]'"
+    )
+
+
+def test_two_wheels_of_opencv_are_worth_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wheel in ("opencv-python", "opencv-python-headless"):
+        install(tmp_path, wheel, monkeypatch)
+    assert finding("OpenCV wheels").verdict == "note"
+    assert examine().healthy
+
+
+def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(
+    healthy_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "onnxruntime", monkeypatch)
+    make_nvidia_smi(healthy_machine, "echo 'NVIDIA L4, 550.54.15, 23034 MiB'")
+    gpu, idle = (found for found in examine().findings if found.subject == "NVIDIA GPU")
+    assert (gpu.verdict, gpu.found) == ("ok", "NVIDIA L4, 550.54.15, 23034 MiB")
+    assert (idle.verdict, idle.mend) == (
+        "note",
+        "pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'",
+    )
+
+
+@pytest.mark.parametrize("script", ["exit 9", "kill -9 $$", "printf '\\377\\376'; exit 255"])
+def test_a_driver_that_fails_is_worth_a_note(healthy_machine: Path, script: str) -> None:
+    make_nvidia_smi(healthy_machine, script)
+    gpu = finding("NVIDIA GPU")
+    assert gpu.verdict == "note" and gpu.found.startswith("nvidia-smi is here but fails")
+    assert gpu.mend is not None
+
+
+def test_no_gpu_is_all_right() -> None:
+    gpu = finding("NVIDIA GPU")
+    assert (gpu.verdict, gpu.found) == ("ok", "none (no nvidia-smi); the CPU is used")
+
+
+def test_the_bundled_model_is_verified(toy_dir: Path) -> None:
+    assert finding("bundled model").found.startswith("toy: 7 files, ")
+    graph = toy_dir / "graphs" / "fp32" / "unet.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    model = finding("bundled model")
+    assert model.verdict == "problem" and "unet.onnx" in model.found
+    assert model.mend == "pip install --force-reinstall --no-deps fiffdepth-rt"
+
+
+def test_metadata_that_is_damaged_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime_gpu-1.20.1.dist-info").mkdir()
+    (tmp_path / "onnxruntime_gpu-1.20.1.dist-info" / "METADATA").write_bytes(b"\xff\xfe not metadata \x00")
+    (tmp_path / "onnxruntime_qnn-1.20.1.dist-info").write_text("a file where a folder belongs")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert finding("Python").verdict == "ok"
+    assert finding("bundled model").verdict == "ok"
+
+
+def test_each_problem_and_note_says_what_mends_it(
+    toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (toy_dir / "manifest.json").write_text("{")
+    for wheel in ("onnxruntime", "onnxruntime-directml"):
+        install(tmp_path, wheel, monkeypatch)
+    for module in ("numpy", "cv2", "PIL", "onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, module, None)
+    findings = examine().findings
+    assert sum(found.verdict == "problem" for found in findings) == 8
+    assert all(found.mend for found in findings if found.verdict != "ok")
+
+
+def test_the_text_shows_each_finding_and_the_exit_status_tells_of_problems(toy_dir: Path) -> None:
+    result = CliRunner().invoke(program, ["doctor"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"ok       numpy: {np.__version__}\n" in result.stdout
+    assert result.stdout.endswith("No problems.\n")
+    (toy_dir / "golden.npz").unlink()
+    result = CliRunner().invoke(program, ["doctor"])
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "problem  bundled model: " in result.stdout
+    assert "\n         -> pip install --force-reinstall --no-deps fiffdepth-rt\n" in result.stdout
+
+
+def test_json_holds_the_same(toy_dir: Path) -> None:
+    (toy_dir / "golden.npz").unlink()
+    result = CliRunner().invoke(program, ["doctor", "--json"])
+    assert result.exit_code == 1
+    diagnosis = json.loads(result.stdout)
+    assert diagnosis == examine().as_json()
+    assert diagnosis["healthy"] is False
+    assert {"subject", "verdict", "found", "mend"} == set(diagnosis["findings"][0])
+
+
+def test_it_changes_no_environment() -> None:
+    before = dict(os.environ)
+    examine()
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("library", ["cv2", "numpy"])
+def test_it_speaks_where_a_library_does_not_load(tmp_path: Path, library: str) -> None:
+    (tmp_path / f"{library}.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    root = str(ROOT)
+    answer = subprocess.run(
+        [sys.executable, "-m", "fiffdepth_rt", "doctor"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (answer.returncode, answer.stderr) == (1, "")
+    assert "cannot be imported: libGL.so.1: cannot open shared object file" in answer.stdout

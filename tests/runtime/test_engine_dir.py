@@ -1,0 +1,514 @@
+"""Promises of the engine directory: what is written is read back, and every damage has its own error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiffdepth_rt import Depth
+from fiffdepth_rt.engine_dir.manifest import (
+    DTYPES,
+    HARDWARE_COMPATIBILITIES,
+    JOURNEY,
+    MANIFEST_MAX_BYTES,
+    OUTPUT_SPACES,
+    SYMBOLS,
+    FileRecord,
+    GraphSet,
+    Licence,
+    Manifest,
+    PlanProfile,
+    PlanRecord,
+    SizeLimits,
+    Stage,
+    TensorSpec,
+    hash_file,
+    open_engine_dir,
+    read_manifest,
+    write_manifest,
+)
+from fiffdepth_rt.errors import (
+    EngineDirError,
+    GraphError,
+    HashMismatchError,
+    ManifestError,
+    MissingFileError,
+    OutputError,
+    StageMismatchError,
+    UnsafePathError,
+)
+
+UNET = "graphs/fp32/unet.onnx"
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest's JSON as a hand would."""
+    file = directory / "manifest.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def vouch(directory: Path) -> None:
+    """Make the manifest list the files as they are now."""
+    manifest = read_manifest(directory)
+    files = {name: hash_file(directory / name) for name in manifest.files}
+    write_manifest(directory, dataclasses.replace(manifest, files=files))
+
+
+# --- there and back ---
+
+texts = st.text(max_size=12)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+json_objects = st.dictionaries(texts, json_values, max_size=3)
+specs = st.builds(
+    TensorSpec,
+    name=texts,
+    dtype=st.sampled_from(DTYPES),
+    shape=st.lists(st.integers(1, 4096) | st.sampled_from(SYMBOLS), max_size=4).map(tuple),
+)
+stages = st.builds(
+    Stage,
+    file=texts,
+    external_data=st.lists(texts, max_size=2).map(tuple),
+    inputs=st.lists(specs, max_size=2).map(tuple),
+    outputs=st.lists(specs, max_size=2).map(tuple),
+)
+graph_sets = st.builds(
+    GraphSet,
+    opset=st.integers(1, 30),
+    backends=st.lists(texts, max_size=2).map(tuple),
+    stages=st.fixed_dictionaries({"encoder": stages, "unet": stages, "decoder": stages}),
+)
+records = st.builds(
+    FileRecord, sha256=st.text("0123456789abcdef", min_size=64, max_size=64), bytes=st.integers(0, 2**40)
+)
+sizes = st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 64)).map(
+    lambda n: SizeLimits(multiple=8 * n[0], max=8 * n[0] * n[1], default=min(n[2], 8 * n[0] * n[1]))
+)
+
+versions = st.lists(st.integers(0, 999), min_size=2, max_size=4).map(lambda n: ".".join(map(str, n)))
+plan_records = st.builds(
+    PlanRecord,
+    stage=st.sampled_from(sorted(JOURNEY)),
+    precision=texts,
+    file=texts,
+    gpu_name=texts,
+    compute_capability=versions,
+    tensorrt_version=versions,
+    profiles=st.lists(
+        st.builds(
+            PlanProfile,
+            grid=st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+            batch=st.integers(1, 64),
+        ),
+        min_size=1,
+        max_size=2,
+    ).map(tuple),
+    hardware_compatibility=st.sampled_from(HARDWARE_COMPATIBILITIES),
+    stripped=st.booleans(),
+    opt_level=st.none() | st.integers(0, 5),
+    workspace_mib=st.none() | st.integers(1, 2**20),
+    graph_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    built=json_objects,
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    sets = draw(st.dictionaries(texts, graph_sets, min_size=1, max_size=2))
+    golden = draw(st.none() | texts)
+    used = {golden} - {None}
+    for graph_set in sets.values():
+        for stage in graph_set.stages.values():
+            used |= {stage.file, *stage.external_data}
+    plans = [
+        dataclasses.replace(plan, precision=min(sets)) for plan in draw(st.lists(plan_records, max_size=2))
+    ]
+    used |= {plan.file for plan in plans}
+    return Manifest(
+        name=draw(texts),
+        recipe=draw(texts),
+        output_space=draw(st.sampled_from(OUTPUT_SPACES)),
+        size=draw(sizes),
+        graph_sets=sets,
+        files={name: draw(records) for name in used},
+        licence=Licence(model=draw(texts), data_sources=tuple(draw(st.lists(texts, max_size=2)))),
+        golden=golden,
+        plans=tuple(plans),
+        provenance=draw(json_objects),
+        parity=tuple(draw(st.lists(json_objects, max_size=2))),
+    )
+
+
+@given(manifest=manifests())
+@settings(max_examples=60)
+def test_every_manifest_is_read_back_as_it_was_written(
+    manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("engine")
+    write_manifest(directory, manifest)
+    assert read_manifest(directory) == manifest
+    assert [path.name for path in directory.iterdir()] == ["manifest.json"]
+
+
+def test_equal_manifests_are_equal_bytes(toy_dir: Path) -> None:
+    before = (toy_dir / "manifest.json").read_bytes()
+    write_manifest(toy_dir, read_manifest(toy_dir))
+    assert (toy_dir / "manifest.json").read_bytes() == before
+    assert before.startswith(b'{\n "files": {\n')
+    assert before.endswith(b"}\n")
+
+
+def test_an_opened_directory_knows_its_graphs(toy_dir: Path) -> None:
+    opened = open_engine_dir(str(toy_dir))
+    assert opened.path == toy_dir
+    assert opened.stage_path("fp32", "unet") == toy_dir / UNET
+    assert opened.manifest.size == SizeLimits(default=256, max=1024, multiple=64)
+
+
+def test_a_directory_can_be_moved_and_be_a_link_itself(toy_dir: Path, tmp_path: Path) -> None:
+    moved = shutil.move(toy_dir, tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(moved, target_is_directory=True)
+    assert open_engine_dir(tmp_path / "link").manifest.name == "toy"
+
+
+def test_files_beyond_the_listed_ones_are_left_alone(toy_dir: Path) -> None:
+    (toy_dir / "graphs" / ".DS_Store").write_bytes(b"x")
+    open_engine_dir(toy_dir)
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(toy_dir: Path) -> None:
+    before = (toy_dir / "manifest.json").read_bytes()
+    manifest = read_manifest(toy_dir)
+    with pytest.raises(ManifestError):
+        write_manifest(toy_dir, dataclasses.replace(manifest, files={}))
+    with pytest.raises(OutputError):
+        write_manifest(toy_dir / "missing", manifest)
+    assert (toy_dir / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in toy_dir.iterdir()) == ["golden.npz", "graphs", "manifest.json"]
+
+
+# --- the manifest itself ---
+
+
+def test_a_folder_without_a_manifest_is_no_engine_directory(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "file"):
+        if path.name == "file":
+            path.write_bytes(b"")
+        with pytest.raises(ManifestError, match="is not an engine directory"):
+            Depth(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"not json",
+        b'{"schema": 1',
+        b"\xff\xfe\x00",
+        b'{"schema": NaN}',
+        b"[" * 1_000_000,
+        b'{"schema": ' + b"1" * 10_000 + b"}",
+    ],
+    ids=["empty", "words", "cut off", "not text", "NaN", "deep", "long number"],
+)
+def test_a_manifest_that_is_not_json_says_so(toy_dir: Path, text: bytes) -> None:
+    (toy_dir / "manifest.json").write_bytes(text)
+    with pytest.raises(ManifestError, match="is not JSON"):
+        Depth(toy_dir)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"text"'])
+def test_json_that_is_no_object_is_no_manifest(toy_dir: Path, text: str) -> None:
+    (toy_dir / "manifest.json").write_text(text)
+    with pytest.raises(ManifestError, match="should be an object"):
+        Depth(toy_dir)
+
+
+def test_a_manifest_of_2_gb_is_refused_unread(toy_dir: Path) -> None:
+    os.truncate(toy_dir / "manifest.json", 2**31)  # sparse: takes no disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestError, match=f"at most {MANIFEST_MAX_BYTES}"):
+            Depth(toy_dir)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_newer_schema_asks_for_a_newer_runtime(toy_dir: Path) -> None:
+    edit(toy_dir, lambda content: content.update(schema=2, something_new=True))
+    with pytest.raises(ManifestError, match=r"schema 2; this runtime reads schema 1\. Update fiffdepth-rt"):
+        Depth(toy_dir)
+
+
+def test_an_older_schema_asks_for_another_export(toy_dir: Path) -> None:
+    edit(toy_dir, lambda content: content.update(schema=0))
+    with pytest.raises(ManifestError, match=r"schema 0; this runtime reads schema 1\. Export"):
+        Depth(toy_dir)
+
+
+@pytest.mark.parametrize("schema", [None, "1", 1.0, True])
+def test_a_manifest_without_a_schema_number_says_so(toy_dir: Path, schema: Any) -> None:
+    edit(toy_dir, lambda content: content.update(schema=schema))
+    with pytest.raises(ManifestError, match="no schema number"):
+        Depth(toy_dir)
+
+
+def at(path: str) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
+    def walk(content: Any) -> tuple[Any, Any]:
+        *parents, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+        for key in parents:
+            content = content[key]
+        return content, last
+
+    return walk
+
+
+@pytest.mark.parametrize("value", [None, 7, -1, "", "x", [], [7], {}, {"x": 1}, True], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "name",
+        "recipe",
+        "output_space",
+        "size",
+        "size/max",
+        "size/multiple",
+        "graph_sets",
+        "graph_sets/fp32",
+        "graph_sets/fp32/opset",
+        "graph_sets/fp32/backends",
+        "graph_sets/fp32/stages",
+        "graph_sets/fp32/stages/unet",
+        "graph_sets/fp32/stages/unet/inputs",
+        "graph_sets/fp32/stages/unet/inputs/0",
+        "graph_sets/fp32/stages/unet/inputs/0/shape",
+        "graph_sets/fp32/stages/unet/inputs/0/shape/1",
+        "files",
+        "licence",
+        "licence/data_sources",
+        "golden",
+        "plans",
+        "provenance",
+        "parity",
+    ],
+)
+def test_no_value_in_the_wrong_place_does_more_than_raise(toy_dir: Path, path: str, value: Any) -> None:
+    """Some values are right by chance ("x" is a name); then it opens. It never fails in another way."""
+
+    def change(content: dict[str, Any]) -> None:
+        parent, key = at(path)(content)
+        parent[key] = value
+
+    edit(toy_dir, change)
+    try:
+        open_engine_dir(toy_dir)
+    except EngineDirError as error:
+        assert str(error).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "path", ["name", "size/max", "graph_sets/fp32/stages/unet/file", "licence/model", "parity"]
+)
+def test_a_missing_key_is_named(toy_dir: Path, path: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        parent, key = at(path)(content)
+        del parent[key]
+
+    edit(toy_dir, change)
+    with pytest.raises(ManifestError, match=f"lacks {path.split('/')[-1]}"):
+        Depth(toy_dir)
+
+
+def test_an_unknown_key_is_named(toy_dir: Path) -> None:
+    edit(toy_dir, lambda content: content["size"].update(colour="blue"))
+    with pytest.raises(ManifestError, match="size has unknown colour"):
+        Depth(toy_dir)
+
+
+def test_a_graph_that_the_files_do_not_list_is_refused(toy_dir: Path) -> None:
+    edit(toy_dir, lambda content: content["files"].pop(UNET))
+    with pytest.raises(ManifestError, match=f"does not list '{UNET}'"):
+        Depth(toy_dir)
+
+
+# --- files ---
+
+
+def test_a_missing_file_is_named(toy_dir: Path) -> None:
+    (toy_dir / UNET).unlink()
+    with pytest.raises(MissingFileError, match=UNET):
+        Depth(toy_dir)
+
+
+def test_a_file_beside_the_graphs_that_nothing_vouches_for_is_refused(toy_dir: Path) -> None:
+    (toy_dir / UNET).with_suffix(".weights").write_bytes(b"weights of somebody else")
+    with pytest.raises(ManifestError, match="nothing vouches for it"):
+        Depth(toy_dir)
+
+
+def test_a_changed_bit_is_found_by_the_hash(toy_dir: Path) -> None:
+    data = bytearray((toy_dir / UNET).read_bytes())
+    data[len(data) // 2] ^= 1
+    (toy_dir / UNET).write_bytes(data)
+    with pytest.raises(HashMismatchError, match="SHA-256"):
+        Depth(toy_dir)
+    open_engine_dir(toy_dir, verify=False)
+
+
+def test_a_file_of_another_length_is_found_without_hashing(toy_dir: Path) -> None:
+    with (toy_dir / UNET).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(HashMismatchError, match="bytes where"):
+        open_engine_dir(toy_dir, verify=False)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_not_opened(toy_dir: Path, kind: str) -> None:
+    (toy_dir / UNET).unlink()
+    (toy_dir / UNET).mkdir() if kind == "folder" else os.mkfifo(toy_dir / UNET)
+    with pytest.raises(MissingFileError, match="not a file"):
+        Depth(toy_dir)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "graphs/../../secret",
+        "/etc/passwd",
+        "graphs//x",
+        "./x",
+        "",
+        "C:/x",
+        "a\\..\\b",
+        "a\0b",
+        "..",
+    ],
+)
+def test_a_path_that_could_leave_the_directory_is_refused(toy_dir: Path, name: str) -> None:
+    (toy_dir.parent / "secret").write_bytes(b"x")
+    edit(toy_dir, lambda content: content["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
+    with pytest.raises(UnsafePathError):
+        Depth(toy_dir)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "golden.npz", UNET, "graphs/fp32", "graphs"])
+def test_a_link_is_refused_wherever_it_points(toy_dir: Path, name: str) -> None:
+    real = toy_dir.parent / "real"
+    (toy_dir / name).rename(real)
+    (toy_dir / name).symlink_to(real)
+    with pytest.raises(UnsafePathError, match="is a link"):
+        Depth(toy_dir)
+
+
+# --- graphs ---
+
+
+@pytest.mark.parametrize("stage", ["encoder", "unet", "decoder"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_graph_is_a_graph_error_even_if_its_hash_is_right(
+    toy_dir: Path, capfd: pytest.CaptureFixture[str], stage: str, kept: float
+) -> None:
+    file = toy_dir / f"graphs/fp32/{stage}.onnx"
+    os.truncate(file, int(file.stat().st_size * kept))
+    with pytest.raises(HashMismatchError):
+        Depth(toy_dir)
+    vouch(toy_dir)
+    with pytest.raises(GraphError, match=f"{stage}.onnx"):
+        Depth(toy_dir)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", ["encoder", "unet", "decoder"])
+def test_a_graph_truncated_anywhere_is_a_graph_error(toy_dir: Path, stage: str) -> None:
+    file = toy_dir / f"graphs/fp32/{stage}.onnx"
+    whole = file.read_bytes()
+    for kept in range(len(whole)):
+        file.write_bytes(whole[:kept])
+        vouch(toy_dir)
+        with pytest.raises(GraphError):
+            Depth(toy_dir)
+
+
+def test_a_graph_that_is_something_else_is_a_graph_error(toy_dir: Path) -> None:
+    (toy_dir / UNET).write_bytes(b"\x89PNG\r\n" * 100)
+    vouch(toy_dir)
+    with pytest.raises(GraphError, match=r"unet\.onnx"):
+        Depth(toy_dir)
+
+
+def test_stages_that_do_not_fit_each_other_are_found_in_the_manifest(toy_dir: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["graph_sets"]["fp32"]["stages"]["unet"]["inputs"][0]["shape"][1] = 8
+
+    edit(toy_dir, change)
+    with pytest.raises(StageMismatchError, match=r"unet takes latent float32 batch×8×.*given .*batch×4×"):
+        open_engine_dir(toy_dir)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            lambda stages: stages["encoder"]["outputs"][0].update(name="z"),
+            "gives z where it should be latent",
+        ),
+        (lambda stages: stages["decoder"]["outputs"].pop(), "should be depth, depth_unclipped"),
+        (
+            lambda stages: stages["encoder"]["inputs"][0].update(dtype="float32"),
+            "not uint8 batch×height×width×3",
+        ),
+        (lambda stages: stages["encoder"]["inputs"][0].update(shape=["batch", 3]), "not uint8"),
+        (lambda stages: stages["decoder"]["outputs"][0].update(dtype="float16"), "gives depth float16"),
+        (lambda stages: stages["unet"]["outputs"][0].update(dtype="float16"), "takes depth_latent float32"),
+    ],
+)
+def test_tensors_that_make_no_journey_are_found_in_the_manifest(
+    toy_dir: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    edit(toy_dir, lambda content: change(content["graph_sets"]["fp32"]["stages"]))
+    with pytest.raises(StageMismatchError, match=said):
+        open_engine_dir(toy_dir)
+
+
+@pytest.mark.parametrize("kind", ["dtype", "fixed height", "more channels"])
+def test_a_manifest_that_claims_what_the_graph_is_not_is_found_at_the_graph(toy_dir: Path, kind: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for stage in content["graph_sets"]["fp32"]["stages"].values():
+            for spec in stage["inputs"] + stage["outputs"]:
+                if kind == "dtype" and "latent" in spec["name"]:
+                    spec["dtype"] = "float16"
+                if kind == "more channels" and "latent" in spec["name"]:
+                    spec["shape"][1] = 16
+                if kind == "fixed height":
+                    spec["shape"] = [{"height": 512, "height/8": 64}.get(dim, dim) for dim in spec["shape"]]
+
+    edit(toy_dir, change)
+    open_engine_dir(toy_dir)  # consistent in itself
+    with pytest.raises(StageMismatchError, match="fp32/encoder"):
+        Depth(toy_dir)
+
+
+def test_a_graph_in_another_stages_place_is_found(toy_dir: Path) -> None:
+    shutil.copy(toy_dir / "graphs/fp32/encoder.onnx", toy_dir / UNET)
+    vouch(toy_dir)
+    with pytest.raises(StageMismatchError, match="fp32/unet"):
+        Depth(toy_dir)

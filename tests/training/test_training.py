@@ -1,0 +1,227 @@
+"""Promises of the training: losses by value, resuming without a trace, nothing half-done left."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fiffdepth_rt.errors import OutputError
+from training import loop, objective
+from training.data import procedural
+from training.data.images import PhotoFolder
+from training.data.labels import LabelStore
+from training.nano import __main__ as nano
+from training.tensors import autocast, depth_tensor
+from training.weights import ours as checkpoint
+
+
+def test_mae_is_the_mean_absolute_difference() -> None:
+    target, predicted = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0], [4.0, 4.0]]]])
+    assert objective.mae(target, predicted).item() == pytest.approx(3 / 4)
+
+
+def test_gradient_matching_sums_neighbour_differences_of_the_residual() -> None:
+    target, predicted = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0], [4.0, 4.0]]]])
+    # residual [[0, 2], [-1, 0]]: along x |2| + |1|, along y |-1| + |-2|, over 4 pixels
+    assert objective.gradient_matching(target, predicted).item() == pytest.approx(6 / 4)
+
+
+def test_gradient_matching_does_not_see_a_constant_offset() -> None:
+    target = torch.rand(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert objective.gradient_matching(target, target + 3).item() == pytest.approx(0, abs=1e-6)
+    assert objective.depth_loss(target, target + 3).item() == pytest.approx(3, abs=1e-5)
+
+
+def _line_fit(noise: float = 0.1) -> tuple[torch.nn.Module, Callable[[int], torch.Tensor]]:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 1)
+
+    def loss_at(step: int) -> torch.Tensor:
+        g = torch.Generator().manual_seed(step)
+        x = torch.randn(16, 3, generator=g)
+        return (module(x) - x.sum(1, keepdim=True) + noise * torch.randn(16, 1, generator=g)).square().mean()
+
+    return module, loss_at
+
+
+SCHEDULE = loop.Schedule(steps=60, lr=0.05, warmup=5, save_every=10)
+
+
+def _fit(place: Path, module: torch.nn.Module, loss_at: Callable[[int], torch.Tensor]) -> None:
+    loop.fit(module, loss_at, SCHEDULE, place, validate=lambda m: {})
+
+
+def test_training_brings_the_loss_down(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    before = loss_at(1000).item()
+    _fit(tmp_path, module, loss_at)
+    assert loss_at(1000).item() < before / 10
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    _fit(tmp_path / "whole", module, loss_at)
+
+    class KilledError(Exception):
+        pass
+
+    module, loss_at = _line_fit()
+
+    def dies_at_37(step: int) -> torch.Tensor:
+        if step == 37:
+            raise KilledError
+        return loss_at(step)
+
+    with pytest.raises(KilledError):
+        _fit(tmp_path / "broken", module, dies_at_37)
+    assert not (tmp_path / "broken" / loop.WEIGHTS).exists()
+
+    module, loss_at = _line_fit()
+    seen = []
+    _fit(tmp_path / "broken", module, lambda step: (seen.append(step), loss_at(step))[1])
+    assert seen[0] == 30  # the last state before the kill
+    whole, broken = (load_file(tmp_path / d / loop.WEIGHTS) for d in ("whole", "broken"))
+    for name, value in whole.items():
+        assert torch.equal(value, broken[name])
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    _fit(tmp_path, module, loss_at)
+
+    def never(step: int) -> torch.Tensor:
+        raise AssertionError(f"step {step} ran again")
+
+    _fit(tmp_path, module, never)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    with pytest.raises(loop.TrainingError, match="nan at step 25"):
+        _fit(tmp_path, module, lambda step: loss_at(step) * (float("nan") if step == 25 else 1))
+    assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 20
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    with loop.only_run_in(tmp_path), pytest.raises(loop.TrainingError, match="Another run"):
+        _fit(tmp_path, module, loss_at)
+
+
+def test_a_disk_that_fills_up_at_save_time_costs_no_earlier_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, loss_at = _line_fit()
+    written = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: _full_from(30, written, state, file))
+    with pytest.raises(OutputError, match="No space left"):
+        _fit(tmp_path, module, loss_at)
+    assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "log.jsonl", loop.STATE]
+
+
+def _full_from(step: int, save: Callable[..., None], state: dict[str, object], file: BinaryIO) -> None:
+    if state["step"] == step:
+        file.write(b"half a state")
+        raise OSError(28, "No space left on device")
+    save(state, file)
+
+
+def test_the_learning_rate_warms_up_then_falls_to_one_percent() -> None:
+    s = loop.Schedule(steps=1000, lr=1e-3, warmup=100)
+    assert s.lr_at(0) == pytest.approx(1e-5)
+    assert s.lr_at(99) == pytest.approx(1e-3)
+    assert s.lr_at(550) == pytest.approx(1e-3 * (0.01 + 0.99 / 2))
+    assert s.lr_at(1000) == pytest.approx(1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage of the bundled model's training, as small as it gets."""
+    run = tmp_path_factory.mktemp("run")
+    plan = dataclasses.replace(nano.TINY, scenes=4, held_out=4, per_shard=4)
+    photos = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        texture = np.random.default_rng(i).integers(0, 256, (150, 200 + 8 * i, 3), np.uint8)
+        Image.fromarray(texture).save(photos / f"{i}.jpg")
+    nano.train(run, plan, photos=PhotoFolder(photos, licence="noise, free of rights"))
+    return run
+
+
+def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -> None:
+    labels = LabelStore(tiny_run / "labels")
+    assert sorted(labels) == ["0.jpg", "1.jpg", "2.jpg"]
+    picture, valid = labels.picture("2.jpg")
+    assert picture.shape == (150, 216) and valid.all()
+    assert picture.min() == -1 and picture.max() == 1
+    sources = checkpoint.load(tiny_run / "nano.safetensors").info.data_sources
+    assert sources[1:] == (
+        "3 photos without depth: noise, free of rights",
+        f"their labels by {labels.header.teacher}: Apache-2.0",
+    )
+
+
+def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(tiny_run: Path) -> None:
+    read = checkpoint.load(tiny_run / "nano.safetensors")
+    assert (read.info.recipe, read.info.output_space) == ("fiffdepth", "depth")
+    fine, trained = (nano.journey_after(tiny_run, stage) for stage in ("fine", "method"))
+    for before, after in zip(fine.parameters(), trained.parameters(), strict=True):
+        after.data = (before.data + after.data) / 2
+    photos = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        shipped = nano.Journey(read.vae, read.unet).eval()(photos)
+        full = trained.eval()(photos)
+    assert read.vae.config.scaling_factor == trained.vae.config.scaling_factor
+    assert full.std() > 1e-3
+    torch.testing.assert_close(shipped, full, atol=0.02, rtol=0)  # weights rounded to half
+
+
+def test_shipped_weights_are_exact_in_half_precision(tiny_run: Path) -> None:
+    for name, tensor in load_file(tiny_run / "nano.safetensors").items():
+        assert torch.equal(tensor.half().float(), tensor), name
+
+
+def test_latents_are_the_vae_s_and_mirrored_ones_follow(tiny_run: Path) -> None:
+    vae = nano.load_vae(tiny_run)
+    (latents,) = nano.cache_latents(tiny_run, "scenes", vae)
+    shard = procedural.open_shard(procedural.shard_paths(tiny_run / "scenes")[0])
+    with torch.no_grad(), autocast():
+        expected = vae.encode(depth_tensor(shard.depth).flip(-1)).latent_dist.mode()
+    expected = (expected * vae.config.scaling_factor).half().numpy()
+    assert latents.depth.shape == (8, 4, 24, 32)
+    np.testing.assert_allclose(latents.depth[4:], expected, atol=5e-2)
+
+
+def test_a_checkpoint_of_another_kind_or_with_other_tensors_is_refused(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    good = tiny_run / "nano.safetensors"
+    foreign, cut, short = (tmp_path / f"{n}.safetensors" for n in ("foreign", "cut", "short"))
+    save_file({"a": torch.zeros(1)}, foreign)
+    cut.write_bytes(good.read_bytes()[:5000])
+    with pytest.raises(checkpoint.CheckpointError, match="format"):
+        checkpoint.load(foreign)
+    with pytest.raises(checkpoint.CheckpointError, match="Copy or download it again"):
+        checkpoint.load(cut)
+    tensors = load_file(good)
+    tensors.pop("unet.conv_in.bias")
+    tensors["unet.extra"] = torch.zeros(1)
+    tensors["vae.quant_conv.bias"] = torch.zeros(3)
+    save_file(tensors, short, metadata=_metadata(good))
+    with pytest.raises(checkpoint.CheckpointError, match=r"missing \['conv_in.bias'\], surplus \['extra'\]"):
+        checkpoint.load(short)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        return dict(f.metadata())

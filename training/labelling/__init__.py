@@ -1,0 +1,1 @@
+"""Photos -> a teacher's labels: python -m training.labelling.steps."""

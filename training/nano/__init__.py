@@ -1,0 +1,1 @@
+"""The bundled model, stage by stage: python -m training.nano."""

@@ -1,0 +1,221 @@
+"""Checkpoints with random weights, in any layout that checkpoint.py reads, at any width: to try exports on.
+
+    python -m training.weights.random random.safetensors --layout ldm --width 0.25
+    python -m training.weights.random sd21-random/ --layout folder --dtype fp16      # SD 2.1's full size
+
+Width 1 is SD 2.1: 866 M parameters in the UNet, 84 M in the VAE. The depth of such a model means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from export.recipe import RECIPES, Recipe
+from training.weights.ours import Checkpoint, CheckpointInfo, save
+from training.weights.tensors import Tensors
+
+LAYOUTS = ("own", "folder", "sharded", "unet", "ldm", "prefixed")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+STEM = "diffusion_pytorch_model"
+
+
+def random_unet(recipe: Recipe, width: float = 1.0, **config: Any) -> UNet2DConditionModel:
+    """SD 2.1's UNet at a width, for a recipe. Channels are multiples of 64, so that heads keep 64 of them."""
+    if recipe.class_labels is not None:
+        config["class_embed_type"] = "projection"
+        config["projection_class_embeddings_input_dim"] = len(recipe.class_labels)
+    channels = [max(64, round(c * width / 64) * 64) for c in (320, 640, 1280, 1280)]
+    return UNet2DConditionModel(
+        **{
+            "sample_size": 64,
+            "in_channels": 4 + recipe.zero_channels,
+            "block_out_channels": channels,
+            "attention_head_dim": [c // 64 for c in channels],
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+            **config,
+        }
+    ).eval()
+
+
+def random_vae(width: float = 1.0, **config: Any) -> AutoencoderKL:
+    """SD's VAE at a width; channels are multiples of 32, the number of groups."""
+    return AutoencoderKL(
+        **{
+            "block_out_channels": [max(32, round(c * width / 32) * 32) for c in (128, 256, 512, 512)],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+            "layers_per_block": 2,
+            "latent_channels": 4,
+            **config,
+        }
+    ).eval()
+
+
+def write_layout(
+    path: Path, layout: str, made: Checkpoint, *, recipe: Recipe, dtype: torch.dtype = torch.float32
+) -> None:
+    """A model -> files in one of LAYOUTS.
+
+    "unet" writes path/ (the UNet's folder) and path-vae/. All but "own" have no place for the
+    prompt embedding: it is written beside them, as <name>.prompt.safetensors.
+    """
+    unet, vae = _cast(made.unet.state_dict(), dtype), _cast(made.vae.state_dict(), dtype)
+    if layout == "own":
+        save(path, made)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"prompt_embedding": made.prompt_embedding}, path.parent / f"{path.name}.prompt.safetensors")
+    if layout in ("folder", "sharded"):
+        _write_part(path / "unet", made.unet, unet, dtype, shards=3 if layout == "sharded" else 1)
+        _write_part(path / "vae", made.vae, vae, dtype, shards=1)
+        (path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+        if recipe.scheduler is not None:
+            (path / "scheduler").mkdir(exist_ok=True)
+            config = {"_class_name": "DDIMScheduler", **recipe.scheduler}
+            (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    elif layout == "unet":
+        _write_part(path, made.unet, unet, dtype, shards=1)
+        _write_part(path.with_name(path.name + "-vae"), made.vae, vae, dtype, shards=1)
+    elif layout == "ldm":
+        names = {f"model.diffusion_model.{unet_key_in_ldm(k, made.unet)}": v for k, v in unet.items()}
+        names |= {
+            f"first_stage_model.{vae_key_in_ldm(k, made.vae)}": v for k, v in _conv_attention(vae).items()
+        }
+        save_file(names, path)
+    else:
+        names = {f"module.unet.{k}": v for k, v in unet.items()}
+        save_file(names | {f"module.vae.{k}": v for k, v in vae.items()}, path)
+
+
+def unet_key_in_ldm(key: str, unet: Any) -> str:
+    """A diffusers UNet key -> the key that LDM gives the same tensor."""
+    ends = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "class_embedding.linear_1": "label_emb.0.0",
+        "class_embedding.linear_2": "label_emb.0.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+    stem, _, kind = key.rpartition(".")
+    if stem in ends:
+        return f"{ends[stem]}.{kind}"
+    inner = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+    per_block = unet.config.layers_per_block + 1
+    match = re.match(
+        r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key
+    )
+    if match is None:
+        raise ValueError(f"{key} has no LDM name")
+    side, block, part, index, rest = match[1], int(match[2] or 0), match[3], int(match[4]), match[5]
+    if part == "resnets":
+        name, _, kind = rest.partition(".")
+        rest = f"{inner[name]}.{kind}"
+    if side == "mid":
+        return f"middle_block.{2 * index if part == 'resnets' else 1}.{rest}"
+    if side == "down":
+        if part == "downsamplers":
+            return f"input_blocks.{(block + 1) * per_block}.0.op.{rest.removeprefix('conv.')}"
+        return f"input_blocks.{block * per_block + index + 1}.{0 if part == 'resnets' else 1}.{rest}"
+    if part == "upsamplers":
+        attended = "CrossAttn" in unet.config.up_block_types[block]
+        return f"output_blocks.{block * per_block + per_block - 1}.{2 if attended else 1}.{rest}"
+    return f"output_blocks.{block * per_block + index}.{0 if part == 'resnets' else 1}.{rest}"
+
+
+def vae_key_in_ldm(key: str, vae: Any) -> str:
+    """A diffusers VAE key -> the key that LDM gives the same tensor."""
+    last = len(vae.config.block_out_channels) - 1
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    names = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    key = re.sub(
+        r"mid_block\.attentions\.0\.(group_norm|to_q|to_k|to_v|to_out\.0)",
+        lambda m: f"mid.attn_1.{names[m[1]]}",
+        key,
+    )
+    key = re.sub(r"down_blocks\.(\d)\.resnets\.", r"down.\1.block.", key)
+    key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
+    key = re.sub(r"up_blocks\.(\d)\.resnets\.", lambda m: f"up.{last - int(m[1])}.block.", key)
+    return re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", key)
+
+
+def _conv_attention(vae: Tensors) -> Tensors:
+    """LDM's VAE attention consists of 1×1 convolutions where diffusers has linear layers."""
+    linear = re.compile(r"\.attentions\.0\.to_(q|k|v|out\.0)\.weight$")
+    return {k: v[:, :, None, None] if linear.search(k) else v for k, v in vae.items()}
+
+
+def _write_part(folder: Path, module: Any, tensors: Tensors, dtype: torch.dtype, *, shards: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_config(folder)
+    variant = ".fp16" if dtype == torch.float16 else ""
+    if shards == 1:
+        save_file(tensors, folder / f"{STEM}{variant}.safetensors")
+        return
+    keys = sorted(tensors)
+    weight_map: dict[str, str] = {}
+    for i in range(shards):
+        file = f"{STEM}{variant}-{i + 1:05}-of-{shards:05}.safetensors"
+        mine = keys[i::shards]
+        save_file({k: tensors[k] for k in mine}, folder / file)
+        weight_map |= dict.fromkeys(mine, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{STEM}.safetensors.index{variant}.json").write_text(json.dumps(index))
+
+
+def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Tensors:
+    return {k: v.to(dtype).contiguous() for k, v in tensors.items()}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layout", type=click.Choice(LAYOUTS), default="own", show_default=True)
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="fiffdepth", show_default=True)
+@click.option("--width", type=click.FloatRange(0.01, 4), default=1.0, show_default=True, help="1: SD 2.1.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(path: Path, layout: str, recipe: str, width: float, dtype: str, seed: int) -> None:
+    """Write a checkpoint with random weights to PATH (and its prompt embedding beside it)."""
+    torch.manual_seed(seed)
+    row = RECIPES[recipe]
+    info = CheckpointInfo(
+        name="random",
+        recipe=recipe,
+        output_space=row.output_space,
+        size_default=512,
+        size_max=1024,
+        licence="CC0-1.0",
+        data_sources=("random numbers",),
+        training={},
+    )
+    vae = random_vae(width)
+    vae.decoder.conv_out.weight.data.mul_(0.5)  # depth within [-1, 1], where a comparison says something
+    made = Checkpoint(
+        unet=random_unet(row, width), vae=vae, prompt_embedding=torch.randn(1, 2, 1024), info=info
+    )
+    write_layout(path, layout, made, recipe=row, dtype=DTYPES[dtype])
+    count = sum(p.numel() for m in (made.unet, made.vae) for p in m.parameters())
+    click.echo(f"{path}: {count / 1e6:.1f} M random parameters, {layout} layout")
+
+
+if __name__ == "__main__":
+    main()
