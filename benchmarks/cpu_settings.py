@@ -27,8 +27,7 @@ from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, JOURNEY, open_engine_dir
-from fiffdepth_rt.machine import default_threads
-from fiffdepth_rt.program.bench import machine_card
+from fiffdepth_rt.machine import default_threads, machine_card
 
 RESULTS = Path(__file__).parent / "results"
 _ALLOW_SPINNING = "session.intra_op.allow_spinning"

@@ -10,14 +10,12 @@ import contextlib
 import dataclasses
 import platform
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fiffdepth_rt.program.bench import machine_card
+from fiffdepth_rt.machine import MIB, gpu_memory_of, installed, machine_card, nvidia_driver
 from fiffdepth_rt.version import __version__
 
 LIBRARIES = (
@@ -64,9 +62,8 @@ class Ceiling:
 
 def card(device: str, threads: int) -> dict[str, str]:
     """The machine in words, without names of hosts, users or places."""
-    found = {library: version for library in LIBRARIES if (version := _version(library)) is not None}
-    found |= {"fiffdepth_rt": __version__, "python": platform.python_version()}
-    gpu = {} if device == "cpu" else {"driver": _driver()}
+    found = installed(LIBRARIES) | {"fiffdepth_rt": __version__, "python": platform.python_version()}
+    gpu = {} if device == "cpu" else {"driver": nvidia_driver().version or "unknown"}
     return {
         **machine_card(found),
         "instructions": ", ".join(instruction_sets(_cpuinfo())) or "unknown",
@@ -145,45 +142,15 @@ def volunteer_for_oom() -> None:
 
 
 class DevicePeak:
-    """The most GPU memory that a process held, as nvidia-smi tells it: `look(pid)` now and then.
-
-    It counts the CUDA context and every library's arena, which no library's own counter does.
-    """
+    """The most GPU memory that a process held, as the driver tells it: `look(pid)` now and then."""
 
     def __init__(self) -> None:
         self.mib: float | None = None
 
     def look(self, pid: int) -> None:
-        now = device_memory_mib(_smi("--query-compute-apps=pid,used_memory").splitlines(), pid)
+        now = gpu_memory_of(pid)
         if now is not None:
-            self.mib = max(now, self.mib or 0.0)
-
-
-def device_memory_mib(lines: Iterable[str], pid: int) -> float | None:
-    """nvidia-smi's "pid, MiB" lines -> MiB of one process over all GPUs; None where it is not among them."""
-    pairs = [line.split(",") for line in lines if line.count(",") == 1]
-    mine = [used.strip() for number, used in pairs if number.strip() == str(pid)]
-    known = [float(used) for used in mine if used.isdigit()]  # "[N/A]" inside some containers
-    return sum(known) if known else None
-
-
-def _smi(query: str) -> str:
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _driver() -> str:
-    return ", ".join(dict.fromkeys(_smi("--query-gpu=driver_version").split())) or "unknown"
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
+            self.mib = max(now / MIB, self.mib or 0.0)
 
 
 def _cpuinfo() -> str:

@@ -34,7 +34,7 @@ from benchmarks import accuracy
 from benchmarks.sets import frames
 from fiffdepth_rt import Depth
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.program.bench import machine_card
+from fiffdepth_rt.machine import machine_card
 from training import metrics
 
 RESULTS = Path(__file__).parent / "results"

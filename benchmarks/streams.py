@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fiffdepth_rt import Depth
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.program.bench import machine_card
+from fiffdepth_rt.machine import machine_card
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = 64  # different ones, in turns

@@ -1,11 +1,23 @@
-"""This machine: how many threads an engine on the CPU should use, which distributions are installed."""
+"""This machine: threads, installed distributions, NVIDIA GPUs and their driver, and the card of all of it.
+
+Importing this file needs the standard library alone, so that `fiffdepth doctor` can use it where nothing else
+works. None of its functions raises for what a machine lacks: what cannot be read has a value that says so.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import os
-from collections.abc import Iterable
+import platform
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+# --- processor ---
 
 
 def default_threads() -> int:
@@ -35,8 +47,11 @@ def _quota_cpus() -> int:
         return 2**16
 
 
+# --- software ---
+
+
 def installed(names: Iterable[str]) -> dict[str, str]:
-    """Distribution names -> the versions of those that are installed with readable metadata. Never raises."""
+    """Distribution names -> the versions of those that are installed with readable metadata."""
     import importlib.metadata  # here, since it costs more to import than the rest of this package
 
     found = {}
@@ -46,3 +61,163 @@ def installed(names: Iterable[str]) -> dict[str, str]:
         except Exception:  # not installed, or its metadata is damaged
             continue
     return found
+
+
+# --- NVIDIA GPUs: what their driver says, through NVML ---
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NvidiaGpu:
+    """One GPU in the driver's words. total_bytes: its memory; None where the driver does not say."""
+
+    name: str
+    total_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NvidiaDriver:
+    """What the NVIDIA driver says about this machine.
+
+    version: such as "580.65.06"; None where there is no driver, or it does not answer.
+    gpus: in the driver's order, which is that of `nvidia-smi`, whatever CUDA_VISIBLE_DEVICES says.
+    failure, mend: why nobody can tell which GPUs are here, and what to do about it; "" where the driver
+        answered, and where there is none.
+    """
+
+    version: str | None = None
+    gpus: tuple[NvidiaGpu, ...] = ()
+    failure: str = ""
+    mend: str = ""
+
+    def describe(self) -> tuple[str, ...]:
+        """Each GPU as "name, driver, memory": "NVIDIA L4, 550.54.15, 23034 MiB"."""
+        return tuple(
+            f"{gpu.name}, {self.version}, "
+            f"{'unknown memory' if gpu.total_bytes is None else f'{gpu.total_bytes // MIB} MiB'}"
+            for gpu in self.gpus
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuMemory:
+    """The memory of one GPU at one moment, bytes."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+def nvidia_driver() -> NvidiaDriver:
+    """Ask the NVIDIA driver which GPUs are here."""
+    try:
+        import pynvml
+    except Exception as error:  # a broken wheel fails in its own ways
+        return NvidiaDriver(
+            failure=f"nvidia-ml-py cannot be imported: {error}",
+            mend="pip install --force-reinstall nvidia-ml-py",
+        )
+    try:
+        with _nvml() as nvml:
+            return NvidiaDriver(
+                version=_text(nvml.nvmlSystemGetDriverVersion()),
+                gpus=tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())),
+            )
+    except pynvml.NVMLError_LibraryNotFound:  # the driver brings the library, so there is no driver
+        return NvidiaDriver()
+    except Exception as error:  # NVMLError of many kinds; a library that is damaged fails in its own ways
+        return NvidiaDriver(
+            failure=f"the NVIDIA driver is here but fails: {error}",
+            mend="reboot, or install the driver again; `nvidia-smi` must list the GPU",
+        )
+
+
+def gpu_memory(index: int) -> GpuMemory | None:
+    """The memory of a GPU, by its place in the driver's order; None where the driver does not say."""
+    try:
+        with _nvml() as nvml:
+            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+    except Exception:  # no driver, no such GPU; or a GPU that shares the host's memory, such as a Jetson's
+        return None
+    return GpuMemory(free_bytes=int(memory.free), total_bytes=int(memory.total))
+
+
+def gpu_memory_of(pid: int) -> int | None:
+    """Bytes that a process holds on all GPUs together; None where it holds none, or nobody can tell.
+
+    It counts the CUDA context and every library's arena, which no library's own counter does.
+    """
+    try:
+        with _nvml() as nvml:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            listed = [nvml.nvmlDeviceGetComputeRunningProcesses(handle) for handle in handles]
+    except Exception:  # as in `gpu_memory`
+        return None
+    # None for a number: inside some containers, and on Windows.
+    processes = (one for gpu in listed for one in gpu if one.pid == pid)
+    held = [one.usedGpuMemory for one in processes if one.usedGpuMemory is not None]
+    return sum(held) if held else None
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML, open until the block ends. Raises what pynvml raises, ImportError included."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> NvidiaGpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except nvml.NVMLError:  # a GPU that shares the host's memory, such as a Jetson's
+        total = None
+    return NvidiaGpu(name=_text(nvml.nvmlDeviceGetName(handle)), total_bytes=total)
+
+
+def _text(words: str | bytes) -> str:
+    return words.decode(errors="replace") if isinstance(words, bytes) else words
+
+
+# --- the card ---
+
+
+def machine_card(versions: Mapping[str, str]) -> dict[str, str]:
+    """The machine as far as it explains figures: subject -> words, with no names of hosts, users or places.
+
+    versions: of the software that made the figures, by distribution name.
+    """
+    release = platform.release().partition("-")[0]  # the rest may name who built the kernel
+    driver = nvidia_driver()
+    return {
+        "CPU": _cpu_model(),
+        "cores": f"{_usable_cores()} usable of {os.cpu_count()}",
+        "memory": _host_memory(),
+        "GPU": "; ".join(driver.describe()) or (f"unknown: {driver.failure}" if driver.failure else "none"),
+        "system": f"{platform.system()} {release} {platform.machine()}",
+        "software": ", ".join(f"{library} {version}" for library, version in versions.items()),
+    }
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or "unknown"
+
+
+def _host_memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (AttributeError, ValueError, OSError):  # Windows, or a system without these names
+        return "unknown"

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +21,7 @@ import numpy as np
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import STAGES
 from fiffdepth_rt.image import as_rgb, fit, to_grid
-from fiffdepth_rt.program.doctor import nvidia_gpus
+from fiffdepth_rt.machine import machine_card
 
 FULL_HD_HW = (1080, 1920)
 
@@ -243,44 +240,3 @@ def _ceiling() -> dict[str, float]:
         "matmul_gflops": 2 * _MATMUL_SIDE**3 / product_s / 1e9,
         "copy_gb_per_s": 2 * _COPY_BYTES / copy_s / 1e9,
     }
-
-
-def machine_card(versions: Mapping[str, str]) -> dict[str, str]:
-    """The machine, as far as it explains the figures."""
-    release = platform.release().partition("-")[0]  # the rest may name who built the kernel
-    return {
-        "CPU": _cpu_model(),
-        "cores": f"{_usable_cores()} usable of {os.cpu_count()}",
-        "memory": _memory(),
-        "GPU": _gpu(),
-        "system": f"{platform.system()} {release} {platform.machine()}",
-        "software": ", ".join(f"{library} {version}" for library, version in versions.items()),
-    }
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or "unknown"
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (AttributeError, ValueError, OSError):  # Windows, or a system without these names
-        return "unknown"
-
-
-def _gpu() -> str:
-    try:
-        return "; ".join(nvidia_gpus()) or "none"
-    except (OSError, subprocess.SubprocessError):
-        return "unknown: nvidia-smi fails"

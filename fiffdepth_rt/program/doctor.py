@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import importlib
 import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any, Literal
 
+from fiffdepth_rt.machine import installed, nvidia_driver
 from fiffdepth_rt.version import __version__
 
 Verdict = Literal["ok", "note", "problem"]
@@ -68,7 +66,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """This machine -> Diagnosis. Reads, starts at most `nvidia-smi`, changes nothing, never raises."""
+    """This machine -> Diagnosis. Reads only, starts and changes nothing, never raises."""
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Python": _python,
         "libraries": _libraries,
@@ -119,37 +117,26 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(subject=wheel, verdict="ok", found=str(version))
 
 
-def _installed(wheels: tuple[str, ...]) -> dict[str, str]:
-    """The wheels among these that are installed, with their versions."""
-    found = {}
-    for wheel in wheels:
-        try:
-            found[wheel] = metadata.version(wheel)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _onnxruntime_wheels() -> Iterator[Finding]:
-    installed = _installed(_ONNXRUNTIME_WHEELS)
-    if len(installed) > 1:
+    found = installed(_ONNXRUNTIME_WHEELS)
+    if len(found) > 1:
         yield Finding(
             subject="ONNX Runtime wheels",
             verdict="problem",
-            found=f"{_list(installed)} are installed together and overwrite each other's files",
-            mend=f"pip uninstall -y {' '.join(installed)} && pip install 'fiffdepth-rt[cpu]'   "
+            found=f"{_list(found)} are installed together and overwrite each other's files",
+            mend=f"pip uninstall -y {' '.join(found)} && pip install 'fiffdepth-rt[cpu]'   "
             "(or [gpu] with an NVIDIA GPU)",
         )
 
 
 def _opencv_wheels() -> Iterator[Finding]:
-    installed = _installed(_OPENCV_WHEELS)
-    if len(installed) > 1:
+    found = installed(_OPENCV_WHEELS)
+    if len(found) > 1:
         yield Finding(
             subject="OpenCV wheels",
             verdict="note",
-            found=f"{_list(installed)} are installed together and overwrite each other's files",
-            mend=f"pip uninstall -y {' '.join(installed)} && pip install opencv-python-headless",
+            found=f"{_list(found)} are installed together and overwrite each other's files",
+            mend=f"pip uninstall -y {' '.join(found)} && pip install opencv-python-headless",
         )
 
 
@@ -157,36 +144,24 @@ def _list(versions: dict[str, str]) -> str:
     return " and ".join(f"{wheel} {version}" for wheel, version in versions.items())
 
 
-def nvidia_gpus() -> list[str]:
-    """The NVIDIA GPUs here, each as "name, driver, memory"; empty where there are none or nothing can tell.
-
-    Raises OSError or subprocess.SubprocessError where nvidia-smi is there but fails.
-    """
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return []
-    query = [smi, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-
-
 def _gpu() -> Iterator[Finding]:
-    try:
-        gpus = nvidia_gpus()
-    except (OSError, subprocess.SubprocessError) as error:
+    driver = nvidia_driver()
+    if driver.failure:
+        yield Finding(subject="NVIDIA GPU", verdict="note", found=driver.failure, mend=driver.mend)
+        return
+    if driver.version is None:
+        yield Finding(subject="NVIDIA GPU", verdict="ok", found="none (no NVIDIA driver); the CPU is used")
+        return
+    if not driver.gpus:
         yield Finding(
             subject="NVIDIA GPU",
-            verdict="note",
-            found=f"nvidia-smi is here but fails: {error}",
-            mend="reboot, or install the driver again; `nvidia-smi` must list the GPU",
+            verdict="ok",
+            found=f"none (driver {driver.version} lists no GPU); the CPU is used",
         )
         return
-    if not gpus:
-        yield Finding(subject="NVIDIA GPU", verdict="ok", found="none (no nvidia-smi); the CPU is used")
-        return
-    for gpu in gpus:
+    for gpu in driver.describe():
         yield Finding(subject="NVIDIA GPU", verdict="ok", found=gpu)
-    if "onnxruntime" in _installed(_ONNXRUNTIME_WHEELS):
+    if "onnxruntime" in installed(_ONNXRUNTIME_WHEELS):
         yield Finding(
             subject="NVIDIA GPU",
             verdict="note",

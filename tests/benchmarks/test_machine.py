@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import machine
+from tests.support.nvml_stand_in import Gpu, Nvml, install
 from tests.support.paths import ROOT
 
 CPUINFO = """processor\t: 0
@@ -65,17 +66,16 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_which_started_it() -> None
     del ballast
 
 
-def test_gpu_memory_of_a_process_is_summed_over_gpus_and_other_processes_are_not_counted() -> None:
-    lines = ["101, 500", "102, 40", "101, 24"]
-    assert machine.device_memory_mib(lines, 101) == 524
-    assert machine.device_memory_mib(lines, 7) is None
+def test_the_peak_of_gpu_memory_is_the_most_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = machine.DevicePeak()
+    for held, expected in ((40, 40.0), (500, 500.0), (3, 500.0)):
+        install(monkeypatch, Nvml(Gpu(name="NVIDIA L4", held={101: held * 2**20})))
+        peak.look(101)
+        assert peak.mib == expected
 
 
-def test_gpu_memory_that_a_container_hides_is_unknown_rather_than_zero() -> None:
-    assert machine.device_memory_mib(["101, [N/A]"], 101) is None
-
-
-def test_the_ceiling_has_a_speed_for_every_precision_and_the_copy() -> None:
-    ceiling = machine.measure_ceiling("cpu", 1, side=64)
-    assert set(ceiling.flops) == {"fp32", "fp16", "bf16"}
-    assert all(speed > 0 for speed in (*ceiling.flops.values(), ceiling.copy))
+def test_a_process_that_holds_no_gpu_memory_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Nvml(Gpu(name="NVIDIA L4", held={101: 2**20})))
+    peak = machine.DevicePeak()
+    peak.look(7)
+    assert peak.mib is None

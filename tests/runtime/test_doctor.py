@@ -19,17 +19,16 @@ from fiffdepth_rt import __version__
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.program import program
 from fiffdepth_rt.program.doctor import Finding, examine
+from tests.support import nvml_stand_in
+from tests.support.nvml_stand_in import Gpu, Nvml
 from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
-def healthy_machine(toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundled model that is intact, and no GPU. Returns the folder where programs are looked for."""
+def healthy_machine(toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundled model that is intact, and no NVIDIA driver."""
     monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    monkeypatch.setenv("PATH", str(programs))
-    return programs
+    nvml_stand_in.install(monkeypatch, None)
 
 
 def finding(subject: str) -> Finding:
@@ -44,11 +43,6 @@ def install(folder: Path, wheel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = f"Metadata-Version: 2.1\nName: {wheel}\nVersion: 1.20.1\n"
     (folder / f"{name}-1.20.1.dist-info" / "METADATA").write_text(metadata)
     monkeypatch.syspath_prepend(folder)
-
-
-def make_nvidia_smi(folder: Path, script: str) -> None:
-    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "nvidia-smi").chmod(0o755)
 
 
 def test_a_healthy_machine_has_no_problems() -> None:
@@ -102,10 +96,10 @@ def test_two_wheels_of_opencv_are_worth_a_note(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(
-    healthy_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, "onnxruntime", monkeypatch)
-    make_nvidia_smi(healthy_machine, "echo 'NVIDIA L4, 550.54.15, 23034 MiB'")
+    nvml_stand_in.install(monkeypatch, Nvml(Gpu(name="NVIDIA L4", total=23034 * 2**20)))
     gpu, idle = (found for found in examine().findings if found.subject == "NVIDIA GPU")
     assert (gpu.verdict, gpu.found) == ("ok", "NVIDIA L4, 550.54.15, 23034 MiB")
     assert (idle.verdict, idle.mend) == (
@@ -114,17 +108,27 @@ def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(
     )
 
 
-@pytest.mark.parametrize("script", ["exit 9", "kill -9 $$", "printf '\\377\\376'; exit 255"])
-def test_a_driver_that_fails_is_worth_a_note(healthy_machine: Path, script: str) -> None:
-    make_nvidia_smi(healthy_machine, script)
+def test_a_driver_that_fails_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml_stand_in.install(monkeypatch, Nvml(says=nvml_stand_in.DRIVER_NOT_LOADED))
     gpu = finding("NVIDIA GPU")
-    assert gpu.verdict == "note" and gpu.found.startswith("nvidia-smi is here but fails")
-    assert gpu.mend is not None
+    assert (gpu.verdict, gpu.found) == ("note", "the NVIDIA driver is here but fails: Driver Not Loaded")
+    assert gpu.mend is not None and "install the driver again" in gpu.mend
+    assert examine().healthy
 
 
-def test_no_gpu_is_all_right() -> None:
+def test_without_nvidia_ml_py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     gpu = finding("NVIDIA GPU")
-    assert (gpu.verdict, gpu.found) == ("ok", "none (no nvidia-smi); the CPU is used")
+    assert gpu.verdict == "note" and gpu.found.startswith("nvidia-ml-py cannot be imported")
+    assert gpu.mend == "pip install --force-reinstall nvidia-ml-py"
+
+
+def test_no_gpu_is_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = finding("NVIDIA GPU")
+    assert (gpu.verdict, gpu.found) == ("ok", "none (no NVIDIA driver); the CPU is used")
+    nvml_stand_in.install(monkeypatch, Nvml())
+    gpu = finding("NVIDIA GPU")
+    assert (gpu.verdict, gpu.found) == ("ok", "none (driver 550.54.15 lists no GPU); the CPU is used")
 
 
 def test_the_bundled_model_is_verified(toy_dir: Path) -> None:

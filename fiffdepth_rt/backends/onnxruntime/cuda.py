@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ import numpy.typing as npt
 from fiffdepth_rt.backends.tensorrt.versions import input_shape
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, PlanProfile, Stage
 from fiffdepth_rt.errors import DeviceMemoryError
+from fiffdepth_rt.machine import MIB, gpu_memory
 
-MIB = 2**20
 GRAPH_ID = "1"
 NO_GRAPH = "-1"
 _SHAPES_KEPT = 4  # as many sets of buffers are kept; the one used longest ago goes first
@@ -145,26 +144,13 @@ def needed_bytes(message: str) -> int | None:
 def memory_error(gpu: int, what: str, message: str) -> DeviceMemoryError:
     """ONNX Runtime's message, and what the driver says is free -> the error that names both."""
     needed = needed_bytes(message)
-    free, total = _memory(gpu)
+    memory = gpu_memory(gpu)
     amount = "more" if needed is None else f"a buffer of {needed / MIB:.0f} MiB"
-    left = "unknown" if free is None or total is None else f"{free // MIB} of {total // MIB} MiB"
+    left = "unknown" if memory is None else f"{memory.free_bytes // MIB} of {memory.total_bytes // MIB} MiB"
     return DeviceMemoryError(
         f"GPU {gpu} has no room for {what}: ONNX Runtime needs {amount}; free: {left}. Close other programs "
         "on the GPU, take a smaller size, or an fp16 set.",
         needed_bytes=needed,
-        free_bytes=free,
-        total_bytes=total,
+        free_bytes=None if memory is None else memory.free_bytes,
+        total_bytes=None if memory is None else memory.total_bytes,
     )
-
-
-def _memory(gpu: int) -> tuple[int | None, int | None]:
-    """(free, total) bytes of a GPU; None where the driver does not say."""
-    query = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free,memory.total"]
-    try:
-        said = subprocess.run(
-            [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=10
-        )
-        free, total = (int(mib) * MIB for mib in said.stdout.split(","))
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None, None
-    return free, total

@@ -1,0 +1,153 @@
+"""Promises about machine.py: what a machine is said to be, and that what it lacks is never an exception.
+
+pynvml is the real one; where a test needs GPUs, the driver's library is a stand-in (nvml_stand_in.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fiffdepth_rt.machine import (
+    MIB,
+    GpuMemory,
+    NvidiaDriver,
+    NvidiaGpu,
+    default_threads,
+    gpu_memory,
+    gpu_memory_of,
+    installed,
+    machine_card,
+    nvidia_driver,
+)
+from tests.support.nvml_stand_in import DRIVER_NOT_LOADED, NOT_AVAILABLE, UNKNOWN, Gpu, Nvml, install
+from tests.support.paths import ROOT
+
+L4 = Gpu(name="NVIDIA L4", total=23034 * MIB, free=5000 * MIB)
+ORIN = Gpu(name="Orin", total=None)  # its memory is the host's, and NVML does not say how much
+
+
+def test_without_a_driver_there_are_no_gpus_and_nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, None)
+    assert nvidia_driver() == NvidiaDriver(version=None, gpus=(), failure="", mend="")
+    assert gpu_memory(0) is None and gpu_memory_of(os.getpid()) is None
+
+
+def test_the_gpus_and_the_driver_are_named_in_the_drivers_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Nvml(L4, ORIN, driver="550.54.15")
+    install(monkeypatch, library)
+    found = nvidia_driver()
+    assert found.version == "550.54.15" and found.failure == ""
+    assert found.gpus == (
+        NvidiaGpu(name="NVIDIA L4", total_bytes=23034 * MIB),
+        NvidiaGpu(name="Orin", total_bytes=None),
+    )
+    assert found.describe() == ("NVIDIA L4, 550.54.15, 23034 MiB", "Orin, 550.54.15, unknown memory")
+    assert library.open == 0  # NVML is closed as often as it was opened
+
+
+@pytest.mark.parametrize(
+    ("says", "words"), [(DRIVER_NOT_LOADED, "Driver Not Loaded"), (UNKNOWN, "Unknown Error")]
+)
+def test_a_driver_that_fails_is_a_value_with_its_reason_and_its_mend(
+    monkeypatch: pytest.MonkeyPatch, says: int, words: str
+) -> None:
+    install(monkeypatch, Nvml(L4, says=says))
+    found = nvidia_driver()
+    assert found.failure == f"the NVIDIA driver is here but fails: {words}"
+    assert "nvidia-smi" in found.mend and found.gpus == () and found.version is None
+    assert gpu_memory(0) is None and gpu_memory_of(1) is None
+
+
+def test_a_library_that_lacks_a_function_is_a_value_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old(Nvml):
+        nvmlDeviceGetCount_v2 = property()  # noqa: N815 -- the name is NVML's; reading it is an AttributeError
+
+    install(monkeypatch, Old(L4))  # type: ignore[arg-type]
+    assert nvidia_driver().failure == "the NVIDIA driver is here but fails: Function Not Found"
+
+
+def test_without_pynvml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = nvidia_driver()
+    assert found.failure.startswith("nvidia-ml-py cannot be imported") and "nvidia-ml-py" in found.mend
+    assert gpu_memory(0) is None and gpu_memory_of(1) is None
+
+
+def test_the_memory_of_a_gpu_is_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Nvml(L4, ORIN))
+    assert gpu_memory(0) == GpuMemory(free_bytes=5000 * MIB, total_bytes=23034 * MIB)
+    assert gpu_memory(1) is None  # it does not say
+    assert gpu_memory(2) is None  # it is not there
+
+
+def test_gpu_memory_of_a_process_is_summed_over_gpus_and_other_processes_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Gpu(name="A", held={101: 500 * MIB, 102: 40 * MIB})
+    install(monkeypatch, Nvml(first, Gpu(name="B", held={101: 24 * MIB}), Gpu(name="C")))
+    assert gpu_memory_of(101) == 524 * MIB
+    assert gpu_memory_of(7) is None
+
+
+def test_gpu_memory_that_a_container_hides_is_unknown_rather_than_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, Nvml(Gpu(name="A", held={101: NOT_AVAILABLE})))
+    assert gpu_memory_of(101) is None
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        (None, "none"),
+        (Nvml(), "none"),
+        (Nvml(L4, L4), "NVIDIA L4, 550.54.15, 23034 MiB; NVIDIA L4, 550.54.15, 23034 MiB"),
+        (Nvml(says=UNKNOWN), "unknown: the NVIDIA driver is here but fails: Unknown Error"),
+    ],
+    ids=["no driver", "no GPU", "two GPUs", "a driver that fails"],
+)
+def test_the_card_names_the_gpus(monkeypatch: pytest.MonkeyPatch, library: Nvml | None, words: str) -> None:
+    install(monkeypatch, library)
+    assert machine_card({})["GPU"] == words
+
+
+def test_the_card_tells_processor_memory_system_and_software_and_no_places() -> None:
+    card = machine_card({"numpy": "2.0", "onnxruntime": "1.24"})
+    assert list(card) == ["CPU", "cores", "memory", "GPU", "system", "software"]
+    assert card["software"] == "numpy 2.0, onnxruntime 1.24"
+    assert card["cores"].endswith(f"of {os.cpu_count()}")
+    assert str(Path.home()) + "/" not in str(card)
+
+
+def test_the_threads_are_no_more_than_the_cpus_that_may_be_used() -> None:
+    assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+def test_distributions_that_are_not_installed_or_damaged_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, metadata in (
+        ("whole", b"Metadata-Version: 2.1\nName: whole\nVersion: 1.2\n"),
+        ("broken", b"\xff"),
+    ):
+        (tmp_path / f"{name}-1.2.dist-info").mkdir()
+        (tmp_path / f"{name}-1.2.dist-info" / "METADATA").write_bytes(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed(("whole", "broken", "not-here")) == {"whole": "1.2"}
+
+
+def test_importing_it_needs_the_standard_library_alone() -> None:
+    code = (
+        "import json, sys; before = set(sys.modules); import fiffdepth_rt.machine; "
+        "print(json.dumps(sorted({m.partition('.')[0] for m in set(sys.modules) - before})))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(answer.stdout)) - set(sys.stdlib_module_names) <= {"fiffdepth_rt"}
