@@ -17,7 +17,7 @@ from fiffdepth_rt.backends.select import ENGINES
 from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
 from fiffdepth_rt.image import as_rgb, fit, to_grid
-from fiffdepth_rt.program.bench import FULL_HD_HW, engine_clock
+from fiffdepth_rt.program.latency import FULL_HD_HW, engine_clock
 
 STREAM_FRAMES = 5  # at least; the first two fill the stream
 _COMPUTES_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}

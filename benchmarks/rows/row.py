@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from benchmarks import machine
-from fiffdepth_rt.program.bench import Timing
+from fiffdepth_rt.program.latency import Timing
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2

@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, and the command that mends it.
+"""`fiffdepth doctor`: what works on this machine, what does not, and the command that mends it.
 
 Nothing here may raise: every look at the machine is wrapped, and libraries are imported only inside it, so
 that the doctor still speaks where NumPy or OpenCV cannot be imported.
@@ -7,12 +7,16 @@ that the doctor still speaks where NumPy or OpenCV cannot be imported.
 from __future__ import annotations
 
 import importlib
+import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import click
+
 from fiffdepth_rt.machine import installed, nvidia_driver
+from fiffdepth_rt.program import options
 from fiffdepth_rt.version import __version__
 
 Verdict = Literal["ok", "note", "problem"]
@@ -63,6 +67,34 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         """{"healthy": bool, "findings": [{"subject", "verdict", "found", "mend"}, ...]}"""
         return {"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@options.verbose
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Say what works on this machine, what does not, and what mends it.
+
+    Each backend with the reason why it is not usable, TensorRT, library versions, the GPU, wheels that
+    overwrite each other, and whether the bundled model is intact. The exit status is 1 if there is a problem.
+    A note is no problem: something more could be installed.
+
+    \b
+    Examples:
+      fiffdepth doctor
+      fiffdepth doctor --json
+    """
+    diagnosis = examine()
+    if as_json:
+        click.echo(json.dumps(diagnosis.as_json(), indent=1))
+    else:
+        for finding in diagnosis.findings:
+            click.echo(f"{finding.verdict:9}{finding.subject}: {finding.found}")
+            if finding.mend:
+                click.echo(f"{'':9}-> {finding.mend}")
+        click.echo("No problems." if diagnosis.healthy else "Problems: run what stands behind their arrows.")
+    ctx.exit(0 if diagnosis.healthy else 1)
 
 
 def examine() -> Diagnosis:

@@ -1,13 +1,37 @@
-"""manifest -> what a person wants to know of an engine directory, as text."""
+"""`fiffdepth info`: manifest -> what a person wants to know of an engine directory, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fiffdepth_rt.engine_dir.manifest import STAGES, FileRecord, Manifest, PlanRecord, Stage
+import click
+
+from fiffdepth_rt.program import options
+
+if TYPE_CHECKING:
+    from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanRecord, Stage
 
 _MEANING = {"depth": "0 = nearest, 1 = farthest", "disparity": "1 = nearest, 0 = farthest"}
+
+
+@click.command("info")
+@options.directory
+@options.verbose
+def command(directory: Path | None) -> None:
+    """Show what an engine directory holds.
+
+    DIR is an engine directory; by default the bundled model. Every file is checked against its SHA-256 first.
+
+    \b
+    Examples:
+      fiffdepth info
+      fiffdepth info engines/fiffdepth
+    """
+    from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
+
+    click.echo(to_text(open_engine_dir(directory or BUNDLED).manifest))
 
 
 def to_text(manifest: Manifest) -> str:
@@ -17,6 +41,8 @@ def to_text(manifest: Manifest) -> str:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(heading, fact) by line; the heading is empty where a line goes on with the subject above it."""
+    from fiffdepth_rt.engine_dir.manifest import STAGES
+
     yield "Model", f"{manifest.name} (recipe {manifest.recipe})"
     yield "Output", f"{manifest.output_space}: {_MEANING[manifest.output_space]}; relative, not metres"
     size = manifest.size

@@ -20,7 +20,7 @@ from benchmarks.rows import row as rows
 from benchmarks.rows.row import Row, Spec, measure_apart, repeated, without_places
 from benchmarks.rows.table import REFERENCE, Table
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
-from fiffdepth_rt.program.bench import Timing
+from fiffdepth_rt.program.latency import Timing
 
 
 def spec(**changes: Any) -> Spec:

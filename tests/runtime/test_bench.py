@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import fiffdepth_rt
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.program import program
-from fiffdepth_rt.program.bench import Timing, engine_clock, measure, timed_frames
+from fiffdepth_rt.program.latency import Timing, engine_clock, measure, timed_frames
 from tests.support.paths import ROOT
 
 BRIEF = ("--runs", "4", "--warm-up", "1")
@@ -122,5 +122,5 @@ def test_what_cannot_be_measured_is_said(toy_dir: Path, arguments: tuple[str, st
 
 
 def test_bench_needs_no_more_than_the_runtime() -> None:
-    code = "import sys; sys.modules['torch'] = None; import fiffdepth_rt.program.bench"
+    code = "import sys; sys.modules['torch'] = None; import fiffdepth_rt.program.latency"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +242,7 @@ def test_a_terminal_sees_a_progress_bar_and_a_pipe_does_not(work: Path) -> None:
     assert "Photos" not in run(*arguments).stderr
 
     main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows, columns
     command = [sys.executable, "-m", "fiffdepth_rt", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
@@ -251,8 +255,8 @@ def test_a_terminal_sees_a_progress_bar_and_a_pipe_does_not(work: Path) -> None:
             pass
         os.close(main)
         assert process.stdout is not None and b"Photos" not in process.stdout.read()
-    assert b"Photos" in shown and b"3/3" in shown
-    assert b"\x1b[KSkipped: notes.jpg is not a photo" in shown
+    assert b"Photos" in shown and b"0/3" in shown and b"1/3" in shown
+    assert b"\rSkipped: notes.jpg is not a photo" in shown  # where the bar was
 
 
 def test_a_western_terminal_shows_other_letters_by_their_codes(

@@ -1,0 +1,138 @@
+"""`fiffdepth build`: an engine directory -> the same, with TensorRT plans for this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fiffdepth_rt.program import options
+from fiffdepth_rt.program.terminal import moving_line, say
+
+if TYPE_CHECKING:
+    from fiffdepth_rt.backends.tensorrt.build import Finished
+    from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress
+
+
+def _parse_grids(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """("512x512", "384x640") -> ((512, 512), (384, 640))"""
+    return tuple(hw for value in values if (hw := options.parse_hw(ctx, option, value)) is not None)
+
+
+@click.command("build")
+@click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--grid",
+    "grids",
+    metavar="HxW",
+    multiple=True,
+    callback=_parse_grids,
+    help="Grid to build for, height x width in px; may be given again. By default a square of the size that "
+    "the model was made for.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N",
+    multiple=True,
+    default=(1,),
+    type=click.IntRange(min=1),
+    help="Photos that run at once; may be given again. By default 1.",
+)
+@click.option("--precision", metavar="P", help="Graph set. By default fp16, else bf16, else fp32.")
+@click.option("--static", is_flag=True, help="A plan for each grid and batch, instead of one for all.")
+@click.option(
+    "--opt-level",
+    metavar="0-5",
+    type=click.IntRange(0, 5),
+    help="How hard TensorRT looks for fast kernels. By default its own choice, 3.",
+)
+@click.option(
+    "--workspace",
+    "workspace_mib",
+    metavar="MIB",
+    type=click.IntRange(min=1),
+    help="Scratch memory that kernels may use, in MiB. By default all of the GPU's.",
+)
+@click.option(
+    "--strip-plan", is_flag=True, help="Plans without weights; they are read from the graphs when opened."
+)
+@click.option(
+    "--hardware-compatible",
+    is_flag=True,
+    help="Plans for every GPU of this compute capability, perhaps slower. TensorRT 10.12 or newer.",
+)
+@options.verbose
+def command(
+    directory: Path,
+    grids: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
+    precision: str | None,
+    static: bool,
+    opt_level: int | None,
+    workspace_mib: int | None,
+    strip_plan: bool,
+    hardware_compatible: bool,
+) -> None:
+    """Build TensorRT plans for this machine, and check them.
+
+    ENGINE_DIR is an engine directory; the plans are added to it. They run on this GPU model and this TensorRT
+    version only, so build on the machine that will run them. Each plan is held against the golden values of
+    the export before it is listed. A build that was stopped goes on where it was.
+
+    If no golden photo lies on one of the grids, that of the first is built as well, since only there a plan
+    can be checked.
+
+    \b
+    Examples:
+      fiffdepth build engines/fiffdepth
+      fiffdepth build engines/fiffdepth --grid 512x512 --grid 384x640
+      fiffdepth build engines/fiffdepth --precision fp32 --batch 1 --batch 4
+    """
+    from fiffdepth_rt.backends.tensorrt.build import build_plans
+    from fiffdepth_rt.backends.tensorrt.versions import Request
+
+    request = Request(
+        grids=grids,
+        batches=batches,
+        precision=precision,
+        static=static,
+        opt_level=opt_level,
+        workspace_mib=workspace_mib,
+        strip_plan=strip_plan,
+        hardware_compatible=hardware_compatible,
+        command=_command_line(),
+    )
+    with _progress() as (on_progress, on_finished):
+        build_plans(directory, request, on_progress=on_progress, on_finished=on_finished)
+
+
+def _command_line() -> str:
+    """The command as it was typed, without the folders of this machine."""
+    words = [Path(word).name if "/" in word or "\\" in word else word for word in sys.argv[1:]]
+    return " ".join(("fiffdepth", *words))
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
+    """What `build_plans` calls: a line on stderr that moves; a line on stdout for each plan."""
+    with moving_line("", unit="plan", total=1.0) as line:
+        line.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+
+        def show(progress: BuildProgress) -> None:
+            line.set_description_str(progress.stage, refresh=False)
+            line.set_postfix_str(progress.phase[:60], refresh=False)
+            line.n = progress.fraction
+            line.refresh()
+
+        def finish(finished: Finished) -> None:
+            how = "is here already" if finished.kept else f"built and checked in {finished.seconds:.0f} s"
+            say(f"{finished.record.file}: {how}", err=False)
+
+        yield show, finish
