@@ -12,13 +12,18 @@ aligned depth (benchmarks/boundaries.py).
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import dataclasses
 import datetime
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 import cv2
 import numpy as np

@@ -15,9 +15,14 @@ does not.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np

@@ -10,15 +10,19 @@ that other programs disturbed least. The largest difference from the first setti
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import contextlib
 import datetime
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np

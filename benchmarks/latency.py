@@ -9,6 +9,12 @@ process of its own (rows.py), beside what the machine reaches at best (machine.p
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import contextlib
 import dataclasses
 import datetime
@@ -16,9 +22,7 @@ import json
 import re
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click

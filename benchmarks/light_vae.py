@@ -17,12 +17,17 @@ In torch, fp32, by diffusers' own modules; exported graphs are held against thes
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import dataclasses
 import datetime
 import json
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import cv2

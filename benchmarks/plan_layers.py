@@ -5,10 +5,15 @@ python -m benchmarks.plan_layers engines/fiffdepth
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import click
 

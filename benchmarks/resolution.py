@@ -15,6 +15,12 @@ values; "aligned" first fits each one's scale and shift to the whole photo at th
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import concurrent.futures
 import dataclasses
@@ -23,7 +29,6 @@ import json
 import multiprocessing
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np

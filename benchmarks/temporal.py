@@ -19,12 +19,17 @@ The row "truth" is the error of exact depth: what rounding and hidden surfaces c
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: see benchmarks/__init__.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import dataclasses
 import datetime
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray

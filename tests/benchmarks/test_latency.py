@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from benchmarks.rows.row import Row, Spec, measure_apart, repeated, without_plac
 from benchmarks.rows.table import REFERENCE, Table
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
 from fiffdepth_rt.program.latency import Timing
+from tests.benchmarks.test_commands import start_as_a_file
+from tests.support.paths import ROOT
 
 
 def spec(**changes: Any) -> Spec:
@@ -264,30 +265,31 @@ def test_a_processor_s_name_is_fit_for_a_file() -> None:
 # The command
 
 
-def test_one_command_prints_the_table_keeps_the_report_and_ends_in_json(
+def test_one_command_measures_every_row_from_any_folder_and_ends_in_json(
     toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sys, "argv", ["latency.py", str(toy_dir), "--save"])
-    words = [str(toy_dir), "--size", "64x96", "--runs", "1", "--warm-up", "1", "--save"]
-    records = ["--records", str(tmp_path / "rows.jsonl")]
-    result = CliRunner().invoke(latency.main, words + records)
-    assert (result.exit_code, result.stderr) == (0, "")
-    lines = result.stdout.splitlines()
-    report = json.loads(lines[-1])
+    """As a file in a folder beside nothing; then again in this process, to which every row is known."""
+    words = [str(toy_dir), "--size", "64x96", "--runs", "1", "--warm-up", "1"]
+    words += ["--records", str(tmp_path / "rows.jsonl")]
+    first = start_as_a_file(ROOT / "benchmarks" / "latency.py", *words, folder=tmp_path)
+    assert (first.returncode, first.stderr) == (0, "")
+    report = json.loads(first.stdout.splitlines()[-1])
     assert [r["name"] for r in report["rows"]] == [
         "ours: toy, onnxruntime fp32",
         "ours: toy, openvino bf16",
         "ours: toy, openvino fp32",
     ]
-    assert report["import_ms"] > 0 and report["command"] == "python -m benchmarks.latency toy --save"
+    assert dataclasses.asdict(table()).keys() == report.keys() and report["import_ms"] > 0
     assert all(not r["error"] and r["peak_host_mib"] > 0 for r in report["rows"])
-    kept = sorted(p.suffix for p in (tmp_path / "results").iterdir())
-    assert kept == [".json", ".md", ".png"]
-    assert str(tmp_path) not in result.stdout.replace(f"Kept in {tmp_path}", "")
-    again = CliRunner().invoke(latency.main, words + records)
-    assert dataclasses.asdict(table()).keys() == report.keys()
+    assert report["command"].startswith("python -m benchmarks.latency toy --size 64x96 ")
+    assert str(tmp_path) not in first.stdout
+
+    monkeypatch.setattr(latency, "RESULTS", tmp_path / "results")
+    again = CliRunner().invoke(latency.main, [*words, "--save"])
+    assert (again.exit_code, again.stderr) == (0, "")
     assert json.loads(again.stdout.splitlines()[-1])["rows"] == report["rows"]
+    assert sorted(p.suffix for p in (tmp_path / "results").iterdir()) == [".json", ".md", ".png"]
+    assert str(tmp_path) not in again.stdout.replace(f"Kept in {tmp_path}", "")
 
 
 @pytest.mark.parametrize(

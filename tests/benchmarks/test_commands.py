@@ -1,0 +1,40 @@
+"""Promises of every command in benchmarks/: it starts as a file, from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+COMMANDS = sorted(
+    path for path in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__":' in path.read_text()
+)
+SEARCHED_FIRST = ["import sys", "from pathlib import Path"]
+
+
+def start_as_a_file(path: Path, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python <path> <words>` in `folder`, as someone starts it who has set nothing."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, str(path), *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_every_command_starts_as_a_file_from_any_folder(path: Path, tmp_path: Path) -> None:
+    ended = start_as_a_file(path, "--help", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"python -m benchmarks.{path.stem}" in ended.stdout
+
+
+def test_only_sys_and_pathlib_are_searched_for_where_ours_could_hide_a_library() -> None:
+    """Whatever stands behind the two lines is no longer searched for in benchmarks/ itself."""
+    for path in COMMANDS:
+        head = path.read_text().partition("\nif not __package__:")[0]
+        imported = [line for line in head.splitlines() if line.startswith(("import ", "from "))]
+        assert imported == ["from __future__ import annotations", *SEARCHED_FIRST], path.name
