@@ -26,9 +26,9 @@ def _name(requirement: str) -> str:
     return match.group().lower()
 
 
-def test_the_runtime_has_at_most_eight_direct_dependencies_and_none_for_training() -> None:
+def test_the_runtime_has_at_most_ten_direct_dependencies_and_none_for_training() -> None:
     direct = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
-    assert len(direct) <= 8
+    assert len(direct) <= 10
     assert not TRAINING_LIBRARIES & {_name(r) for r in direct}
 
 
