@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from benchmarks.boundaries import boundary_f1
 from benchmarks.sets import frames
-from benchmarks.sets.frames import Frame
 from fiffdepth_rt import Depth, colorize
 from training import metrics
+from training.data.samples import MetricPair
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,23 +56,24 @@ def ramp(size_hw: tuple[int, int]) -> NDArray[np.float32]:
     return np.broadcast_to(np.linspace(1, 0, h, dtype=np.float32)[:, None], (h, w))
 
 
-def score(prediction: NDArray[np.float32], frame: Frame, *, space: str) -> tuple[float, float, float]:
+def score(prediction: NDArray[np.float32], frame: MetricPair, *, space: str) -> tuple[float, float, float]:
     """AbsRel, δ1 and boundary F1 of an affine-invariant H×W map, each 0 … 1."""
-    errors = metrics.score(prediction, frame.truth_m, space=space, min_m=frames.MIN_M, max_m=frame.max_m)
-    aligned = metrics.align(prediction, frame.truth_m, frame.valid, space=space)
-    clipped = np.clip(aligned, frames.MIN_M, frame.max_m)
-    return errors.abs_rel, errors.delta1, boundary_f1(clipped, frame.truth_m, frame.valid)
+    truth_m = np.where(frame.valid, frame.depth_m, 0).astype(np.float32, copy=False)
+    errors = metrics.score(prediction, truth_m, space=space, min_m=metrics.NEAREST_M, max_m=frame.farthest_m)
+    aligned = metrics.align(prediction, truth_m, frame.valid, space=space)
+    clipped = np.clip(aligned, metrics.NEAREST_M, frame.farthest_m)
+    return errors.abs_rel, errors.delta1, boundary_f1(clipped, truth_m, frame.valid)
 
 
 def evaluate(
-    held_out: Iterable[Frame], depth: Depth, *, size: int | None, pictures: Path | None
+    held_out: Iterable[MetricPair], depth: Depth, *, size: int | None, pictures: Path | None
 ) -> list[Row]:
     """Score the model and the ramp on every frame: a row for all, then one for each group."""
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for frame in held_out:
         predictions = {
             depth.manifest.name: (depth.infer(frame.photo, size=size), depth.output_space),
-            "ramp": (ramp(frame.truth_m.shape), "depth"),
+            "ramp": (ramp(frame.depth_m.shape), "depth"),
         }
         for method, (prediction, space) in predictions.items():
             result = score(prediction, frame, space=space)
@@ -90,9 +91,9 @@ def evaluate(
     ]
 
 
-def _write_picture(path: Path, frame: Frame, prediction: NDArray[np.float32], space: str) -> None:
+def _write_picture(path: Path, frame: MetricPair, prediction: NDArray[np.float32], space: str) -> None:
     """Photo, prediction and truth side by side, near = bright; no reading = black."""
-    truth, read = frame.truth_m, frame.truth_m > 0
+    truth, read = frame.depth_m, frame.depth_m > 0
     lo, hi = np.percentile(truth[read], [2, 98])
     shown = colorize(np.clip((truth - lo) / (hi - lo), 0, 1).astype(np.float32), space="depth")
     shown[~read] = 0

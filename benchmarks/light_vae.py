@@ -39,11 +39,12 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import score
 from benchmarks.sets import frames
-from benchmarks.sets.frames import Frame
 from fiffdepth_rt import colorize
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training import objective
 from training.data.normalise import normalise
+from training.data.samples import MetricPair
+from training.metrics import NEAREST_M
 from training.weights import light as light_vae
 from training.weights import ours as checkpoint
 
@@ -89,15 +90,15 @@ class Chain:
 
 @torch.no_grad()
 def predictions(
-    chain: Chain, halves: tuple[str, ...], frame: Frame, size: int, space: Any
+    chain: Chain, halves: tuple[str, ...], frame: MetricPair, size: int, space: Any
 ) -> dict[tuple[str, str], Array]:
     """(question, light halves) -> depth H×W in [0, 1]. Depth maps with holes are left out."""
     hw = (frame.photo.shape[0], frame.photo.shape[1])
     fitted = fit(hw, grid_for(hw, size=size))
     found: dict[tuple[str, str], Array] = {}
-    whole = (frame.valid | (frame.truth_m >= frame.max_m)).all() and not (hw[0] % GRID or hw[1] % GRID)
+    whole = (frame.valid | (frame.depth_m >= frame.farthest_m)).all() and not (hw[0] % GRID or hw[1] % GRID)
     if "decoder" in halves and whole:
-        picture = torch.from_numpy(normalise(frame.truth_m, frame.valid, space=space))
+        picture = torch.from_numpy(normalise(frame.depth_m, frame.valid, space=space))
         latent = chain.encode(picture.expand(1, 3, -1, -1), light=False)
         for name, light in (("none", False), ("decoder", True)):
             found["depth map", name] = chain.decode(latent, light=light)
@@ -111,7 +112,7 @@ def predictions(
 
 
 def evaluate(
-    chain: Chain, halves: tuple[str, ...], held_out: list[Frame], *, pictures: Path | None
+    chain: Chain, halves: tuple[str, ...], held_out: list[MetricPair], *, pictures: Path | None
 ) -> list[Row]:
     """Every frame, every question, every choice of halves -> means."""
     info = chain.model.info
@@ -129,11 +130,11 @@ def evaluate(
     ]
 
 
-def _write_picture(path: Path, frame: Frame, found: dict[tuple[str, str], Array], space: str) -> None:
+def _write_picture(path: Path, frame: MetricPair, found: dict[tuple[str, str], Array], space: str) -> None:
     """Photo, truth, then every prediction in the order of the table, near = bright; no reading = black."""
-    truth = normalise(frame.truth_m, frame.valid, space="depth") * 0.5 + 0.5
+    truth = normalise(frame.depth_m, frame.valid, space="depth") * 0.5 + 0.5
     shown = [frame.photo, colorize(truth, space="depth")]
-    shown[1][frame.truth_m <= frames.MIN_M] = 0
+    shown[1][frame.depth_m <= NEAREST_M] = 0
     shown += [colorize(prediction, space=space) for prediction in found.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))

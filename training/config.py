@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.data import sets
 from training.objective import Method
 
 if sys.version_info >= (3, 11):
@@ -73,9 +74,9 @@ class Base:
 class Synthetic:
     """[[data.synthetic]] A set of photos with exact depth.
 
-    kind: "hypersim", "vkitti" or "procedural": the layout under `path`.
+    kind: the layout under `path`: "hypersim", "vkitti", or another of training/data/sets.py with depth.
     path: of the set, as its `prepare` command or the procedural renderer left it.
-    split: of the sets that have one: "train", "val" or "test".
+    split: one that the set has: hypersim "train", "val" or "test", vkitti "train" or "val", others "train".
     frames: another list of frames, for "hypersim", such as Marigold's filtered one; "": the split's own.
     weight: how often a batch comes from this set, relative to the others.
     sizes: [[height, width], …], one chosen per step, multiples of 8; []: as stored.
@@ -291,19 +292,22 @@ def _check(c: Config) -> None:
     _one_of("compute.precision", c.compute.precision, ("bf16", "fp16", "no"))
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")
-    sets = [(f"data.synthetic[{i}]", s) for i, s in enumerate(c.data.synthetic)]
-    sets += [("validation.set", c.validation.set)] if c.validation.set else []
-    for where, one in sets:
-        _one_of(f"{where}.kind", one.kind, ("hypersim", "vkitti", "procedural"))
-        _one_of(f"{where}.split", one.split, ("train", "val", "test"))
+    exact = [(f"data.synthetic[{i}]", s) for i, s in enumerate(c.data.synthetic)]
+    exact += [("validation.set", c.validation.set)] if c.validation.set else []
+    for where, one in exact:
+        _one_of(f"{where}.kind", one.kind, sets.names("metres", "pictures"))
+        row = sets.row_of(one.kind)
+        _one_of(f"{where}.split", one.split, row.splits)
+        if one.frames and not row.takes_frames:
+            raise ConfigError(f'{where}.frames = "{one.frames}": {one.kind} takes no list of frames.')
     if c.validation.set is not None:
-        _one_of("validation.set.kind", c.validation.set.kind, ("hypersim", "vkitti"))
+        _one_of("validation.set.kind", c.validation.set.kind, sets.names("metres"))
     if not c.data.real and c.method.teacher != "off":
         raise ConfigError(
             f'method.teacher = "{c.method.teacher}" needs photos and labels: add [[data.real]], '
             'or set method.teacher = "off".'
         )
-    for where, source in [*sets, *((f"data.real[{i}]", r) for i, r in enumerate(c.data.real))]:
+    for where, source in [*exact, *((f"data.real[{i}]", r) for i, r in enumerate(c.data.real))]:
         _at_least(f"{where}.weight", source.weight, 0, above=True)
         _at_least(f"{where}.max_zoom", source.max_zoom, 1)
         for size in source.sizes:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
+NEAREST_M = 1e-3
+"""Truth up to here is no reading, and predictions are clipped here from below."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -47,7 +50,7 @@ def _fit_line(
 
 
 def score(
-    prediction: Array, truth_m: Array, *, space: str, min_m: float = 1e-3, max_m: float = 10.0
+    prediction: Array, truth_m: Array, *, space: str, min_m: float = NEAREST_M, max_m: float = 10.0
 ) -> Scores:
     """Align, clip to [min_m, max_m], compare where min_m < truth < max_m (0 = no reading)."""
     valid = (truth_m > min_m) & (truth_m < max_m)

@@ -7,22 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training import config
-from training.data import mixing
-from training.data.hypersim import Hypersim
+from training.data import mixing, sets
 from training.data.images import Labelled, open_photos
 from training.data.labels import LabelStore
 from training.data.mixing import Plan, RealSource, SyntheticSource
-from training.data.procedural import by_shape
-from training.data.samples import DataError, Space
-from training.data.vkitti import VirtualKitti
+from training.data.samples import DataError, MetricDataset, Space
 from training.labelling.teachers import forbids_commerce
-
-PHOTO_FILTERS: dict[str, mixing.PhotoFilter] = {
-    "hypersim": "nearest",
-    "vkitti": "nearest",
-    "procedural": "area",
-}
-"""How photos shrink; "nearest" as Marigold does it."""
 
 
 def plan(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Plan:
@@ -35,7 +25,7 @@ def plan(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Plan:
             sizes_hw=_sizes(one.sizes),
             max_zoom=one.max_zoom,
             views=views,
-            photo_filter=PHOTO_FILTERS[one.kind],
+            photo_filter=sets.row_of(one.kind).photo_filter,
         )
         for one in c.data.synthetic
         for dataset, share in _open(one, c.data.space)
@@ -55,13 +45,9 @@ def plan(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Plan:
     )
 
 
-def metric_set(one: config.Synthetic, space: Space) -> Hypersim | VirtualKitti:
+def metric_set(one: config.Synthetic, space: Space) -> MetricDataset:
     """The set for validation, whose samples have metres. Raises DataError."""
-    if one.kind == "hypersim":
-        return Hypersim(one.path, space=space, split=one.split, frames=one.frames or None)
-    if one.kind == "vkitti":
-        return VirtualKitti(one.path, space=space, split=one.split)
-    raise DataError(f"{one.kind} holds no metres to validate by: name a set of hypersim or vkitti.")
+    return sets.open_metric(one.kind, one.path, space=space, split=one.split, frames=one.frames or None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +84,8 @@ def _together(licences: Sequence[str]) -> str:
 
 def _open(one: config.Synthetic, space: Space) -> list[tuple[mixing.Synthetic, float]]:
     """The datasets of one entry, and the share of its weight that each has."""
-    if one.kind != "procedural":
-        return [(metric_set(one, space), 1.0)]
-    sets = by_shape(one.path, space=space)
-    return [(dataset, len(dataset) / sum(map(len, sets))) for dataset in sets]
+    found = sets.open_set(one.kind, one.path, space=space, split=one.split, frames=one.frames or None)
+    return [(dataset, len(dataset) / sum(map(len, found))) for dataset in found]
 
 
 def _real(one: config.Real, space: Space, views: int | None) -> RealSource:

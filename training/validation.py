@@ -12,18 +12,13 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from training.data.hypersim import FARTHEST_M, Hypersim
-from training.data.samples import SampleError, Space
-from training.data.vkitti import VirtualKitti
+from training.data.samples import MetricDataset, SampleError, Space
 from training.latents import decode, decode_photo, encode
-from training.metrics import score
+from training.metrics import NEAREST_M, score
 from training.objective import Half, feed_forward, filtered
 from training.tensors import photo_tensor
 
 log = logging.getLogger("training")
-
-MAX_M = {"hypersim": FARTHEST_M, "vkitti": 80.0}
-"""Predictions are clipped to what the set's truth can reach."""
 
 
 @torch.no_grad()
@@ -32,7 +27,7 @@ def validate(
     unet: Any,
     vae: AutoencoderKL,
     prompt: torch.Tensor,
-    held_out: Hypersim | VirtualKitti,
+    held_out: MetricDataset,
     *,
     images: int,
     size_hw: tuple[int, int] | None,
@@ -57,7 +52,7 @@ def validate(
         truth = np.where(sample.valid, sample.depth_m, 0).astype(np.float32)
         if np.count_nonzero(sample.valid) < 2:
             continue
-        figures = score(predicted, truth, space=space, min_m=1e-3, max_m=MAX_M[held_out.name])
+        figures = score(predicted, truth, space=space, min_m=NEAREST_M, max_m=sample.farthest_m)
         sums += torch.tensor([figures.abs_rel, figures.delta1, 1.0], device=sums.device)
     abs_rel, delta1, count = accelerator.reduce(sums, "sum").tolist()
     return {"abs_rel": abs_rel / max(count, 1), "delta1": delta1 / max(count, 1), "images": count}

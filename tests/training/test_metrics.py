@@ -15,6 +15,7 @@ from benchmarks.sets import frames
 from fiffdepth_rt import Depth
 from tests.support.paths import ROOT
 from training import metrics
+from training.data.rgbd import read_millimetres
 
 
 def test_scale_and_shift_are_forgiven_in_depth() -> None:
@@ -96,7 +97,7 @@ def test_a_truth_that_is_not_16_bit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_depth_mm.png"
     cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="16-bit"):
-        frames.read_truth(path)
+        read_millimetres(path)
 
 
 def test_rendered_scenes_are_one_group_at_the_scale_asked_for(toy_dir: Path) -> None:

@@ -8,17 +8,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
-from training.data import hypersim_raw, images, procedural
+from training.data import hypersim_raw, sets
 from training.data.check import Report, check
-from training.data.hypersim import Hypersim
-from training.data.samples import DataError
-from training.data.vkitti import VirtualKitti
+from training.data.samples import DataError, Space
 
 SHOWN = 20
 """Bad files on the screen; --report has all."""
@@ -92,14 +89,14 @@ def prepare(
 
 
 @program.command(name="check")
-@click.argument("kind", type=click.Choice(["hypersim", "vkitti", "images", "shards", "procedural"]))
+@click.argument("kind", type=click.Choice(sets.names()))
 @click.argument("place")
 @click.option(
     "--split",
-    type=click.Choice(["train", "val", "test"]),
+    type=click.Choice(sets.SPLITS),
     default="train",
     show_default=True,
-    help="Of hypersim (all three) and vkitti (train, val).",
+    help="One that the dataset has: `python -m training.data sets` lists them.",
 )
 @click.option(
     "--space",
@@ -112,7 +109,7 @@ def prepare(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to a JSON file too."
 )
 @_workers
-def check_command(kind: str, place: str, split: str, space: str, report: Path | None, workers: int) -> None:
+def check_command(kind: str, place: str, split: str, space: Space, report: Path | None, workers: int) -> None:
     """Read every file of the dataset in PLACE: a folder, or a pattern such as 'laion/{00000..00799}.tar'.
 
     Ends with 0 if all can be used, with 1 if some cannot (training would skip them), with 2 if none can.
@@ -122,7 +119,8 @@ def check_command(kind: str, place: str, split: str, space: str, report: Path | 
     python -m training.data check shards 'laion/*.tar' --report laion.json
     """
     try:
-        reports = [check(dataset, workers=workers) for dataset in _open(kind, place, split, space)]
+        found = sets.open_set(kind, place, space=space, split=split)
+        reports = [check(dataset, workers=workers) for dataset in found]
         if report is not None:
             with replacing(report) as file:
                 file.write(json.dumps([dataclasses.asdict(one) for one in reports], indent=2).encode())
@@ -134,16 +132,13 @@ def check_command(kind: str, place: str, split: str, space: str, report: Path | 
     sys.exit(0 if not bad else 1 if bad < samples else 2)
 
 
-def _open(kind: str, place: str, split: Any, space: Any) -> list[Any]:
-    if kind == "hypersim":
-        return [Hypersim(place, space=space, split=split)]
-    if kind == "vkitti":
-        if split == "test":
-            raise DataError("Virtual KITTI has no split test: say train or val.")
-        return [VirtualKitti(place, space=space, split=split)]
-    if kind == "procedural":
-        return list(procedural.by_shape(place, space=space))
-    return [images.open_photos(place)]
+@program.command(name="sets")
+def sets_command() -> None:
+    """List the datasets that are known: what they hold, their splits, valid depths and licences."""
+    for row in sets.SETS:
+        valid = "" if row.valid_m is None else f" from {row.valid_m[0]:g} to {row.valid_m[1]:g}"
+        licence = row.licence or "each folder's own"
+        click.echo(f"{row.name}: {row.holds}{valid}; splits {', '.join(row.splits)}; licence {licence}")
 
 
 class _Refused(click.ClickException):

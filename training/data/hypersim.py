@@ -65,7 +65,7 @@ class Hypersim:
         if depth_m.shape != photo.shape[:2]:
             raise SampleError(rgb, f"photo of {photo.shape[:2]}, depth of {depth_m.shape} pixels")
         valid = (depth_m > NEAREST_M) & (depth_m < FARTHEST_M)
-        return MetricPair(photo=photo, depth_m=depth_m, valid=valid, name=rgb)
+        return MetricPair(photo=photo, depth_m=depth_m, valid=valid, farthest_m=FARTHEST_M, name=rgb)
 
 
 def _read_list(path: Path) -> list[tuple[str, str]]:

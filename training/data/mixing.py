@@ -24,7 +24,6 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,7 +32,7 @@ from numpy.typing import NDArray
 
 from training.data.labels import LabelError
 from training.data.normalise import renormalise
-from training.data.samples import DataError, Labels, Pair, Real, SampleError, Synthetic
+from training.data.samples import DataError, Labels, Pair, PhotoFilter, Real, SampleError, Synthetic
 
 log = logging.getLogger("training")
 
@@ -42,8 +41,6 @@ REAL_SIZES_HW = tuple((height, width) for height in SIDES for width in SIDES)
 """Multiples of 64 from 512 to 640: the cut-outs of real photos."""
 MAX_REPLACEMENTS = 64
 """So many unusable samples in a row, all different, condemn the dataset."""
-
-PhotoFilter = Literal["area", "nearest"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

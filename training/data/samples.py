@@ -2,6 +2,7 @@
 
     Synthetic   dataset[i] -> Pair      exact depth: the half of a batch for t = 0
     Real        dataset[i] -> Photo     labelled by a teacher: the half for t = -1
+    Metric      dataset.metric(i) -> MetricPair     the same as a Pair, in metres: to score on
 
 Convention: a depth picture is float32 H×W in [-1, 1]. In the space "depth" near = -1 and far = +1; in
 the space "disparity" it is the picture of 1/z and near = +1. All samples of one run are of one space.
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Space = Literal["depth", "disparity"]
+PhotoFilter = Literal["area", "nearest"]
+"""How a photo shrinks."""
 
 
 class DataError(ValueError):
@@ -50,15 +53,20 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricPair:
-    """As a Pair, before it is normalised: depth_m float32 H×W, metres along the optical axis.
+    """A photo with depth in metres: a Pair before it is normalised, and what predictions are scored on.
 
-    Where `valid` is False, depth_m is whatever the file says: 0, the sky, more than the dataset's limit.
+    photo: uint8 H×W×3 RGB. depth_m: float32 H×W, metres along the optical axis, at the photo's size.
+    valid: bool H×W; where it is False, depth_m is whatever the file says: 0, the sky, beyond the limit.
+    farthest_m: of the dataset's valid depths; a prediction is clipped there before it is scored.
+    name: unique in its dataset. group: its line in a table of results; "": none of its own.
     """
 
     photo: NDArray[np.uint8]
     depth_m: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    farthest_m: float
     name: str
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +90,11 @@ class Synthetic(Dataset, Protocol):
     space: Space
 
     def __getitem__(self, index: int) -> Pair:
+        """Raises SampleError if this sample cannot be used."""
+
+
+class MetricDataset(Dataset, Protocol):
+    def metric(self, index: int) -> MetricPair:
         """Raises SampleError if this sample cannot be used."""
 
 

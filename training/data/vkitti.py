@@ -36,7 +36,8 @@ CAMERAS = (0, 1)
 class VirtualKitti:
     """Frames of a split -> Pair of SIZE_HW, in a fixed order.
 
-    scenes, variations, cameras: other than the split's. Raises DataError if one of them is not there.
+    scenes, variations, cameras: other than the split's. Raises DataError if one of them is not there, or for
+    another split than those of SCENES.
     """
 
     name = "vkitti"
@@ -52,6 +53,8 @@ class VirtualKitti:
         variations: Sequence[str] = VARIATIONS,
         cameras: Sequence[int] = CAMERAS,
     ) -> None:
+        if scenes is None and split not in SCENES:
+            raise DataError(f'Virtual KITTI has no split "{split}": say {" or ".join(SCENES)}.')
         self._photos = _part(Path(root), "rgb")
         self._depths = _part(Path(root), "depth")
         self.space = space
@@ -84,7 +87,9 @@ class VirtualKitti:
         rows, columns = slice(top, None), slice(left, left + SIZE_HW[1])
         depth_m = depth_m[rows, columns]
         valid = (depth_m > NEAREST_M) & (depth_m < FARTHEST_M)
-        return MetricPair(photo=pixels[rows, columns], depth_m=depth_m, valid=valid, name=name)
+        return MetricPair(
+            photo=pixels[rows, columns], depth_m=depth_m, valid=valid, farthest_m=FARTHEST_M, name=name
+        )
 
 
 def _part(root: Path, kind: str) -> Path:
