@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from fiffdepth_rt.backends.tensorrt.versions import PlanJob, Target, check_fits
+from fiffdepth_rt.backends.tensorrt.fit import check_fits
+from fiffdepth_rt.backends.tensorrt.here import Target, require
+from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.engine_dir.manifest import EngineDir, PlanRecord, open_engine_dir
 from fiffdepth_rt.errors import FiffDepthError, PlanMismatchError
 
@@ -84,9 +86,8 @@ def main(directory: Path, names: bool) -> None:
     """
     try:
         engine_dir = open_engine_dir(directory)
-        from fiffdepth_rt.backends.tensorrt.builder import TensorRtWorkshop
-
-        for plan, layers in inspect(engine_dir, TensorRtWorkshop().target):
+        target, _ = require()
+        for plan, layers in inspect(engine_dir, target):
             click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
             for name in layers if names else ():
                 click.echo(f"  {name}")

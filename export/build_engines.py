@@ -38,9 +38,9 @@ from export.recipe import RECIPES
 from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
 from fiffdepth_rt.backends.openvino import backend as openvino
-from fiffdepth_rt.backends.tensorrt import backend as tensorrt
+from fiffdepth_rt.backends.tensorrt import here as tensorrt
 from fiffdepth_rt.backends.tensorrt.build import build_plans
-from fiffdepth_rt.backends.tensorrt.versions import Request
+from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
 from fiffdepth_rt.engine_dir.manifest import (
     OUTPUT_SPACES,

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.engine_dir.manifest import GraphSet, Manifest, SizeLimits
+from fiffdepth_rt.engine_dir.manifest import GraphSet, Manifest, SizeLimits, TensorSpec
 from fiffdepth_rt.errors import SizeError
 from fiffdepth_rt.image import grid_for
 
@@ -61,13 +61,17 @@ class Grids:
                     "of these, or export it (--static) or build it (fiffdepth build --grid)."
                 )
             return grid
-        step, largest = self.limits.multiple, self.limits.max
-        if any(side % step for side in grid) or not 0 < min(grid) <= max(grid) <= largest:
+        if not is_possible(grid, self.limits):
             raise SizeError(
-                f"The grid {grid[0]}x{grid[1]} is not possible: both sides are multiples of {step} px, "
-                f"up to {largest}."
+                f"The grid {grid[0]}x{grid[1]} is not possible: both sides are multiples of "
+                f"{self.limits.multiple} px, up to {self.limits.max}."
             )
         return grid
+
+
+def is_possible(grid: GridHW, limits: SizeLimits) -> bool:
+    """Whether a model with free grids takes this one: both sides are multiples, and neither is too large."""
+    return all(side % limits.multiple == 0 and 0 < side <= limits.max for side in grid)
 
 
 def wasted_share(photo_hw: tuple[int, int], grid: GridHW) -> Fraction:
@@ -100,6 +104,19 @@ def own_grid(graphs: GraphSet) -> GridHW | None:
     """The only (height, width) that the graphs take, px; None where both are free."""
     _, height, width, _ = graphs.stages["encoder"].inputs[0].shape
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def tensor_shape(spec: TensorSpec, grid: GridHW, batch: int) -> tuple[int, ...]:
+    """A stage's tensor -> its shape for so many images on a (height, width) grid."""
+    height, width = grid
+    sizes = {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "height/8": height // 8,
+        "width/8": width // 8,
+    }
+    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape)
 
 
 def families(manifest: Manifest) -> dict[str, dict[GridHW | None, str]]:

@@ -11,6 +11,7 @@ from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.onnxruntime import cpu as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.backends.tensorrt import backend as tensorrt
+from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.engine_dir.manifest import EngineDir, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
@@ -53,9 +54,9 @@ class Engine:
 # rounds otherwise: that is for whoever asks for it, with backend="openvino", precision="bf16".
 ENGINES: tuple[Engine, ...] = (
     Engine(
-        name=tensorrt.NAME,
+        name=tensorrt_here.NAME,
         precisions=tensorrt.PRECISIONS,
-        usable=tensorrt.usable,
+        usable=tensorrt_here.usable,
         open=tensorrt.open_backend,
         ready=tensorrt.ready,
     ),

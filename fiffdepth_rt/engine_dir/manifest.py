@@ -99,7 +99,7 @@ class PlanRecord:
     hardware_compatibility: "none" (this GPU model only) or "same_compute_capability".
     stripped: without weights; whoever opens it refits it from the graph.
     opt_level, workspace_mib: the builder's options; None for TensorRT's own choice.
-    graph_sha256: of what it was built from (`plan_rules.graph_digest`).
+    graph_sha256: of what it was built from (`graph_digest`, backends/tensorrt/jobs.py).
     built: JSON about the build (date, driver, seconds); reported, and nothing reads it.
     """
 

@@ -96,7 +96,7 @@ def command(
       fiffdepth build engines/fiffdepth --precision fp32 --batch 1 --batch 4
     """
     from fiffdepth_rt.backends.tensorrt.build import build_plans
-    from fiffdepth_rt.backends.tensorrt.versions import Request
+    from fiffdepth_rt.backends.tensorrt.jobs import Request
 
     request = Request(
         grids=grids,

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.plan_layers import attention, layer_names, main
-from fiffdepth_rt.backends.tensorrt import backend as tensorrt_here
+from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 
 
 def test_layers_are_names_or_objects_with_one() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks import latency
 from fiffdepth_rt import depth
-from fiffdepth_rt.backends.tensorrt import backend as tensorrt_here
+from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.program import program
 

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiffdepth_rt.backends.grids import Grids, families, least_wasteful, own_grid, wasted_share
+from fiffdepth_rt.backends.grids import (
+    Grids,
+    families,
+    is_possible,
+    least_wasteful,
+    own_grid,
+    tensor_shape,
+    wasted_share,
+)
 from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, read_manifest
 from fiffdepth_rt.errors import SizeError
+from tests.support import plans
 from tests.support.toy import write_toy_engine_dir
 
 LIMITS = SizeLimits(default=512, max=1024, multiple=64)
@@ -171,3 +180,29 @@ def test_an_export_for_several_grids_is_one_directory_in_which_photos_find_their
                 photo = np.random.default_rng(0).integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
                 assert depth.grid_for(photo_hw) == grid
                 assert depth.infer(photo).shape == photo_hw
+
+
+@pytest.mark.parametrize(
+    ("grid", "possible"),
+    [
+        ((512, 512), True),
+        ((64, 1024), True),
+        ((500, 512), False),
+        ((512, 1088), False),
+        ((0, 64), False),
+        ((64, -64), False),
+    ],
+)
+def test_a_free_grid_is_made_of_multiples_within_the_limits(grid: tuple[int, int], possible: bool) -> None:
+    assert is_possible(grid, LIMITS) == possible
+
+
+def test_a_grid_and_a_batch_give_every_tensor_its_shape(toy_dir: Path) -> None:
+    manifest = read_manifest(toy_dir)
+    stages = manifest.graph_sets["fp32"].stages
+    assert tensor_shape(stages["encoder"].inputs[0], (192, 320), 2) == (2, 192, 320, 3)
+    assert tensor_shape(stages["unet"].inputs[0], (192, 320), 2) == (2, 4, 24, 40)
+    assert tensor_shape(stages["decoder"].inputs[0], (192, 320), 2) == (2, 4, 24, 40)
+    assert tensor_shape(stages["decoder"].outputs[0], (192, 320), 2) == (2, 192, 320)
+    static = plans.fixed(manifest, 480, 640).stages
+    assert tensor_shape(static["unet"].inputs[0], (480, 640), 1) == (1, 4, 60, 80)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.backends.tensorrt.versions import input_shape
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, PlanProfile, Stage
+from fiffdepth_rt.backends.grids import tensor_shape
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
 from fiffdepth_rt.errors import DeviceMemoryError
 from fiffdepth_rt.machine import MIB, gpu_memory
 
@@ -91,7 +91,6 @@ class BoundJourney:
         import onnxruntime
 
         batch, height, width, _ = shape
-        profile = PlanProfile(grid=(height, width), batch=batch)
         values: dict[str, Any] = {}
         bindings = []
         for name, (takes, gives) in JOURNEY.items():
@@ -101,7 +100,9 @@ class BoundJourney:
                     continue  # depth_unclipped: what nobody asks for is not computed
                 if spec.name not in values:
                     values[spec.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                        list(input_shape(spec, profile)), np.dtype(spec.dtype).type, *self._device
+                        list(tensor_shape(spec, (height, width), batch)),
+                        np.dtype(spec.dtype).type,
+                        *self._device,
                     )
                 bind = binding.bind_ortvalue_input if spec in stage.inputs else binding.bind_ortvalue_output
                 bind(spec.name, values[spec.name])

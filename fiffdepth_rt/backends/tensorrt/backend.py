@@ -4,8 +4,8 @@
                           ├─► image ─► encoder ─► UNet ─► decoder ─► depth
     GPU array ────────────┘                                             └─► GPU array
 
-One stream and one block of GPU memory serve all shapes (`trt_lane`). A lock is held while work is asked for,
-not while it is done. Plans are built by plans.py, on the machine they run on.
+One stream and one block of GPU memory serve all shapes (lane.py). A lock is held while work is asked for,
+not while it is done. Plans are built by build.py, on the machine they run on.
 """
 
 from __future__ import annotations
@@ -13,30 +13,22 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.backends import Array, Usability
-from fiffdepth_rt.backends.grids import Grids, Size, families
+from fiffdepth_rt.backends import Array
+from fiffdepth_rt.backends.grids import Grids, Size, families, tensor_shape
 from fiffdepth_rt.backends.tensorrt.buffers import batch_parts, copies
-from fiffdepth_rt.backends.tensorrt.fit import Lane, check_tensorrt_driver, lanes, ready_sets
+from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes, ready_sets
+from fiffdepth_rt.backends.tensorrt.here import NAME, cuda_device_index, require
+from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
 from fiffdepth_rt.backends.tensorrt.lane import Graphs, OpenLane, Slot
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
-from fiffdepth_rt.backends.tensorrt.versions import (
-    PREFERRED_KINDS,
-    PlanJob,
-    Target,
-    check_supported,
-    input_shape,
-    parse_version,
-)
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
-    DriverError,
     ImageError,
     InferenceError,
 )
@@ -44,119 +36,19 @@ from fiffdepth_rt.gpu import arrays as device_arrays
 from fiffdepth_rt.gpu import cuda
 from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
 from fiffdepth_rt.gpu.cuda import Copy
-from fiffdepth_rt.machine import installed
 
-NAME = "tensorrt"
-PRECISIONS = PREFERRED_KINDS
-
-_WHEELS = ("tensorrt", "cuda-python", "cuda-bindings")
-_JETSON = Path("/etc/nv_tegra_release")  # JetPack writes it
-
-
-# --- whether it works here ---
-
-
-def usable() -> Usability:
-    """Whether TensorRT and cuda-python can be imported here, and find a GPU. Never raises."""
-    versions = installed(_WHEELS)
-    try:
-        version, gpu = _find(0, versions)
-    except _UnusableError as error:
-        return Usability(
-            name=NAME, usable=False, why=error.why, mend=error.mend, versions=versions, error=error.kind
-        )
-    why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
-    return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
-
-
-def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
-    """What plans must fit, and the GPU with this index.
-
-    Raises BackendUnavailableError, with the mending command, unless TensorRT is usable there; DriverError
-    where only the driver is too old.
-    """
-    try:
-        version, gpu = _find(index, {})
-    except _UnusableError as error:
-        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.mend}") from error
-    target = Target(
-        gpu_name=gpu.name,
-        compute_capability=gpu.compute_capability,
-        tensorrt_version=".".join(map(str, parse_version(version))),
-    )
-    return target, gpu
-
-
-class _UnusableError(Exception):
-    """Why TensorRT cannot be used here, the command that mends it, and which error that is."""
-
-    def __init__(
-        self, why: str, mend: str, kind: type[BackendUnavailableError] = BackendUnavailableError
-    ) -> None:
-        super().__init__(why)
-        self.kind = kind
-        self.why = why.rstrip(".")
-        self.mend = mend
-
-
-def _find(index: int, versions: dict[str, str]) -> tuple[str, cuda.Gpu]:
-    """TensorRT's version, and the GPU. versions: gets TensorRT's own word. Raises _UnusableError."""
-    try:
-        import tensorrt
-
-        version = versions["tensorrt"] = str(tensorrt.__version__)
-    except Exception as error:  # a broken wheel fails in its own ways
-        absent = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
-        why = "tensorrt is not installed" if absent else f"tensorrt cannot be imported ({error})"
-        raise _UnusableError(why, _install(again=not absent)) from error
-    try:
-        check_supported(version)
-    except BackendUnavailableError as error:
-        raise _UnusableError(str(error), _install(again=False)) from error
-    try:
-        from cuda.bindings import runtime  # noqa: F401
-    except Exception as error:  # as above
-        why = f"TensorRT {version} is here, but cuda-python cannot be imported ({error})"
-        raise _UnusableError(why, cuda.INSTALL) from error
-    try:
-        gpu = cuda.gpu(index)
-        check_tensorrt_driver(version, gpu.driver_cuda)
-    except DriverError as error:
-        why = f"TensorRT {version} is here, but {error}"
-        raise _UnusableError(why, "nvidia-smi", DriverError) from error
-    except Exception as error:  # BackendUnavailableError for what can be foreseen
-        raise _UnusableError(f"TensorRT {version} is here, but {error}", "nvidia-smi") from error
-    return version, gpu
-
-
-def _install(*, again: bool) -> str:
-    if _JETSON.exists():
-        return "sudo apt install python3-libnvinfer   (JetPack's own; pip's TensorRT is not for Jetson)"
-    return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[tensorrt]'"
+PRECISIONS = NUMBER_FORMATS
 
 
 def ready(engine_dir: EngineDir, device: str | None) -> tuple[str, ...]:
     """The graph sets whose plans run on this device, here and now, by every name they can be asked for."""
     try:
-        target, _ = require(gpu_index(device))
+        target, _ = require(cuda_device_index(device))
     except BackendUnavailableError:
         return ()
     sets = ready_sets(engine_dir.manifest, target, engine_dir.path)
     names = families(engine_dir.manifest)
     return tuple(name for name, keys in names.items() if any(key in sets for key in keys.values()))
-
-
-def gpu_index(device: str | None) -> int:
-    """ "cuda:1" -> 1; None and "cuda" are the first GPU. Raises BackendUnavailableError."""
-    kind, colon, index = (device or "cuda").partition(":")
-    if kind != "cuda" or not (index.isdecimal() if colon else True):
-        raise BackendUnavailableError(
-            f"device={device!r}: TensorRT runs on NVIDIA GPUs. Say 'cuda', 'cuda:1', or another backend."
-        )
-    return int(index or 0)
-
-
-# --- the engine ---
 
 
 def open_backend(
@@ -185,7 +77,7 @@ class TensorRtBackend:
         self, engine_dir: EngineDir, *, precision: str, device: str | None, cuda_graph: bool
     ) -> None:
         self.precision = precision
-        self._gpu_index = gpu_index(device)
+        self._gpu_index = cuda_device_index(device)
         self.device = f"cuda:{self._gpu_index}"
         self._target, self._gpu = require(self._gpu_index)
         manifest = engine_dir.manifest
@@ -362,7 +254,10 @@ class TensorRtBackend:
             by_batch = {}
             for lane in reversed(self._lanes):
                 spec = lane.stages[stage].inputs[0]
-                if input_shape(spec, lane.profile)[1:] == value.shape[1:] and spec.dtype == value.dtype.name:
+                if (
+                    tensor_shape(spec, lane.profile.grid, lane.profile.batch)[1:] == value.shape[1:]
+                    and spec.dtype == value.dtype.name
+                ):
                     by_batch[lane.profile.batch] = lane
             if not by_batch:
                 raise InferenceError(
@@ -377,7 +272,7 @@ class TensorRtBackend:
 
     def _run_stage_once(self, lane: OpenLane, stage: str, name: str, part: Array, output: str) -> Array:
         spec = next(spec for spec in lane.stages[stage].outputs if spec.name == output)
-        result = np.empty(input_shape(spec, lane.profile), dtype=spec.dtype)
+        result = np.empty(tensor_shape(spec, lane.profile.grid, lane.profile.batch), dtype=spec.dtype)
         with self._lock, cuda.on_gpu(self._gpu_index):
             self._stream.copy_in(lane.addresses[name], np.ascontiguousarray(part))
             lane.ask_stage(stage)

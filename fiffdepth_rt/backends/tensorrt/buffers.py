@@ -19,7 +19,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from fiffdepth_rt.backends.tensorrt.versions import input_shape
+from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.engine_dir.manifest import STAGES, PlanProfile, Stage
 from fiffdepth_rt.gpu.cuda import Copy
 
@@ -57,7 +57,10 @@ def activations_of(stage: str) -> str:
 def tensor_nbytes(stages: Mapping[str, Stage], profile: PlanProfile) -> dict[str, int]:
     """Bytes of every tensor of a journey under a profile, by name."""
     specs = [spec for stage in stages.values() for spec in (*stage.inputs, *stage.outputs)]
-    return {spec.name: math.prod(input_shape(spec, profile)) * ITEMSIZE[spec.dtype] for spec in specs}
+    return {
+        spec.name: math.prod(tensor_shape(spec, profile.grid, profile.batch)) * ITEMSIZE[spec.dtype]
+        for spec in specs
+    }
 
 
 def journey_buffers(

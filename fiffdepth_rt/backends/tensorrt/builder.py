@@ -1,7 +1,7 @@
 """ONNX graph -> TensorRT plan, on this GPU.
 
 Written against the names that TensorRT 10.3 to 11.4 share, and 8.5.3 as far as it has them. What differs
-between versions is decided in plan_rules.py, by number; here, its words are looked up.
+between versions is decided in versions.py, by number; here, its words are looked up.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.backends.tensorrt import backend as tensorrt_here
+from fiffdepth_rt.backends.grids import tensor_shape
+from fiffdepth_rt.backends.tensorrt.here import require
+from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, number_format
 from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason
 from fiffdepth_rt.backends.tensorrt.opened import OpenedPlan
 from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress, Phases
 from fiffdepth_rt.backends.tensorrt.versions import (
-    PlanJob,
     Version,
     builder_flags,
-    input_shape,
     max_opset,
     network_flags,
     parse_version,
@@ -28,11 +28,11 @@ from fiffdepth_rt.backends.tensorrt.versions import (
 from fiffdepth_rt.errors import BuildError
 
 
-class TensorRtWorkshop:
+class TensorRtBuilder:
     """TensorRT and the GPU of this machine. Raises BackendUnavailableError where one of them is missing."""
 
     def __init__(self) -> None:
-        self.target, gpu = tensorrt_here.require()
+        self.target, gpu = require()
         self.versions = {"driver_cuda": gpu.driver_cuda}
 
     def build(
@@ -112,7 +112,7 @@ def _config(builder: Any, job: PlanJob, version: Version) -> Any:
     config = builder.create_builder_config()
     # On by default, and it would round the inputs of fp32 products to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    for name in builder_flags(version, record):
+    for name in builder_flags(version, number_format(record.precision), stripped=record.stripped):
         config.set_flag(getattr(trt.BuilderFlag, name))
     if (sources := tactic_sources(version)) is not None:
         config.set_tactic_sources(_bits(trt.TacticSource, sources))
@@ -126,7 +126,7 @@ def _config(builder: Any, job: PlanJob, version: Version) -> Any:
     for index, profile in enumerate(record.profiles):
         shapes = builder.create_optimization_profile()
         for spec in job.stage.inputs:
-            shape = input_shape(spec, profile)
+            shape = tensor_shape(spec, profile.grid, profile.batch)
             shapes.set_shape(spec.name, shape, shape, shape)
         if config.add_optimization_profile(shapes) != index:
             raise _BuildFailedError(f"the shapes of {profile} are refused; ")

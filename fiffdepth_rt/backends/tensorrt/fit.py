@@ -1,24 +1,19 @@
-"""Which of a directory's plans run here, and what they take together. Only values: no TensorRT, no GPU."""
+"""Which of a directory's plans run on this GPU with this TensorRT, and which shapes have one for every stage.
+
+Only values: no TensorRT, no GPU and no disk is touched here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fiffdepth_rt.backends.tensorrt.versions import (
-    Target,
-    check_fits,
-    graph_digest,
-    parse_version,
-    rebuild_command,
-)
+from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.jobs import graph_digest
+from fiffdepth_rt.backends.tensorrt.versions import SAME_CAPABILITY_SINCE, parse_version
 from fiffdepth_rt.engine_dir.manifest import STAGES, Manifest, PlanProfile, PlanRecord
-from fiffdepth_rt.errors import BackendUnavailableError, DriverError, PlanMismatchError
-
-# The CUDA that the wheels of a TensorRT need, by its major version. Jetsons have none but JetPack's.
-_CUDA_OF_WHEELS = {11: 13}
+from fiffdepth_rt.errors import BackendUnavailableError, PlanGpuError, PlanMismatchError, PlanVersionError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,17 +23,6 @@ class Lane:
     precision: str
     profile: PlanProfile
     plans: Mapping[str, PlanRecord]
-
-
-def check_tensorrt_driver(tensorrt_version: str, driver_cuda: str) -> None:
-    """Raises DriverError unless the driver is new enough for this TensorRT. driver_cuda: such as "12.4"."""
-    needed = _CUDA_OF_WHEELS.get(parse_version(tensorrt_version)[0])
-    if needed is not None and int(driver_cuda.partition(".")[0]) < needed:
-        raise DriverError(
-            f"The NVIDIA driver is too old: it serves CUDA up to {driver_cuda}, and TensorRT "
-            f"{tensorrt_version} is for CUDA {needed}. Update the driver, or run: "
-            f"pip install 'tensorrt<{parse_version(tensorrt_version)[0]}'"
-        )
 
 
 def lanes(manifest: Manifest, precisions: Sequence[str], target: Target, directory: Path) -> tuple[Lane, ...]:
@@ -102,19 +86,35 @@ def _check_graph(plan: PlanRecord, manifest: Manifest, directory: Path) -> None:
         )
 
 
-# --- what TensorRT's log says about memory ---
+def check_fits(plan: PlanRecord, target: Target, directory: Path) -> None:
+    """Raises PlanVersionError or PlanGpuError, with what mends it, unless the plan may run on `target`."""
+    if parse_version(plan.tensorrt_version) != parse_version(target.tensorrt_version):
+        raise PlanVersionError(
+            f"{plan.file} was built by TensorRT {plan.tensorrt_version}; this machine has "
+            f"{target.tensorrt_version}. Run: {rebuild_command(plan, directory)}   "
+            f"(or install TensorRT {plan.tensorrt_version})"
+        )
+    if plan.compute_capability != target.compute_capability:
+        raise PlanGpuError(
+            f"{plan.file} was built on {plan.gpu_name}, of compute capability {plan.compute_capability}; "
+            f"this machine has {target.gpu_name}, of {target.compute_capability}. "
+            f"Run: {rebuild_command(plan, directory)}"
+        )
+    if plan.gpu_name != target.gpu_name and plan.hardware_compatibility == "none":
+        share = (
+            "; with --hardware-compatible, a plan is for every GPU of its compute capability"
+            if parse_version(plan.tensorrt_version) >= SAME_CAPABILITY_SINCE
+            else ""
+        )
+        raise PlanGpuError(
+            f"{plan.file} was built for {plan.gpu_name} only; this machine has {target.gpu_name}. "
+            f"Run: {rebuild_command(plan, directory)}   (here{share})"
+        )
 
 
-def says_no_memory(lines: Iterable[str]) -> bool:
-    """Whether TensorRT's log tells of memory that is not there."""
-    return any(_NO_MEMORY.search(line) for line in lines)
-
-
-def requested_bytes(lines: Iterable[str]) -> int | None:
-    """How much TensorRT asked for, the largest number that its log names; None where it names none."""
-    found = [int(match[1]) for line in lines for match in _REQUESTED.finditer(line)]
-    return max(found, default=None)
-
-
-_NO_MEMORY = re.compile(r"out ?of ?memory|MemoryAllocation|bad_alloc|could not be allocated", re.I)
-_REQUESTED = re.compile(r"requested [^.\n]*?(\d+) bytes", re.I)
+def rebuild_command(plan: PlanRecord, directory: Path) -> str:
+    """The command that makes such a plan anew, on the machine where it is run."""
+    grids = dict.fromkeys(f"--grid {profile.grid[0]}x{profile.grid[1]}" for profile in plan.profiles)
+    batches = dict.fromkeys(f"--batch {profile.batch}" for profile in plan.profiles)
+    words = [f"fiffdepth build {directory} --precision {plan.precision}", *grids]
+    return " ".join(words + ([] if list(batches) == ["--batch 1"] else list(batches)))

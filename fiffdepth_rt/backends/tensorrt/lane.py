@@ -11,6 +11,7 @@ import logging
 import queue
 from collections.abc import Collection, Mapping
 
+from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.backends.tensorrt.buffers import (
     GraphKey,
     Placement,
@@ -22,7 +23,6 @@ from fiffdepth_rt.backends.tensorrt.buffers import (
 )
 from fiffdepth_rt.backends.tensorrt.fit import Lane
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine, StageContext
-from fiffdepth_rt.backends.tensorrt.versions import input_shape
 from fiffdepth_rt.engine_dir.manifest import STAGES, Stage
 from fiffdepth_rt.errors import BackendError, DeviceMemoryError, InferenceError
 from fiffdepth_rt.gpu import cuda
@@ -78,7 +78,7 @@ class OpenLane:
         }
         self.placement: Placement = place(journey_buffers(stages, lane.profile, self._activations))
         self.nbytes = tensor_nbytes(stages, lane.profile)
-        self.image_shape = input_shape(stages["encoder"].inputs[0], lane.profile)
+        self.image_shape = tensor_shape(stages["encoder"].inputs[0], lane.profile.grid, lane.profile.batch)
         self._graphs = graphs
         self._captured: dict[GraphKey, cuda.Graph] = {}
 
@@ -91,7 +91,7 @@ class OpenLane:
         self.addresses = {name: block + offset for name, offset in self.placement.offsets.items()}
         self._contexts: dict[str, StageContext] = {}
         for stage, spec in self.stages.items():
-            shape = input_shape(spec.inputs[0], self.profile)
+            shape = tensor_shape(spec.inputs[0], self.profile.grid, self.profile.batch)
             context = self._engines[stage].context(self._indices[stage], shape, stream)
             self._contexts[stage] = undo.enter_context(contextlib.closing(context))
             tensors = {one.name: self.addresses[one.name] for one in (*spec.inputs, *spec.outputs)}

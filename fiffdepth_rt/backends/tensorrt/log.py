@@ -1,12 +1,13 @@
-"""What TensorRT says: kept for the error of a failed build, and handed on to `logging`."""
+"""What TensorRT says: handed on to `logging`, kept for the error of a failed call, and read for memory."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 LINES_KEPT = 2000  # from INFO up; a build of the full UNet says some hundreds
@@ -61,3 +62,18 @@ def reason(lines: deque[str]) -> str:
     """The last errors among the lines, as one text; the last line of all where there are none."""
     errors = [line for line in lines if line.startswith(("ERROR", "CRITICAL"))]
     return " | ".join((errors or list(lines))[-3:]) or "TensorRT gave no reason"
+
+
+def says_no_memory(lines: Iterable[str]) -> bool:
+    """Whether TensorRT's log tells of memory that is not there."""
+    return any(_NO_MEMORY.search(line) for line in lines)
+
+
+def requested_bytes(lines: Iterable[str]) -> int | None:
+    """How much TensorRT asked for, the largest number that its log names; None where it names none."""
+    found = [int(match[1]) for line in lines for match in _REQUESTED.finditer(line)]
+    return max(found, default=None)
+
+
+_NO_MEMORY = re.compile(r"out ?of ?memory|MemoryAllocation|bad_alloc|could not be allocated", re.I)
+_REQUESTED = re.compile(r"requested [^.\n]*?(\d+) bytes", re.I)

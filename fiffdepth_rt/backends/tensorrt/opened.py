@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.backends.tensorrt.fit import requested_bytes, says_no_memory
-from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason
-from fiffdepth_rt.backends.tensorrt.versions import PlanJob, find_profile
+from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, find_profile
+from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason, requested_bytes, says_no_memory
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import BackendError, InferenceError, PlanMismatchError, StageMismatchError
 from fiffdepth_rt.gpu import cuda

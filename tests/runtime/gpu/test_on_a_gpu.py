@@ -1,10 +1,11 @@
-"""Promises of the TensorRT backend on a GPU. Everywhere else they skip, with the reason.
+"""Promises of building plans and of running them, on a GPU. Everywhere else they skip, with the reason.
 
-What can be known without a GPU is in test_tensorrt_backend.py, on a stand-in.
+What can be known without a GPU is in test_backend.py, on a stand-in.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import re
 import shutil
@@ -18,23 +19,24 @@ import numpy as np
 import pytest
 
 import fiffdepth_rt
-from fiffdepth_rt.backends.tensorrt import backend as tensorrt_here
+from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.buffers import copies
 from fiffdepth_rt.backends.tensorrt.build import build_plans
-from fiffdepth_rt.backends.tensorrt.versions import Request
+from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir import golden as parity
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES
-from fiffdepth_rt.errors import DeviceMemoryError, SizeError
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, hash_file, open_engine_dir, read_manifest
+from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
 from fiffdepth_rt.gpu import cuda
 from fiffdepth_rt.gpu.cuda import Copy, watched_copies
 from tests.support.paths import ROOT
+from tests.support.plans import AT_GOLDEN, GOLDEN_GRID, edit, plan_files
 from tests.support.toy import toy_depth, write_toy_engine_dir
 
-_here = tensorrt_here.usable()
+_usable = here.usable()
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not _here.usable, reason=f"TensorRT cannot be used here: {_here.why}"),
+    pytest.mark.skipif(not _usable.usable, reason=f"TensorRT cannot be used here: {_usable.why}"),
 ]
 
 GRIDS = ((128, 192), (64, 128))
@@ -135,6 +137,43 @@ def test_memory_stays_where_it_is_over_a_thousand_frames(depth: fiffdepth_rt.Dep
         if seed % 100 == 99:
             free.append(cuda.memory()[0])
     assert max(free) == statistics.mode(free) == min(free)
+
+
+# --- building ---
+
+
+def test_the_toy_is_built_checked_and_listed(toy_dir: Path) -> None:
+    request = Request(grids=(GOLDEN_GRID, (64, 128)), batches=(1, 2), precision="fp32")
+    progress: list[float] = []
+    records = build_plans(toy_dir, request, on_progress=lambda at: progress.append(at.fraction))
+    assert [plan.stage for plan in records] == list(STAGES)
+    assert open_engine_dir(toy_dir).manifest.plans == records
+    assert (toy_dir / "timing.cache").stat().st_size > 0
+    assert all(0 <= fraction <= 1 for fraction in progress)
+
+
+def test_static_and_stripped_plans_compute_the_same(toy_dir: Path) -> None:
+    request = dataclasses.replace(AT_GOLDEN, static=True, strip_plan=True)
+    assert len(build_plans(toy_dir, request)) == 3
+
+
+def test_a_graph_that_tensorrt_cannot_read_brings_its_log(toy_dir: Path) -> None:
+    graph = toy_dir / "graphs" / "fp32" / "encoder.onnx"
+    graph.write_bytes(b"not a graph")
+    edit(toy_dir, files={**read_manifest(toy_dir).files, "graphs/fp32/encoder.onnx": hash_file(graph)})
+    with pytest.raises(BuildError) as error:
+        build_plans(toy_dir, AT_GOLDEN)
+    assert error.value.log and "ONNX parser" in str(error.value)
+    assert read_manifest(toy_dir).plans == ()
+
+
+def test_ctrl_c_ends_a_build_and_leaves_nothing(toy_dir: Path) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plans(toy_dir, AT_GOLDEN, on_progress=stop)
+    assert plan_files(toy_dir) == set()
 
 
 # --- beside others ---

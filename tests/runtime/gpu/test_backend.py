@@ -1,7 +1,7 @@
 """Promises of the TensorRT backend, with a stand-in for CUDA and TensorRT (gpu_stand_in.py says what it is).
 
 Our code is the real thing, down to each call of CUDA; the stand-in computes with ONNX Runtime in host memory.
-On a GPU itself: test_tensorrt_gpu.py.
+On a GPU itself: test_on_a_gpu.py.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_plan_rules import fixed, profile, record
-from test_plans import L4, StandIn, edit
 
 import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import backend as backend_file
+from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt import log as trt_log
 from fiffdepth_rt.backends.tensorrt.buffers import copies
 from fiffdepth_rt.backends.tensorrt.build import build_plans
-from fiffdepth_rt.backends.tensorrt.versions import Request, graph_digest
+from fiffdepth_rt.backends.tensorrt.jobs import Request, graph_digest
 from fiffdepth_rt.engine_dir.manifest import STAGES, hash_file, read_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
@@ -41,6 +40,7 @@ from fiffdepth_rt.errors import (
 )
 from fiffdepth_rt.gpu.cuda import Copy, watched_copies
 from tests.support.gpu_stand_in import Cuda, install
+from tests.support.plans import L4, StandInBuilder, edit, fixed, profile, record
 from tests.support.toy import toy_depth, toy_depth_latent, toy_latent, toy_unclipped, write_toy_engine_dir
 
 GRIDS = ((128, 192), (64, 128))
@@ -51,7 +51,7 @@ LIKE_L4 = ("NVIDIA L4", 8, 9)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy engine directory with plans for an L4: two grids, each with batch 1 and 3."""
     directory = write_toy_engine_dir(tmp_path_factory.mktemp("engines") / "toy")
-    build_plans(directory, Request(grids=GRIDS, batches=(1, 3), precision="fp32"), workshop=StandIn(L4))
+    build_plans(directory, Request(grids=GRIDS, batches=(1, 3), precision="fp32"), builder=StandInBuilder(L4))
     return directory
 
 
@@ -410,16 +410,16 @@ def test_a_driver_that_is_too_old_is_its_own_error(
 def test_a_directory_without_plans_says_what_builds_them(toy_dir: Path, cuda: Cuda) -> None:
     with pytest.raises(BackendUnavailableError, match=r"no TensorRT plans of .*Run: fiffdepth build"):
         fiffdepth_rt.Depth(toy_dir, backend="tensorrt")
-    stopped = StandIn(L4)
+    stopped = StandInBuilder(L4)
     stopped.breaks_at = "decoder"
     with pytest.raises(KeyboardInterrupt):
-        build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), workshop=stopped)
+        build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), builder=stopped)
     with pytest.raises(BackendUnavailableError, match=r"plans for some stages only of fp32"):
         fiffdepth_rt.Depth(toy_dir, backend="tensorrt", precision="fp32")
 
 
 def test_plans_of_other_graphs_are_refused(toy_dir: Path, cuda: Cuda) -> None:
-    build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), workshop=StandIn(L4))
+    build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), builder=StandInBuilder(L4))
     plans = read_manifest(toy_dir).plans
     edit(toy_dir, plans=tuple(dataclasses.replace(plan, graph_sha256="0" * 64) for plan in plans))
     with pytest.raises(PlanMismatchError, match="built from other graphs"):
@@ -427,14 +427,14 @@ def test_plans_of_other_graphs_are_refused(toy_dir: Path, cuda: Cuda) -> None:
 
 
 def test_a_damaged_plan_is_refused_before_tensorrt_sees_it(toy_dir: Path, cuda: Cuda) -> None:
-    (plan, *_) = build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), workshop=StandIn(L4))
+    (plan, *_) = build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), builder=StandInBuilder(L4))
     (toy_dir / plan.file).write_bytes(b"x" * (toy_dir / plan.file).stat().st_size)
     with pytest.raises(HashMismatchError):
         fiffdepth_rt.Depth(toy_dir, backend="tensorrt")
 
 
 def test_static_plans_make_one_engine_of_many_grids(toy_dir: Path, cuda: Cuda) -> None:
-    build_plans(toy_dir, Request(grids=GRIDS, precision="fp32", static=True), workshop=StandIn(L4))
+    build_plans(toy_dir, Request(grids=GRIDS, precision="fp32", static=True), builder=StandInBuilder(L4))
     with fiffdepth_rt.Depth(toy_dir, backend="tensorrt") as depth:
         assert len(depth.describe()["engine"]["plans"]) == 6
         for grid in GRIDS:
@@ -470,7 +470,7 @@ def test_a_cameras_graphs_take_arrays_of_the_cameras_size(toy_dir: Path, cuda: C
 
 
 def test_a_plan_that_tensorrt_does_not_take_brings_its_log(toy_dir: Path, cuda: Cuda) -> None:
-    (plan, *_) = build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), workshop=StandIn(L4))
+    (plan, *_) = build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), builder=StandInBuilder(L4))
     (toy_dir / plan.file).write_bytes(b"of something else")
     edit(toy_dir, files=read_manifest(toy_dir).files | {plan.file: hash_file(toy_dir / plan.file)})
     with pytest.raises(PlanMismatchError, match=r"does not take .*ERROR: Serialization assertion"):
@@ -575,11 +575,11 @@ def test_closing_waits_for_calls_that_are_running(built: Path, cuda: Cuda) -> No
 
 
 def test_without_cuda_every_entry_says_what_is_missing(built: Path) -> None:
-    usability = backend_file.usable()
+    usability = here.usable()
     if usability.usable:
         pytest.skip("TensorRT is usable here")
     assert backend_file.ready(None, None) == ()  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match=r"TensorRT cannot be used: .* Run: "):
-        backend_file.require()
+        here.require()
     with pytest.raises(BackendUnavailableError, match=r"Run: pip install"):
         fiffdepth_rt.Depth(built, backend="tensorrt")

@@ -1,4 +1,4 @@
-"""Promises of the plans' names, their shapes, their options, and of where they may run. All by value."""
+"""Promises of which plans are built: options, graph sets, shapes, names and digests. All by value."""
 
 from __future__ import annotations
 
@@ -9,48 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiffdepth_rt.backends.tensorrt.versions import (
+from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.jobs import (
     PlanJob,
     Request,
-    Target,
-    builder_flags,
     check_exported,
-    check_fits,
     check_options,
     check_profile,
-    check_supported,
     choose_precision,
     choose_profiles,
     find_built,
     find_profile,
     graph_digest,
-    input_shape,
-    max_opset,
-    network_flags,
-    parse_version,
-    parser_flags,
+    number_format,
     plan_file,
     plan_jobs,
-    rebuild_command,
-    replace_parity,
-    tactic_sources,
 )
-from fiffdepth_rt.engine_dir.manifest import (
-    FileRecord,
-    GraphSet,
-    Manifest,
-    PlanProfile,
-    PlanRecord,
-    SizeLimits,
-    Stage,
-    TensorSpec,
-    read_manifest,
-)
-from fiffdepth_rt.errors import BackendUnavailableError, BuildError, PlanMismatchError, SizeError
+from fiffdepth_rt.backends.tensorrt.versions import parse_version
+from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, SizeLimits, read_manifest
+from fiffdepth_rt.errors import BuildError, SizeError
+from tests.support.plans import L4, ORIN, fixed, profile, record
 from tests.support.toy import write_toy_engine_dir
 
-L4 = Target(gpu_name="NVIDIA L4", compute_capability="8.9", tensorrt_version="10.16.1.11")
-ORIN = Target(gpu_name="Orin", compute_capability="8.7", tensorrt_version="10.3.0")
 ENGINES = Path("engines/fiffdepth")
 
 
@@ -62,141 +42,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     )
 
 
-def profile(height: int, width: int, batch: int = 1) -> PlanProfile:
-    return PlanProfile(grid=(height, width), batch=batch)
-
-
-def record(target: Target = L4, **changes: object) -> PlanRecord:
-    plan = PlanRecord(
-        stage="unet",
-        precision="fp16",
-        file=plan_file("unet", "fp16", target),
-        gpu_name=target.gpu_name,
-        compute_capability=target.compute_capability,
-        tensorrt_version=target.tensorrt_version,
-        profiles=(profile(512, 512),),
-        hardware_compatibility="none",
-        stripped=False,
-        opt_level=None,
-        workspace_mib=None,
-        graph_sha256="0" * 64,
-    )
-    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
-
-
-def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:
-    """The toy's fp32 graphs as an export with --static would list them."""
-    sizes = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
-
-    def fix(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            dataclasses.replace(spec, shape=tuple(sizes.get(d, d) for d in spec.shape))
-            for spec in specs  # type: ignore[call-overload]
-        )
-
-    graphs = manifest.graph_sets["fp32"]
-    stages = {
-        name: Stage(file=stage.file, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
-        for name, stage in graphs.stages.items()
-    }
-    return dataclasses.replace(graphs, stages=stages)
-
-
-# --- versions ---
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
-        ("8.5.3.1", (8, 5, 3, 1)),
-        ("8.6.1.post1", (8, 6, 1)),
-        ("10.3.0", (10, 3, 0)),
-        ("10.16.1.11", (10, 16, 1, 11)),
-        ("11.4.0.106", (11, 4, 0, 106)),
-    ],
-)
-def test_a_version_is_its_numbers(text: str, version: tuple[int, ...]) -> None:
-    assert parse_version(text) == version
-
-
-def test_versions_are_ordered_by_number_not_by_letter() -> None:
-    assert parse_version("10.3.0") < parse_version("10.12.0") < parse_version("11.4.0.106")
-    assert parse_version("8.5.3.1") < parse_version("10.3.0")
-
-
-@pytest.mark.parametrize("text", ["", "ten", "v10.3"])
-def test_what_is_no_version_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(BackendUnavailableError, match="is not understood"):
-        parse_version(text)
-
-
-@pytest.mark.parametrize("text", ["8.4.3", "12.0.0", "7.1"])
-def test_an_unknown_tensorrt_is_refused_with_a_command(text: str) -> None:
-    with pytest.raises(
-        BackendUnavailableError, match=r"8\.5 to 11 are\. Run: pip install 'fiffdepth-rt\[tens"
-    ):
-        check_supported(text)
-
-
-@pytest.mark.parametrize("text", ["8.5.3.1", "8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"])
-def test_the_versions_on_robots_are_supported(text: str) -> None:
-    check_supported(text)
-
-
-@pytest.mark.parametrize(
-    ("version", "network", "parser", "tactics", "opset"),
-    [
-        ("8.5.3.1", ("EXPLICIT_BATCH",), (), ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"), 17),
-        (
-            "8.6.1",
-            ("EXPLICIT_BATCH",),
-            ("NATIVE_INSTANCENORM",),
-            ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"),
-            17,
-        ),
-        (
-            "9.3.0",
-            ("EXPLICIT_BATCH", "STRONGLY_TYPED"),
-            ("NATIVE_INSTANCENORM",),
-            ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"),
-            19,
-        ),
-        ("10.3.0", ("STRONGLY_TYPED",), (), None, 20),
-        ("10.9.0", ("STRONGLY_TYPED",), (), None, 22),
-        ("10.16.1.11", ("STRONGLY_TYPED",), (), None, 24),
-        ("11.4.0.106", ("STRONGLY_TYPED",), (), None, 25),
-    ],
-)
-def test_each_version_is_driven_by_its_own_flags(
-    version: str,
-    network: tuple[str, ...],
-    parser: tuple[str, ...],
-    tactics: tuple[str, ...] | None,
-    opset: int,
-) -> None:
-    number = parse_version(version)
-    assert network_flags(number) == network
-    assert parser_flags(number) == parser
-    assert tactic_sources(number) == tactics
-    assert max_opset(number) == opset
-
-
-def test_precision_is_a_flag_only_where_types_are_weak() -> None:
-    old, new = parse_version("8.5.3.1"), parse_version("11.4.0.106")
-    assert builder_flags(old, record(precision="fp16-trt8.5")) == ("FP16",)
-    assert builder_flags(old, record(precision="fp32")) == ()
-    for precision in ("fp32", "fp16", "bf16"):
-        assert builder_flags(new, record(precision=precision)) == ("DISABLE_COMPILATION_CACHE",)
-
-
-def test_bf16_before_tensorrt_9_is_refused() -> None:
-    with pytest.raises(BuildError, match=r"8\.5\.3\.1 computes no bf16.*Build --precision fp16 or fp32"):
-        builder_flags(parse_version("8.5.3.1"), record(precision="bf16"))
-
-
-def test_a_stripped_plan_can_be_refitted_with_the_same_weights() -> None:
-    flags = builder_flags(parse_version("10.3.0"), record(stripped=True))
-    assert flags[-2:] == ("STRIP_PLAN", "REFIT_IDENTICAL")
+# --- options ---
 
 
 @pytest.mark.parametrize(
@@ -237,6 +83,13 @@ def with_sets(manifest: Manifest, **opsets: int) -> Manifest:
             for name, opset in opsets.items()
         },
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "found"), [("fp16", "fp16"), ("fp16-trt8.5", "fp16"), ("bf16-512x512", "bf16")]
+)
+def test_a_graph_set_names_the_number_format_it_computes_in(precision: str, found: str) -> None:
+    assert number_format(precision) == found
 
 
 def test_a_precision_that_was_not_exported_names_the_export_command(manifest: Manifest) -> None:
@@ -339,17 +192,6 @@ def test_fixed_graphs_are_built_for_what_they_are_for(manifest: Manifest) -> Non
     assert choose_profiles(Request(), manifest, graphs, [(256, 256)]) == (profile(480, 640),)
     with pytest.raises(SizeError, match="exported for images of batch×480×640×3"):
         check_profile(profile(512, 512), manifest, graphs)
-
-
-def test_a_profile_gives_every_tensor_its_shape(manifest: Manifest) -> None:
-    stages = manifest.graph_sets["fp32"].stages
-    two = profile(192, 320, 2)
-    assert input_shape(stages["encoder"].inputs[0], two) == (2, 192, 320, 3)
-    assert input_shape(stages["unet"].inputs[0], two) == (2, 4, 24, 40)
-    assert input_shape(stages["decoder"].inputs[0], two) == (2, 4, 24, 40)
-    assert input_shape(stages["decoder"].outputs[0], two) == (2, 192, 320)
-    static = fixed(manifest, 480, 640).stages
-    assert input_shape(static["unet"].inputs[0], profile(480, 640)) == (1, 4, 60, 80)
 
 
 def test_an_input_finds_the_profile_of_its_shape(manifest: Manifest) -> None:
@@ -459,76 +301,3 @@ def test_a_plan_is_found_again_whenever_it_was_built() -> None:
 )
 def test_a_plan_of_another_graph_option_gpu_or_version_is_another_plan(change: dict[str, object]) -> None:
     assert find_built([record(**change)], record()) is None
-
-
-# --- where a plan may run ---
-
-
-def test_a_plan_runs_where_it_was_built() -> None:
-    check_fits(record(), L4, ENGINES)
-
-
-def test_another_tensorrt_names_both_versions_and_the_command() -> None:
-    with pytest.raises(PlanMismatchError) as error:
-        check_fits(record(), dataclasses.replace(L4, tensorrt_version="11.4.0.106"), ENGINES)
-    message = str(error.value)
-    assert "TensorRT 10.16.1.11; this machine has 11.4.0.106" in message
-    assert "Run: fiffdepth build engines/fiffdepth --precision fp16 --grid 512x512" in message
-
-
-def test_another_capability_is_refused_also_for_a_compatible_plan() -> None:
-    a10 = dataclasses.replace(L4, gpu_name="NVIDIA A10", compute_capability="8.6")
-    for compatibility in ("none", "same_compute_capability"):
-        with pytest.raises(PlanMismatchError, match=r"capability 8\.9; this machine has NVIDIA A10, of 8\.6"):
-            check_fits(record(hardware_compatibility=compatibility), a10, ENGINES)
-
-
-def test_another_gpu_of_the_capability_needs_a_compatible_plan() -> None:
-    l40 = dataclasses.replace(L4, gpu_name="NVIDIA L40")
-    with pytest.raises(
-        PlanMismatchError, match=r"for NVIDIA L4 only.*--hardware-compatible, a plan is for every"
-    ):
-        check_fits(record(), l40, ENGINES)
-    check_fits(record(hardware_compatibility="same_compute_capability"), l40, ENGINES)
-
-
-def test_an_old_tensorrt_is_not_offered_what_it_cannot_do() -> None:
-    other = dataclasses.replace(ORIN, gpu_name="Orin NX")
-    with pytest.raises(PlanMismatchError) as error:
-        check_fits(record(ORIN), other, ENGINES)
-    assert "--hardware-compatible" not in str(error.value)
-    assert "Run: fiffdepth build engines/fiffdepth" in str(error.value)
-
-
-def test_the_mending_command_asks_for_what_the_plan_had() -> None:
-    plan = record(profiles=(profile(512, 512), profile(512, 512, 4), profile(384, 640), profile(384, 640, 4)))
-    assert rebuild_command(plan, ENGINES) == (
-        "fiffdepth build engines/fiffdepth --precision fp16 --grid 512x512 --grid 384x640 --batch 1 --batch 4"
-    )
-
-
-# --- the parity table ---
-
-
-def test_new_parity_takes_the_place_of_its_own_plans_rows_only() -> None:
-    def row(**changes: object) -> dict[str, object]:
-        return {
-            "graph_set": "fp16",
-            "backend": "tensorrt",
-            "device": "NVIDIA L4",
-            "tensorrt_version": "10.16.1.11",
-            "stage": "unet",
-            "grid": "512x512",
-        } | changes
-
-    kept = [
-        row(backend="onnxruntime", device="cpu"),
-        row(stage="encoder"),
-        row(graph_set="fp32"),
-        row(device="Orin"),
-        row(tensorrt_version="10.3.0"),
-        row(grid="256x256"),
-    ]
-    gone = [row(), row(stage="chain")]
-    new = [row(passed=True)]
-    assert replace_parity([*gone, *kept, *gone], record(), new) == (*kept, *new)

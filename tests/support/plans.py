@@ -1,0 +1,127 @@
+"""Plans for tests: records as a build would list them, and ONNX Runtime in the place of TensorRT as builder.
+
+A "plan" of the stand-in is a copy of the graph, and running the plan runs the graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnxruntime
+
+from fiffdepth_rt.backends.tensorrt.build import LOCK
+from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request, find_profile, plan_file
+from fiffdepth_rt.backends.tensorrt.progress import OnProgress
+from fiffdepth_rt.engine_dir.manifest import (
+    JOURNEY,
+    GraphSet,
+    Manifest,
+    PlanProfile,
+    PlanRecord,
+    Stage,
+    TensorSpec,
+    read_manifest,
+    write_manifest,
+)
+
+L4 = Target(gpu_name="NVIDIA L4", compute_capability="8.9", tensorrt_version="10.16.1.11")
+ORIN = Target(gpu_name="Orin", compute_capability="8.7", tensorrt_version="10.3.0")
+GOLDEN_GRID = (128, 192)  # where the toy's golden images lie
+AT_GOLDEN = Request(grids=(GOLDEN_GRID,), precision="fp32")
+
+
+def profile(height: int, width: int, batch: int = 1) -> PlanProfile:
+    return PlanProfile(grid=(height, width), batch=batch)
+
+
+def record(target: Target = L4, **changes: object) -> PlanRecord:
+    plan = PlanRecord(
+        stage="unet",
+        precision="fp16",
+        file=plan_file("unet", "fp16", target),
+        gpu_name=target.gpu_name,
+        compute_capability=target.compute_capability,
+        tensorrt_version=target.tensorrt_version,
+        profiles=(profile(512, 512),),
+        hardware_compatibility="none",
+        stripped=False,
+        opt_level=None,
+        workspace_mib=None,
+        graph_sha256="0" * 64,
+    )
+    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:
+    """The toy's fp32 graphs as an export with --static would list them."""
+    sizes = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
+
+    def fix(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            dataclasses.replace(spec, shape=tuple(sizes.get(d, d) for d in spec.shape))
+            for spec in specs  # type: ignore[call-overload]
+        )
+
+    graphs = manifest.graph_sets["fp32"]
+    stages = {
+        name: Stage(file=stage.file, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
+        for name, stage in graphs.stages.items()
+    }
+    return dataclasses.replace(graphs, stages=stages)
+
+
+class StandInBuilder:
+    """ONNX Runtime in the place of TensorRT. spoil: what is added to the outputs of a stage, by stage."""
+
+    versions = {"driver_cuda": "13.0"}  # noqa: RUF012
+
+    def __init__(self, target: Target = L4, **spoil: float) -> None:
+        self.target = target
+        self.spoil = spoil
+        self.built: list[str] = []
+        self.breaks_at: str | None = None
+
+    def build(
+        self, job: PlanJob, into: BinaryIO, *, timing_cache: Path, on_progress: OnProgress | None
+    ) -> None:
+        if job.record.stage == self.breaks_at:
+            into.write(b"half a plan")
+            raise KeyboardInterrupt
+        into.write(job.graph.read_bytes())
+        timing_cache.write_bytes(b"timings")
+        self.built.append(job.record.stage)
+
+    def open(self, plan: Path, job: PlanJob) -> StandInPlan:
+        return StandInPlan(plan, job, self.spoil.get(job.record.stage, 0.0))
+
+
+class StandInPlan:
+    """A copy of a graph, which runs at the profiles of its record only."""
+
+    def __init__(self, plan: Path, job: PlanJob, spoil: float) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(plan.read_bytes(), options)
+        self._job = job
+        self._spoil = np.float32(spoil)
+
+    def __call__(self, value: np.ndarray) -> np.ndarray:
+        find_profile(self._job, value.shape)
+        takes, gives = JOURNEY[self._job.record.stage]
+        return self._session.run([gives[-1]], {takes[0]: value})[0] + self._spoil
+
+    def close(self) -> None:
+        del self._session
+
+
+def plan_files(directory: Path) -> set[str]:
+    """Everything that lies in plans/, hidden or not, but for the builders' lock."""
+    return {path.name for path in (directory / "plans").iterdir()} - {LOCK}
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    write_manifest(directory, dataclasses.replace(read_manifest(directory), **changes))
