@@ -15,7 +15,7 @@ FiffDepthError
 │   ├── UnsafePathError           a path in the manifest leaves the directory, or is a link
 │   ├── MissingFileError          a listed file is not there
 │   ├── HashMismatchError         a listed file has another size or SHA-256
-│   ├── GraphError                a graph cannot be read by the engine (truncated, unsupported operator)
+│   ├── GraphError                a graph cannot be read (truncated, or with an operator the engine lacks)
 │   ├── StageMismatchError        a stage's tensors do not fit the next one, or not the manifest
 │   └── PlanMismatchError         a TensorRT plan cannot run here, or is not of these graphs
 │       ├── PlanVersionError      built by another TensorRT version

@@ -18,10 +18,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.engine_dir.onnx_locations import external_locations
 from fiffdepth_rt.errors import (
     HashMismatchError,
     ManifestError,
@@ -201,9 +202,11 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
     in the directory, is no link, is there, and has the listed size and SHA-256. `verify=False` leaves out
-    only the SHA-256. Beside the graphs no other file may lie: a graph can name it for its weights.
+    only the SHA-256. Beside the graphs no other file may lie, and a graph may take its weights only from
+    files beside it that its stage lists.
 
-    Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError.
+    Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError; GraphError
+    for a graph that is damaged although its hash is right.
     """
     root = Path(path)
     manifest = read_manifest(root)
@@ -212,6 +215,9 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
     for name, record in manifest.files.items():
         _check_file(root, name, record, verify=verify)
     _check_nothing_unlisted(root / GRAPHS, manifest)
+    for graph_set in manifest.graph_sets.values():
+        for stage in graph_set.stages.values():
+            _check_external_data(root, stage)
     return EngineDir(path=root, manifest=manifest)
 
 
@@ -223,6 +229,31 @@ def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
             raise ManifestError(
                 f"{file} is not listed in {MANIFEST_NAME}: nothing vouches for it, and a graph might load "
                 "it as weights. Remove it, or export the directory again."
+            )
+
+
+def _check_external_data(root: Path, stage: Stage) -> None:
+    """Raises unless the graph takes its weights from files beside it alone, which its stage lists.
+
+    Checked here, since an engine may follow a location out of the directory: ONNX Runtime before 1.24 does.
+    """
+    graph = root / stage.file
+    if graph.suffix != ".onnx":  # an engine would read another format, whose weights are not looked for here
+        raise ManifestError(
+            f"{MANIFEST_NAME} lists {stage.file!r} as a graph, and graphs are .onnx files. "
+            "Export the directory again."
+        )
+    for location in external_locations(graph):
+        if not _is_plain(location):
+            raise UnsafePathError(
+                f"{graph} takes weights from {location!r}, which is not the plain name of a file beside it. "
+                "Do not use this directory unless you know who made it; export it again."
+            )
+        name = str(PurePosixPath(stage.file).with_name(location))
+        if name not in stage.external_data:
+            raise ManifestError(
+                f"{graph} takes weights from {location!r}, which {MANIFEST_NAME} does not list as its "
+                "external data: nothing vouches for it. Export the directory again."
             )
 
 
@@ -299,7 +330,7 @@ def _check_file(root: Path, name: str, listed: FileRecord, *, verify: bool) -> N
 def _inside(root: Path, name: str) -> Path:
     """A listed name -> its path, which has no "..", drive or link on the way. Raises UnsafePathError."""
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\0]", name):
+    if not all(map(_is_plain, parts)):
         raise UnsafePathError(
             f"{MANIFEST_NAME} lists {name!r}, which is not a plain path inside the directory. "
             "Do not use this directory unless you know who made it; export it again."
@@ -310,6 +341,11 @@ def _inside(root: Path, name: str) -> Path:
         if path.is_symlink():
             raise UnsafePathError(f"{path} is a link. Replace it by what it points to (cp -rL does).")
     return path
+
+
+def _is_plain(name: str) -> bool:
+    """Whether this is the name of a file and no path: without "/", "..", drive or end of text."""
+    return name not in ("", ".", "..") and not re.search(r"[/\\:\0]", name)
 
 
 # --- stages: what one gives is what the next one takes ---
