@@ -3,8 +3,8 @@
     python -m benchmarks.latency        # the bundled model, on every engine here
     python -m benchmarks.latency engines/full engines/light --checkpoint CKPT --peers --growth --save
 
-Rows: ours (ours.py), the paper's own way in torch (torch_rows.py), peers (peers.py). Each is measured in a
-process of its own (rows.py), beside what the machine reaches at best (machine.py).
+Rows: ours (rows/ours.py), the paper's own way in torch (rows/in_torch.py), peers (rows/peers.py). Each is
+measured in a process of its own (rows/worker.py), beside what the machine reaches at best (rows/ceiling.py).
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ from tqdm import tqdm
 
 from benchmarks import machine
 from benchmarks.rows import ours
-from benchmarks.rows.row import ROOT, Row, Spec, measure_apart
+from benchmarks.rows.row import Row, Spec
 from benchmarks.rows.table import Table
+from benchmarks.rows.worker import ROOT, measure_apart
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.machine import default_threads
 
 RESULTS = Path(__file__).parent / "results"
+# By name: importing them would bring torch along, which a table of ours alone does not need in this process.
+CEILING, IN_TORCH, PEERS = (f"benchmarks.rows.{name}" for name in ("ceiling", "in_torch", "peers"))
 GROWTH = (256, 512, 768, 1024)
 TORCH_VARIANTS = (  # dtype, channels-last, compiled
     ("fp32", False, False),
@@ -90,28 +93,37 @@ def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
     common: dict[str, Any] = {
         key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
     }
-    yield "ceiling", Spec(kind="ceiling", name="ceiling", size_hw=size_hw, **common)
+    yield "ceiling", Spec(module=CEILING, kind="ceiling", name="ceiling", size_hw=size_hw, **common)
     of_ours = list(_ours(plan))  # hashes every file of the directories
+    of_torch = list(_torch(plan))
     for name, options in of_ours:
-        yield "rows", Spec(kind="ours", name=name, size_hw=size_hw, options=options, **common)
-    for name, options in _torch(plan):
-        yield "rows", Spec(kind="torch", name=name, size_hw=size_hw, options=options, **common)
+        yield "rows", _of_ours(name, options, size_hw=size_hw, **common)
+    for name, options in of_torch:
+        yield "rows", _of_torch(name, options, size_hw=size_hw, **common)
     for peer in plan.peers:
         for dtype in PEER_DTYPES[family]:
             options = {"peer": peer, "dtype": dtype, "width": plan.width, "budget_s": plan.budget_s}
+            name = f"{peer}, {dtype}"
             yield (
                 "rows",
-                Spec(kind="peer", name=f"{peer}, {dtype}", size_hw=size_hw, options=options, **common),
+                Spec(module=PEERS, kind="peer", name=name, size_hw=size_hw, options=options, **common),
             )
     for side in plan.growth:
-        fewer = common | {"runs": min(plan.runs, 3), "warm_up": 1}
+        fewer = common | {"size_hw": (side, side), "runs": min(plan.runs, 3), "warm_up": 1}
         for name, options in _deployed(of_ours, DEPLOYED[family]):
             if side <= read_manifest(options["directory"]).size.max:
-                brief = options | {"brief": True}
-                yield "growth", Spec(kind="ours", name=name, size_hw=(side, side), options=brief, **fewer)
-        for name, options in _torch(plan):
+                yield "growth", _of_ours(name, options | {"brief": True}, **fewer)
+        for name, options in of_torch:
             if options["dtype"] == DEPLOYED[family] and options["channels_last"] and not options["compiled"]:
-                yield "growth", Spec(kind="torch", name=name, size_hw=(side, side), options=options, **fewer)
+                yield "growth", _of_torch(name, options, **fewer)
+
+
+def _of_ours(name: str, options: dict[str, Any], **common: Any) -> Spec:
+    return Spec(module=ours.__name__, kind="ours", name=name, options=options, **common)
+
+
+def _of_torch(name: str, options: dict[str, Any], **common: Any) -> Spec:
+    return Spec(module=IN_TORCH, kind="torch", name=name, options=options, **common)
 
 
 def _deployed(rows: list[tuple[str, dict[str, Any]]], dtype: str) -> Iterator[tuple[str, dict[str, Any]]]:

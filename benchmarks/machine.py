@@ -1,19 +1,11 @@
-"""The machine under a benchmark: its card, the ceiling it reaches at best, and peaks of memory.
-
-The ceiling is measured, not looked up: a large matrix product in a precision, and a large copy, by torch on
-the device and with the threads of the rows beside it.
-"""
+"""The machine under a benchmark: its card, and peaks of memory."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import platform
 import re
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from fiffdepth_rt.machine import MIB, gpu_memory_of, installed, machine_card, nvidia_driver
 from fiffdepth_rt.version import __version__
@@ -46,18 +38,6 @@ INSTRUCTIONS = (
     "sve",
     "sme",
 )
-PRECISIONS = ("fp32", "fp16", "bf16")
-_MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
-_COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}  # two arrays of this size are beyond the caches
-_CEILING_RUNS = 5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ceiling:
-    """The best of a few runs. flops: FLOP/s by precision (2 per multiply-add); copy: bytes/s, in + out."""
-
-    flops: Mapping[str, float]
-    copy: float
 
 
 def card(device: str, threads: int) -> dict[str, str]:
@@ -77,45 +57,6 @@ def instruction_sets(cpuinfo: str) -> list[str]:
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, flags=re.MULTILINE)
     shared = set.intersection(*(set(line.split()) for line in lines)) if lines else set()
     return [name for name in INSTRUCTIONS if name in shared]
-
-
-def measure_ceiling(device: str, threads: int, *, side: int | None = None) -> Ceiling:
-    """Large products and a copy on `device` ("cpu", "cuda:1"). side: of the matrices; None: a good one.
-
-    A precision that torch does not multiply in here is left out.
-    """
-    import torch
-
-    torch.set_num_threads(threads)
-    kind = device.partition(":")[0]
-    side = side or _MATMUL_SIDE[kind]
-    flops = {}
-    for name, dtype in zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True):
-        factor = torch.randn(side, side, device=device).to(dtype)
-        with contextlib.suppress(RuntimeError):
-            flops[name] = 2 * side**3 / _best_s(lambda m=factor: m @ m, device)
-    source = torch.ones(_COPY_BYTES[kind], dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    copy_s = _best_s(lambda: target.copy_(source), device)
-    return Ceiling(flops=flops, copy=2 * source.nbytes / copy_s)
-
-
-def _best_s(call: Callable[[], Any], device: str) -> float:
-    times = []
-    for _ in range(_CEILING_RUNS):
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def synchronise(device: str) -> None:
-    """Wait until torch's work on a GPU is done; a CPU's is when its call returns."""
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize(device)
 
 
 def peak_host_mib() -> float | None:

@@ -21,8 +21,18 @@ import torch
 
 from benchmarks import machine
 from benchmarks.rows import flops
-from benchmarks.rows.ours import relative_deviation
-from benchmarks.rows.row import Row, Spec, median_ms, noise_photo, repeated, seconds, timed
+from benchmarks.rows.ceiling import synchronise
+from benchmarks.rows.row import (
+    Row,
+    Spec,
+    answer,
+    median_ms,
+    noise_photo,
+    relative_deviation,
+    repeated,
+    seconds,
+    timed,
+)
 from export.model import Given, Model, read_checkpoint
 from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
 from fiffdepth_rt.engine_dir.manifest import open_engine_dir
@@ -170,7 +180,7 @@ def _modelled(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatc
 def _timed_whole(spec: Spec, whole: Callable[[Any], Any], photo: Any) -> dict[str, Any]:
     def once() -> None:
         whole(photo)
-        machine.synchronise(spec.device)
+        synchronise(spec.device)
 
     repeated(once, spec.warm_up, budget_s=spec.budget_s, at_least=0)
     return timed(repeated(lambda: seconds(once), spec.runs, budget_s=spec.budget_s))
@@ -253,3 +263,7 @@ def _deviation(directory: str | None, model: Model, parts: Sequence[Part]) -> fl
     for part in parts[:-1]:  # up to the clip
         value = part.run(value)
     return relative_deviation(np.asarray(value.float().cpu()), values["decoder"].output)
+
+
+if __name__ == "__main__":
+    answer(measure)

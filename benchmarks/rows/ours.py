@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import machine
 from benchmarks.rows import flops
-from benchmarks.rows.row import Row, Spec, median_ms, noise_photo, repeated, seconds, timed
+from benchmarks.rows.row import (
+    Row,
+    Spec,
+    answer,
+    median_ms,
+    noise_photo,
+    relative_deviation,
+    repeated,
+    seconds,
+    timed,
+)
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends.select import ENGINES
 from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
@@ -153,6 +161,5 @@ def _deviation(depth: Depth, engine_dir: EngineDir) -> float | None:
     return None
 
 
-def relative_deviation(found: Any, reference: Any) -> float:
-    """Mean |found − reference| over the reference's standard deviation, both before the clip."""
-    return float(np.abs(found.astype(np.float64) - reference).mean() / reference.std())
+if __name__ == "__main__":
+    answer(measure)

@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional as nnf
 
 from benchmarks.rows.in_torch import DTYPES, Journey, Part, measure_journey
-from benchmarks.rows.row import Row, Spec
+from benchmarks.rows.row import Row, Spec, answer
 from export.recipe import RECIPES
 from training.weights.random import random_unet, random_vae
 
@@ -310,3 +310,7 @@ PEERS: Mapping[str, Peer] = {
         Peer(name="DepthFM", seconds_titan_rtx=0.39, build=_depthfm_journey, note=("2 steps, ensemble 4",)),
     )
 }
+
+
+if __name__ == "__main__":
+    answer(measure)

@@ -1,7 +1,8 @@
-"""One row of the latency table: what is measured, how it is measured in a process of its own, what comes out.
+"""One row of the latency table: what is asked for, what comes out, and the stopwatches of all kinds of rows.
 
-A process per row keeps peaks of memory apart, and makes of a crash or of memory that ran out a line in the
-table. `python -m benchmarks.rows.row SPEC.json ROW.json` is that process.
+    latency.py -> worker.py -> row.py <- ceiling.py, ours.py, in_torch.py, peers.py
+
+Each of those four measures one kind of row, and ends in `answer(measure)`: worker.py starts it as a process.
 """
 
 from __future__ import annotations
@@ -10,37 +11,33 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks import machine
 from fiffdepth_rt.program.latency import Timing
 
-ROOT = Path(__file__).parents[2]
-POLL_S = 0.2
 MIN_RUNS = 3
 T = TypeVar("T")
-
-Kind = Literal["ceiling", "ours", "torch", "peer"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
     """What one row measures; everything that its figures depend on, except the machine.
 
+    module: what measures it, such as "benchmarks.rows.ours". kind: which rows it stands among in the table:
+        "ceiling", "ours", "torch" or "peer".
     size_hw: of the photo, in px. budget_s: for the timed runs; see `repeated`.
-    options: what the kind of row takes: ours.measure, torch_rows.measure, peers.measure.
+    options: what the module's `measure` takes.
     """
 
-    kind: Kind
+    module: str
+    kind: str
     name: str
     size_hw: tuple[int, int]
     device: str
@@ -55,6 +52,10 @@ class Spec:
         """Equal for equal specs: by it a finished row is found again."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Spec:
+        return cls(**{**fields, "size_hw": tuple(fields["size_hw"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,86 +141,18 @@ def noise_photo(size_hw: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]
     return np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
 
 
-def measure(spec: Spec) -> Row:
-    """Spec -> Row, in this process. Raises whatever the libraries raise."""
-    if spec.kind == "ceiling":
-        reached = machine.measure_ceiling(spec.device, spec.threads, **spec.options)
-        return Row(name=spec.name, kind=spec.kind, size_hw=spec.size_hw, ceiling=dataclasses.asdict(reached))
-    if spec.kind == "ours":
-        from benchmarks.rows import ours
-
-        return ours.measure(spec)
-    if spec.kind == "torch":
-        from benchmarks.rows import in_torch as torch_rows
-
-        return torch_rows.measure(spec)
-    from benchmarks.rows import peers
-
-    return peers.measure(spec)
+def relative_deviation(found: Any, reference: Any) -> float:
+    """Mean |found − reference| over the reference's standard deviation, both before the clip."""
+    return float(np.abs(found.astype(np.float64) - reference).mean() / reference.std())
 
 
-def measure_apart(spec: Spec, *, limit_s: float) -> Row:
-    """Spec -> Row, in a process of its own. Never raises for what goes wrong in it: that is Row.error.
+def answer(measure: Callable[[Spec], Row]) -> None:
+    """The whole of a process that worker.py started: reads SPEC.json, measures, writes ROW.json.
 
-    limit_s: the process is ended after so long.
+    Raises whatever the libraries that are measured raise: worker.py makes a line in the table of it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "spec.json", Path(folder) / "row.json"
-        asked.write_text(json.dumps(dataclasses.asdict(spec)))
-        command = [sys.executable, "-m", "benchmarks.rows.row", str(asked), str(answered)]
-        log = Path(folder) / "log"
-        peak = machine.DevicePeak()
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-            try:
-                code = _wait(process, limit_s, lambda: spec.device != "cpu" and peak.look(process.pid))
-            finally:
-                process.kill()  # does nothing to one that has ended
-                process.wait()
-        if code == 0:
-            row = Row.from_json(json.loads(answered.read_text()))
-            return dataclasses.replace(row, peak_device_mib=peak.mib)
-        error = _why(code, log.read_text(errors="replace"), limit_s)
-        return Row(name=spec.name, kind=spec.kind, size_hw=spec.size_hw, error=error)
-
-
-def _wait(process: subprocess.Popen[bytes], limit_s: float, look: Callable[[], Any]) -> int | None:
-    """The exit code; None after limit_s."""
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        try:
-            return process.wait(timeout=POLL_S)
-        except subprocess.TimeoutExpired:
-            look()
-    return None
-
-
-def _why(code: int | None, log: str, limit_s: float) -> str:
-    """Exit code and output of a process that gave no row -> one line, without names of places."""
-    if code is None:
-        return f"ended after {limit_s:g} s without a result"
-    if code == -9:
-        return "ended by the system, most likely because memory ran out (signal 9)"
-    if code < 0:
-        return f"crashed (signal {-code})"
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return without_places(lines[-1])[:300] if lines else f"exit code {code} without a word"
-
-
-def without_places(text: str) -> str:
-    """Absolute paths -> their last part."""
-    return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/:'\"]+[\\/])+", "", text)
-
-
-def main() -> None:
     asked, answered = (Path(word) for word in sys.argv[1:])
-    fields = json.loads(asked.read_text())
-    spec = Spec(**{**fields, "size_hw": tuple(fields["size_hw"])})
+    spec = Spec.from_json(json.loads(asked.read_text()))
     machine.volunteer_for_oom()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    row = measure(spec)
-    answered.write_text(json.dumps(dataclasses.asdict(row)))
-
-
-if __name__ == "__main__":
-    main()
+    answered.write_text(json.dumps(dataclasses.asdict(measure(spec))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from click.testing import CliRunner
 
 from benchmarks import latency
 from benchmarks.latency import Plan, Records, slug, specs
-from benchmarks.rows import flops, ours, picture
-from benchmarks.rows import row as rows
-from benchmarks.rows.row import Row, Spec, measure_apart, repeated, without_places
+from benchmarks.rows import flops, ours, picture, worker
+from benchmarks.rows.row import Row, Spec, repeated
 from benchmarks.rows.table import REFERENCE, Table
+from benchmarks.rows.worker import measure_apart, without_places
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
 from fiffdepth_rt.program.latency import Timing
 from tests.benchmarks.test_commands import start_as_a_file
@@ -25,7 +26,8 @@ from tests.support.paths import ROOT
 
 
 def spec(**changes: Any) -> Spec:
-    common = {"kind": "ours", "name": "x", "size_hw": (64, 64), "device": "cpu", "threads": 1}
+    common = {"module": "benchmarks.rows.ours", "kind": "ours", "name": "x", "size_hw": (64, 64)}
+    common |= {"device": "cpu", "threads": 1}
     return Spec(**{**common, "runs": 2, "warm_up": 1, "budget_s": 60.0, **changes})
 
 
@@ -95,6 +97,13 @@ def test_growth_goes_from_256_to_what_the_model_takes(toy_dir: Path) -> None:
     assert all(s.runs == 3 and s.options["precision"] == "bf16" for s in found)
 
 
+def test_every_row_names_a_module_that_there_is() -> None:
+    given = plan(checkpoint=Path("x"), peers=latency.PEER_NAMES)
+    modules = {s.module for _, s in specs(given)}
+    assert modules == {f"benchmarks.rows.{name}" for name in ("ceiling", "ours", "in_torch", "peers")}
+    assert all(importlib.util.find_spec(module) for module in modules)
+
+
 def test_a_changed_engine_directory_is_measured_again(toy_dir: Path) -> None:
     before = next(iter(ours.options_of(toy_dir, "cpu")))
     manifest = toy_dir / "manifest.json"
@@ -160,19 +169,19 @@ def test_a_slow_row_gets_fewer_runs_but_never_less_than_three() -> None:
 
 
 def test_a_row_that_fails_is_a_line_with_the_reason_and_no_places() -> None:
-    failed = measure_apart(spec(options={"peer": "nobody"}, kind="peer"), limit_s=120)
-    assert failed.end_to_end is None and failed.error == "KeyError: 'nobody'"
+    failed = measure_apart(spec(options={"directory": "/some/where/else"}), limit_s=120)
+    assert failed.end_to_end is None and failed.error == "KeyError: 'backend'"
 
 
 def test_a_row_that_takes_too_long_is_ended_and_said() -> None:
-    assert measure_apart(spec(kind="ceiling"), limit_s=0.01).error == "ended after 0.01 s without a result"
+    assert measure_apart(spec(), limit_s=0.01).error == "ended after 0.01 s without a result"
 
 
 def test_a_process_that_the_system_killed_is_told_from_one_that_crashed() -> None:
-    assert "memory ran out" in rows._why(-9, "", 1)
-    assert rows._why(-11, "", 1) == "crashed (signal 11)"
-    assert rows._why(1, "Traceback:\n  x\nValueError: no\n\n", 1) == "ValueError: no"
-    assert rows._why(1, "", 1) == "exit code 1 without a word"
+    assert "memory ran out" in worker._why(-9, "", 1)
+    assert worker._why(-11, "", 1) == "crashed (signal 11)"
+    assert worker._why(1, "Traceback:\n  x\nValueError: no\n\n", 1) == "ValueError: no"
+    assert worker._why(1, "", 1) == "exit code 1 without a word"
 
 
 def test_no_place_of_this_machine_is_in_an_error() -> None:

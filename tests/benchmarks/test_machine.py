@@ -1,4 +1,4 @@
-"""Promises about benchmarks/machine.py: what it reads off a machine."""
+"""Promises about benchmarks/machine.py and rows/ceiling.py: what is read off a machine, and its best."""
 
 from __future__ import annotations
 

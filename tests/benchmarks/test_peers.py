@@ -1,4 +1,4 @@
-"""Promises about benchmarks/rows/peers.py and torch_rows.py: true architectures, and sums that are right."""
+"""Promises about benchmarks/rows/peers.py and in_torch.py: true architectures, and sums that are right."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from benchmarks.latency import PEER_NAMES
-from benchmarks.rows import flops, peers
-from benchmarks.rows import in_torch as torch_rows
+from benchmarks.rows import flops, in_torch, peers
 from benchmarks.rows.in_torch import Journey, Part, diffusers_parts, measure_journey
 from benchmarks.rows.row import Row, Spec, noise_photo
 from export.recipe import RECIPES
@@ -23,7 +22,8 @@ HW = (64, 64)
 
 
 def spec(**changes: Any) -> Spec:
-    common = {"kind": "peer", "name": "x", "size_hw": HW, "device": "cpu", "threads": 1}
+    common = {"module": "benchmarks.rows.peers", "kind": "peer", "name": "x", "size_hw": HW}
+    common |= {"device": "cpu", "threads": 1}
     return Spec(**{**common, "runs": 3, "warm_up": 0, "budget_s": 60.0, **changes})
 
 
@@ -168,7 +168,7 @@ def test_a_row_in_torch_tells_its_stages_and_what_the_host_adds(tmp_path: Any) -
         "compiled": False,
         "directory": None,
     }
-    row: Row = torch_rows.measure(spec(kind="torch", options=options))
+    row: Row = in_torch.measure(spec(kind="torch", options=options))
     assert (row.computes_in, row.runs, list(row.stages_ms)) == ("bf16", 3, ["encoder", "unet", "decoder"])
     assert row.host_overhead_ms is not None and row.host_overhead_ms > 0
     assert row.end_to_end is not None and row.gflop is not None and row.gflop > 0
@@ -188,7 +188,7 @@ def test_the_compiled_row_compiles_in_its_first_frame_and_counts_the_same_arithm
         "directory": None,
     }
     eager, compiled = (
-        torch_rows.measure(spec(kind="torch", options={**options, "compiled": how})) for how in (False, True)
+        in_torch.measure(spec(kind="torch", options={**options, "compiled": how})) for how in (False, True)
     )
     assert compiled.gflop == eager.gflop and list(compiled.stages_ms) == list(eager.stages_ms)
     assert compiled.first_frame_ms is not None and eager.first_frame_ms is not None
