@@ -1,8 +1,8 @@
 """START HERE. A checkpoint -> a verified engine directory.
 
-    python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
+    python -m export.build_engines ckpt.safetensors        # -> engines/ckpt
 
-reads the checkpoint (checkpoint.py), computes what it gives on two photos and noise (parity.py: the
+reads the checkpoint (model.py), computes what it gives on two photos and noise (parity.py: the
 reference), folds what is constant (folding.py), traces the three stages (stages.py) to ONNX (onnx_graphs.py),
 runs the graphs, and writes the directory (workplace.py) only if they agree with the reference.
 """
@@ -27,20 +27,25 @@ import click
 
 from export import parity
 from export.camera import camera_fit
+from export.command_line import (
+    TARGETS,
+    RecordedCommand,
+    engine_dir_for,
+    graph_forms,
+    read_precisions,
+    read_sizes_hw,
+)
 from export.cost import cost_table
 from export.folding import FOLD_NAMES
 from export.golden_photos import golden_images
 from export.graph_set import compare_graph_set, write_graph_set
 from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
+from export.plans import build_plans_here
 from export.precision import Precision
 from export.recipe import RECIPES
-from export.stages import VAE_FACTOR
 from export.workplace import Make, Workplace, refuse_existing, writing
 from fiffdepth_rt.backends.openvino import backend as openvino
-from fiffdepth_rt.backends.tensorrt import here as tensorrt
-from fiffdepth_rt.backends.tensorrt.build import build_plans
-from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
 from fiffdepth_rt.engine_dir.manifest import (
     OUTPUT_SPACES,
@@ -51,19 +56,22 @@ from fiffdepth_rt.engine_dir.manifest import (
     open_engine_dir,
     write_manifest,
 )
-from fiffdepth_rt.errors import BuildError, FiffDepthError, ParityError
+from fiffdepth_rt.errors import FiffDepthError, ParityError
 from fiffdepth_rt.verify import record_parity
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
 TOOLS = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
-TARGETS = ("any", "trt8.5")
 log = logging.getLogger("fiffdepth_export")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """One export. size, size_max: None for what the checkpoint says; leave_out: names of folds."""
+    """One export.
+
+    size, size_max: the default and the largest longer side, in px, at which the model sees a photo; None for
+    what the checkpoint says. leave_out: names of folds. command: what was typed, for the manifest.
+    """
 
     checkpoint: Path
     output: Path
@@ -83,8 +91,8 @@ class Options:
 def export_engine_dir(options: Options) -> Path:
     """checkpoint -> engine directory at `options.output`, whole or not at all.
 
-    Raises ExportError, OutputError, ImageError. What was done before a failure is kept in a hidden sibling,
-    and the same options go on from there.
+    Raises ExportError, OutputError, ImageError. What was done before a failure is kept in a hidden folder
+    beside the result, and the same options go on from there.
     """
     refuse_existing(options.output, overwrite=options.overwrite)
     model = _sized(read_checkpoint(options.checkpoint, options.given), options)
@@ -126,7 +134,7 @@ def export_engine_dir(options: Options) -> Path:
     open_engine_dir(work.folder)
     work.finish()
     _check_bf16_here(options)
-    _build_plans_here(options)
+    build_plans_here(options.output, options.forms, command=options.command)
     return options.output
 
 
@@ -142,25 +150,6 @@ def _check_bf16_here(options: Options) -> None:
             record_parity(options.output, backend=openvino.NAME, precision=form.name)
         except ParityError as e:
             log.warning("OpenVINO on this machine: %s", e)
-
-
-def _build_plans_here(options: Options) -> None:
-    """TensorRT plans into the finished directory, where TensorRT and a GPU are present.
-
-    A set that this TensorRT cannot read leaves the others their plans.
-    """
-    usability = tensorrt.usable()
-    if not usability.usable:
-        log.info("No TensorRT plans here: %s. Build them where they will run: fiffdepth build", usability.why)
-        return
-    forms = [form for form in options.forms if "tensorrt" in form.backends and form.camera_hw is None]
-    # fp32 is the reference, not something to deploy: only where there is nothing else.
-    for form in [f for f in forms if f.precision is not Precision.FP32] or forms:
-        grids = () if form.grid_hw is None else (form.grid_hw,)
-        try:
-            build_plans(options.output, Request(precision=form.name, grids=grids, command=options.command))
-        except BuildError as e:
-            log.warning("No plans of %s: %s", form.name, e)
 
 
 def _sized(model: Model, options: Options) -> Model:
@@ -275,66 +264,15 @@ def _tool_versions() -> dict[str, str]:
     return found
 
 
-def _without_folders(word: str) -> str:
-    """A word of the command line, without the folders of this machine."""
-    return word.replace("\\", "/").rstrip("/").rpartition("/")[2]
-
-
-class _Recorded(click.Command):
-    """A command that keeps what was typed, for the manifest."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["typed"] = " ".join(("python -m export.build_engines", *map(_without_folders, args)))
-        return super().parse_args(ctx, args)
-
-
-def _precisions(_: click.Context, __: click.Parameter, value: str) -> tuple[Precision, ...]:
-    try:
-        return tuple(dict.fromkeys(Precision(name.strip()) for name in value.split(",")))
-    except ValueError as e:
-        raise click.BadParameter(f"choose from {', '.join(p.value for p in Precision)}") from e
-
-
-def _size_hw(
-    _: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[int, int], ...]:
-    """("480x640", ...) -> ((480, 640), ...): height before width."""
-    sizes = []
-    for value in values:
-        sides = value.lower().split("x")
-        if len(sides) != 2 or not all(side.isdigit() for side in sides):
-            raise click.BadParameter(f"{value!r} is no size: write height and width, like 480x640")
-        h, w = int(sides[0]), int(sides[1])
-        if min(h, w) < 16 or (parameter.name == "static" and (h % VAE_FACTOR or w % VAE_FACTOR)):
-            raise click.BadParameter(f"{value}: both sides have to be multiples of {VAE_FACTOR}, 16 at least")
-        sizes.append((h, w))
-    return tuple(sizes)
-
-
-def _forms(
-    precisions: tuple[Precision, ...],
-    static: tuple[tuple[int, int], ...],
-    camera: tuple[tuple[int, int], ...],
-    target: str,
-    keep_fp32: tuple[str, ...],
-) -> tuple[GraphForm, ...]:
-    """Every precision in its dynamic form (or the static ones, if asked for), and one for each camera."""
-    forms = []
-    for precision in precisions:
-        plain = GraphForm(precision=precision, trt85=target == "trt8.5", keep_fp32=keep_fp32)
-        forms += [dataclasses.replace(plain, grid_hw=hw) for hw in static] or [plain]
-        forms += [dataclasses.replace(plain, camera_hw=hw) for hw in camera]
-    return tuple(forms)
-
-
 _FILE: Callable[..., Any] = click.Path(path_type=Path)
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 # fmt: off
-@click.command(cls=_Recorded, context_settings=_HELP)
+@click.command(cls=RecordedCommand, context_settings=_HELP)
 @click.argument("checkpoint", type=_FILE)
-@click.option("-o", "--output", type=_FILE, required=True, help="The engine directory to write.")
+@click.option("-o", "--output", type=_FILE,
+              help="The engine directory to write. By default engines/NAME, by the checkpoint's name.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
 @click.option("--output-space", type=click.Choice(OUTPUT_SPACES),
               help="What values mean, if not what the recipe says.")
@@ -348,18 +286,19 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--scheduler-config", type=_FILE, help="scheduler_config.json, where the checkpoint has none.")
 @click.option("--licence", help="The weights' licence, where the checkpoint does not state it.")
 @click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
-@click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=_precisions,
+@click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=read_precisions,
               help="Graph sets to write, with commas: fp32, fp16, bf16.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME",
               help="Layers that stay in fp32, such as 'unet.mid_block.*'. May be repeated.")
 @click.option("--target", type=click.Choice(TARGETS), default="any", show_default=True,
               help="trt8.5: the form that TensorRT 8.5 reads.")
-@click.option("--static", multiple=True, metavar="HxW", callback=_size_hw,
+@click.option("--static", multiple=True, metavar="HxW", callback=read_sizes_hw,
               help="Graphs for this grid alone, in multiples of 8. May be repeated.")
-@click.option("--camera", multiple=True, metavar="HxW", callback=_size_hw,
+@click.option("--camera", multiple=True, metavar="HxW", callback=read_sizes_hw,
               help="Graphs that take this camera's pictures and give depth of their size. May be repeated.")
-@click.option("--size", type=click.IntRange(64, 4096), help="Default processing size, longer side in px.")
-@click.option("--size-max", type=click.IntRange(64, 4096), help="Largest processing size in px.")
+@click.option("--size", type=click.IntRange(64, 4096),
+              help="Longer side in px at which the model sees a photo unless told otherwise.")
+@click.option("--size-max", type=click.IntRange(64, 4096), help="The largest --size that can be asked for.")
 @click.option("--golden-photo", "photos", type=_FILE, multiple=True,
               help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.")
 @click.option("--leave-out", multiple=True, type=click.Choice(FOLD_NAMES), help="A fold not to apply.")
@@ -368,23 +307,78 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--accept-parity", is_flag=True, help="Write graphs beyond the gates; the manifest says so.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def main(ctx: click.Context, /, verbose: bool, **said: Any) -> None:
-    """Turn CHECKPOINT into an engine directory.
+def main(
+    ctx: click.Context,
+    /,
+    *,
+    checkpoint: Path,
+    output: Path | None,
+    recipe: str | None,
+    output_space: str | None,
+    name: str | None,
+    vae: Path | None,
+    encoder: Path | None,
+    decoder: Path | None,
+    prompt_embedding: Path | None,
+    unet_config: Path | None,
+    vae_config: Path | None,
+    scheduler_config: Path | None,
+    licence: str | None,
+    licence_file: Path | None,
+    precisions: tuple[Precision, ...],
+    keep_fp32: tuple[str, ...],
+    target: str,
+    static: tuple[tuple[int, int], ...],
+    camera: tuple[tuple[int, int], ...],
+    size: int | None,
+    size_max: int | None,
+    photos: tuple[Path, ...],
+    leave_out: tuple[str, ...],
+    overwrite: bool,
+    resume: bool,
+    accept_parity: bool,
+    verbose: bool,
+) -> None:
+    """Turn CHECKPOINT into an engine directory, engines/NAME beneath the current folder.
 
     \b
     Examples:
-      python -m export.build_engines ckpt.safetensors -o engines/fiffdepth
+      python -m export.build_engines ckpt.safetensors
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp16
-      python -m export.build_engines sd2-depth/ --recipe marigold-e2e -o engines/marigold
+      python -m export.build_engines sd2-depth/ --recipe marigold-e2e
       python -m export.build_engines ckpt.safetensors --encoder taesd/ --decoder taesd/ -o engines/light
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    given = Given(**{f.name: said.pop(f.name) for f in dataclasses.fields(Given)})
-    form_words = ("precisions", "static", "camera", "target", "keep_fp32")
-    forms = _forms(**{word: said.pop(word) for word in form_words})
-    leave_out = frozenset(said.pop("leave_out"))
-    options = Options(given=given, forms=forms, leave_out=leave_out, command=ctx.meta["typed"], **said)
+    given = Given(
+        recipe=recipe,
+        output_space=output_space,
+        name=name,
+        vae=vae,
+        encoder=encoder,
+        decoder=decoder,
+        prompt_embedding=prompt_embedding,
+        unet_config=unet_config,
+        vae_config=vae_config,
+        scheduler_config=scheduler_config,
+        licence=licence,
+    )
+    options = Options(
+        checkpoint=checkpoint,
+        output=output or engine_dir_for(checkpoint),
+        given=given,
+        forms=graph_forms(precisions, static=static, camera=camera, target=target, keep_fp32=keep_fp32),
+        size=size,
+        size_max=size_max,
+        photos=photos,
+        licence_file=licence_file,
+        leave_out=frozenset(leave_out),
+        overwrite=overwrite,
+        resume=resume,
+        accept_parity=accept_parity,
+        command=ctx.meta["typed"],
+    )
+    log.info("%s -> %s", checkpoint, options.output)
     try:
         export_engine_dir(options)
     except FiffDepthError as e:

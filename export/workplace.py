@@ -119,11 +119,13 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise OutputError(f"{target} exists already. Add --overwrite to replace it, or choose another -o.")
+        raise OutputError(
+            f"{target} exists already. Add --overwrite to replace it, or choose another place with -o."
+        )
     if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST_NAME).is_file()):
         raise OutputError(
             f"{target} is not an engine directory, so it is not overwritten. Remove it yourself, or choose "
-            "another -o."
+            "another place with -o."
         )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from click.testing import CliRunner
 
 import fiffdepth_rt
@@ -28,60 +27,41 @@ from fiffdepth_rt.engine_dir.golden import Row, StageValues, Where, check_refere
 from fiffdepth_rt.engine_dir.manifest import open_engine_dir
 from fiffdepth_rt.errors import OutputError, ParityError
 from tests.support.paths import ROOT
-from tests.support.tiny_models import tiny_checkpoint
-from training.weights.ours import save
+from tests.support.tiny_models import depth_by_diffusers
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save(path, tiny_checkpoint())
-    return path
+@pytest.fixture(scope="session")
+def checkpoint(plain_export) -> Path:
+    return plain_export.checkpoint
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory) -> Path:
-    """One export by the command, in this process."""
-    target = tmp_path_factory.mktemp("exported") / "tiny"
-    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(target), "--precision", "fp32"])
-    assert run.exit_code == 0, run.output
-    return target
-
-
-def depth_by_diffusers(image):
-    """uint8 [B, h, w, 3] -> depth before the clip, by diffusers' modules as FiffDepth itself calls them."""
-    made = tiny_checkpoint()
-    scaling = made.vae.config.scaling_factor
-    with torch.no_grad():
-        pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 * 2 - 1
-        latent = made.vae.encode(pixels).latent_dist.mean * scaling
-        prompt = made.prompt_embedding.expand(len(image), -1, -1)
-        depth_latent = made.unet(latent, 0, encoder_hidden_states=prompt).sample
-        return made.vae.decode(depth_latent / scaling).sample.mean(1).numpy()
+@pytest.fixture(scope="session")
+def exported(plain_export) -> Path:
+    return plain_export.target
 
 
 def images(*shape):
     return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_the_graphs_compute_what_diffusers_computes_at_every_grid_and_batch(exported):
+def test_the_graphs_compute_what_diffusers_computes_at_every_grid_and_batch(exported, plain_export):
     run = OnnxRuntimeStages(exported / "graphs" / "fp32", threads=1)
     for image in (images(1, 64, 64, 3), images(1, 64, 192, 3), images(3, 128, 64, 3)):
         value = image
         for stage in STAGES:
             value = run(stage, value)
-        expected = depth_by_diffusers(image)
+        expected = depth_by_diffusers(plain_export.made, image)
         assert value.dtype == np.float32 and value.shape == expected.shape
         assert np.abs(value - expected).max() <= 1e-4
         assert expected.std() > 0.01
 
 
-def test_the_runtime_infers_from_an_exported_directory(exported):
+def test_the_runtime_infers_from_an_exported_directory(exported, plain_export):
     image = images(128, 64, 3)
     with fiffdepth_rt.Depth(exported, size=128, threads=1) as depth:
         found = depth.infer(image)
         assert depth.output_space == "depth"
-    expected = (np.clip(depth_by_diffusers(image[None])[0], -1, 1) + 1) / 2
+    expected = (np.clip(depth_by_diffusers(plain_export.made, image[None])[0], -1, 1) + 1) / 2
     assert np.abs(found - expected).max() <= 1e-4
 
 
@@ -90,29 +70,26 @@ def test_the_directory_opens_and_says_where_it_comes_from(exported):
     assert (manifest.name, manifest.recipe, manifest.output_space) == ("tiny", "fiffdepth", "depth")
     assert (manifest.size.default, manifest.size.max, manifest.size.multiple) == (128, 512, 64)
     assert (manifest.licence.model, manifest.licence.data_sources) == ("CC0-1.0", ("random numbers",))
-    assert (
-        manifest.provenance["command"]
-        == "python -m export.build_engines tiny.safetensors -o tiny --precision fp32"
-    )
+    assert manifest.provenance["command"] == "python -m export.build_engines ckpt.v1.safetensors"
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
     assert files == {*manifest.files, "manifest.json"}
 
 
 def test_every_stage_and_the_chain_are_in_the_parity_table(exported):
-    rows = open_engine_dir(exported).manifest.parity
+    rows = [r for r in open_engine_dir(exported).manifest.parity if r["graph_set"] == "fp32"]
     assert {(row["stage"], row["image"]) for row in rows} == {
         (stage, image) for stage in (*STAGES, "chain") for image in ("photo0", "photo1", "noise")
     }
     assert all(row["passed"] and row["max_abs"] <= 1e-4 and row["reference_std"] > 0.01 for row in rows)
 
 
-def test_the_golden_values_chain_and_are_the_references(exported):
+def test_the_golden_values_chain_and_are_the_references(exported, plain_export):
     golden = read_golden(exported / "golden.npz")
     assert list(golden) == ["photo0", "photo1", "noise"]
     for stages in golden.values():
         assert np.array_equal(stages["encoder"].output, stages["unet"].input)
         assert np.array_equal(stages["unet"].output, stages["decoder"].input)
-        expected = depth_by_diffusers(stages["encoder"].input)
+        expected = depth_by_diffusers(plain_export.made, stages["encoder"].input)
         assert np.abs(stages["decoder"].output - expected).max() <= 1e-4
     shapes = [stages["encoder"].input.shape for stages in golden.values()]
     assert shapes == [(1, 128, 128, 3), (1, 128, 128, 3), (1, 128, 128, 3)]
@@ -169,7 +146,8 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_goes_on_to_the_sa
     assert "going on after golden" in caplog.text
     assert "tracing fp32 unet" not in caplog.text and "tracing fp32 decoder" in caplog.text
     ours, theirs = open_engine_dir(target).manifest, open_engine_dir(exported).manifest
-    assert ours.files == theirs.files  # every graph by SHA-256, encoder and unet from another hash seed
+    fp32 = {name: record for name, record in theirs.files.items() if "fp16" not in name}
+    assert ours.files == fp32  # every graph by SHA-256, encoder and unet from another hash seed
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
 

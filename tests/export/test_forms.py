@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.build_engines import Options, _forms, export_engine_dir
+from export.build_engines import Options, export_engine_dir
 from export.camera import (
     CameraDecoderStage,
     CameraEncoderStage,
@@ -19,6 +19,7 @@ from export.camera import (
     to_camera_matrices,
     to_grid_matrices,
 )
+from export.command_line import graph_forms
 from export.engines import OnnxRuntimeStages
 from export.errors import UnsupportedModelError
 from export.folding import fold
@@ -194,11 +195,11 @@ def test_the_tensors_of_a_camera_form_have_its_size_outside_and_the_grids_inside
 
 
 def test_forms_multiply_precisions_with_sizes_and_add_cameras():
-    chosen = _forms((Precision.FP32, Precision.FP16), ((480, 640),), ((1080, 1920),), "any", ())
+    chosen = graph_forms((Precision.FP32, Precision.FP16), static=((480, 640),), camera=((1080, 1920),))
     assert [form.name for form in chosen] == [
         "fp32-480x640", "fp32-camera-1080x1920", "fp16-480x640", "fp16-camera-1080x1920",
     ]  # fmt: skip
-    assert [f.name for f in _forms((Precision.FP16,), (), (), "trt8.5", ())] == ["fp16-trt8.5"]
+    assert [f.name for f in graph_forms((Precision.FP16,), target="trt8.5")] == ["fp16-trt8.5"]
 
 
 # --- as graphs ---

@@ -1,0 +1,78 @@
+"""The words after `python -m export.build_engines` -> values: precisions, sizes, forms, the output folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import click
+
+from export.onnx_graphs import GraphForm
+from export.precision import Precision
+from export.stages import VAE_FACTOR
+
+ENGINES = Path("engines")
+"""Where an engine directory goes that was given no place: beneath the current folder."""
+TARGETS = ("any", "trt8.5")
+
+
+class RecordedCommand(click.Command):
+    """A command that keeps what was typed, for the manifest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["typed"] = " ".join(("python -m export.build_engines", *map(_without_folders, args)))
+        return super().parse_args(ctx, args)
+
+
+def engine_dir_for(checkpoint: Path) -> Path:
+    """checkpoint -> engines/NAME: the folder's name, or the file's without ".safetensors"."""
+    whole = checkpoint.absolute()  # "." has a name too; a link keeps its own
+    name = whole.resolve().name if whole.name == ".." else whole.name
+    return ENGINES / re.sub(r"\.safetensors$", "", name, flags=re.IGNORECASE)
+
+
+def read_precisions(_: click.Context, __: click.Parameter, value: str) -> tuple[Precision, ...]:
+    """ "fp32,fp16" -> the two, each once."""
+    try:
+        return tuple(dict.fromkeys(Precision(name.strip()) for name in value.split(",")))
+    except ValueError as e:
+        raise click.BadParameter(f"choose from {', '.join(p.value for p in Precision)}") from e
+
+
+def read_sizes_hw(
+    _: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """("480x640", ...) -> ((480, 640), ...): height before width."""
+    sizes = []
+    for value in values:
+        sides = value.lower().split("x")
+        if len(sides) != 2 or not all(side.isdigit() for side in sides):
+            raise click.BadParameter(f"{value!r} is no size: write height and width, like 480x640")
+        h, w = int(sides[0]), int(sides[1])
+        if min(h, w) < 16 or (parameter.name == "static" and (h % VAE_FACTOR or w % VAE_FACTOR)):
+            raise click.BadParameter(f"{value}: both sides have to be multiples of {VAE_FACTOR}, 16 at least")
+        sizes.append((h, w))
+    return tuple(sizes)
+
+
+def graph_forms(
+    precisions: tuple[Precision, ...],
+    *,
+    static: tuple[tuple[int, int], ...] = (),
+    camera: tuple[tuple[int, int], ...] = (),
+    target: str = "any",
+    keep_fp32: tuple[str, ...] = (),
+) -> tuple[GraphForm, ...]:
+    """Every precision in its dynamic form (or the static ones, if asked for), and one for each camera."""
+    forms = []
+    for precision in precisions:
+        plain = GraphForm(precision=precision, trt85=target == "trt8.5", keep_fp32=keep_fp32)
+        forms += [dataclasses.replace(plain, grid_hw=hw) for hw in static] or [plain]
+        forms += [dataclasses.replace(plain, camera_hw=hw) for hw in camera]
+    return tuple(forms)
+
+
+def _without_folders(word: str) -> str:
+    """A word of the command line, without the folders of this machine."""
+    return word.replace("\\", "/").rstrip("/").rpartition("/")[2]

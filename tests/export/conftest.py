@@ -1,0 +1,49 @@
+"""One export, by the command as a newcomer types it, for all tests that look at an exported directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.tiny_models import exact_in_half, tiny_checkpoint
+from training.weights.ours import Checkpoint, save
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainExport:
+    """folder: outside the repository, with the checkpoint and, after the command, engines/ in it."""
+
+    made: Checkpoint
+    folder: Path
+    checkpoint: Path
+    target: Path
+    run: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
+    """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
+    made, folder = exact_in_half(tiny_checkpoint()), tmp_path_factory.mktemp("desk")
+    save(folder / "ckpt.v1.safetensors", made)
+    run = subprocess.run(
+        [sys.executable, "-m", "export.build_engines", "ckpt.v1.safetensors"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return PlainExport(
+        made=made,
+        folder=folder,
+        checkpoint=folder / "ckpt.v1.safetensors",
+        target=folder / "engines" / "ckpt.v1",
+        run=run,
+    )

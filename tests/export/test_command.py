@@ -1,0 +1,94 @@
+"""`python -m export.build_engines CHECKPOINT` as a newcomer types it: no option, any folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import fiffdepth_rt
+from export.build_engines import main
+from export.command_line import engine_dir_for, graph_forms
+from export.plans import build_commands, forms_to_deploy
+from export.precision import Precision
+from fiffdepth_rt.backends.tensorrt import here as tensorrt
+from fiffdepth_rt.engine_dir.manifest import open_engine_dir
+from tests.support.tiny_models import depth_by_diffusers
+
+
+def test_without_any_option_the_directory_is_named_after_the_checkpoint(plain_export):
+    folder, run = plain_export.folder, plain_export.run
+    place = str(Path("engines", "ckpt.v1"))
+    assert run.stderr.splitlines()[0] == f"ckpt.v1.safetensors -> {place}"
+    assert run.stdout.splitlines()[-1].endswith(f"fiffdepth infer photo.jpg --engine {place}")
+    assert set(open_engine_dir(folder / place).manifest.graph_sets) == {"fp32", "fp16"}
+    assert sorted(p.name for p in folder.iterdir()) == ["ckpt.v1.safetensors", "engines"]
+
+
+@pytest.mark.skipif(tensorrt.usable().usable, reason="there is a GPU here, and plans are built")
+def test_without_a_gpu_the_command_says_which_plans_are_still_to_be_built(plain_export):
+    said = plain_export.run.stderr.splitlines()
+    line = next(i for i, words in enumerate(said) if "plans are still to be built" in words)
+    assert said[line + 1].strip() == f"fiffdepth build {Path('engines', 'ckpt.v1')}"
+
+
+def test_the_four_lines_end_with_the_checkpoints_own_depth(plain_export):
+    image = np.random.default_rng(5).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    found = np.asarray(fiffdepth_rt.Depth(plain_export.target).infer(image))
+    expected = (np.clip(depth_by_diffusers(plain_export.made, image[None])[0], -1, 1) + 1) / 2
+    assert found.shape == (64, 128) and found.std() > 0.01
+    assert np.abs(found - expected).max() <= 1e-4
+
+
+def test_a_second_run_is_refused_with_both_ways_on(plain_export, monkeypatch):
+    monkeypatch.chdir(plain_export.folder)
+    again = CliRunner().invoke(main, ["ckpt.v1.safetensors"])
+    assert again.exit_code == 1
+    assert "exists already. Add --overwrite to replace it, or choose another place with -o." in again.output
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("ckpt.safetensors", "ckpt"),
+        ("runs/a/fiffdepth-v1.2.safetensors", "fiffdepth-v1.2"),
+        ("models/sd2.1-depth", "sd2.1-depth"),
+        ("models/sd2.1-depth/", "sd2.1-depth"),
+        ("models/MODEL.fp16.SafeTensors", "MODEL.fp16"),
+    ],
+)
+def test_the_directory_is_named_as_the_checkpoint_is(checkpoint, name):
+    assert engine_dir_for(Path(checkpoint)) == Path("engines", name)
+
+
+def test_the_current_folder_has_a_name_too(tmp_path, monkeypatch):
+    (tmp_path / "my.model").mkdir()
+    monkeypatch.chdir(tmp_path / "my.model")
+    assert engine_dir_for(Path()) == Path("engines", "my.model")
+
+
+def test_a_link_gives_its_own_name(tmp_path):
+    """What the Hub's cache holds are links to files that are named by their hash."""
+    (tmp_path / "0f3c").write_bytes(b"")
+    (tmp_path / "fiffdepth.safetensors").symlink_to(tmp_path / "0f3c")
+    assert engine_dir_for(tmp_path / "fiffdepth.safetensors").name == "fiffdepth"
+
+
+def test_the_commands_build_what_is_deployed_and_nothing_else():
+    both = (Precision.FP32, Precision.FP16)
+    place = Path("engines/x")
+
+    def commands(forms):
+        return build_commands(place, forms_to_deploy(forms))
+
+    assert commands(graph_forms(both)) == ["fiffdepth build engines/x"]
+    assert commands(graph_forms((Precision.FP32,))) == ["fiffdepth build engines/x"]
+    assert commands(graph_forms((*both, Precision.BF16))) == [
+        "fiffdepth build engines/x --precision fp16",
+        "fiffdepth build engines/x --precision bf16",
+    ]
+    assert commands(graph_forms(both, static=((480, 640),), camera=((1080, 1920),))) == [
+        "fiffdepth build engines/x --precision fp16-480x640 --grid 480x640"
+    ]
