@@ -6,7 +6,6 @@ import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,32 +153,6 @@ def test_a_camera_s_graphs_belong_to_no_family(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path, "fp16-camera-480x640", "fp16-512x512")
     assert set(families(manifest)) == {"fp16", "fp16-camera-480x640", "fp16-512x512"}
     assert families(manifest)["fp16"] == {(512, 512): "fp16-512x512"}
-
-
-# --- from the export to the photo ---
-
-
-@pytest.mark.soak
-def test_an_export_for_several_grids_is_one_directory_in_which_photos_find_theirs(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    import fiffdepth_rt
-    from export.build_engines import main
-    from tests.support.tiny_models import tiny_checkpoint
-    from training.weights.ours import save
-
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
-    words = [str(tmp_path / "tiny.safetensors"), "-o", str(tmp_path / "tiny"), "--precision", "fp32"]
-    run = CliRunner().invoke(main, [*words, "--static", "64x128", "--static", "128x64"])
-    assert run.exit_code == 0, run.output
-    manifest = read_manifest(tmp_path / "tiny")
-    assert set(families(manifest)["fp32"]) == {(64, 128), (128, 64)}
-    for backend in ("onnxruntime", "openvino"):
-        with fiffdepth_rt.Depth(tmp_path / "tiny", backend=backend) as depth:
-            for photo_hw, grid in (((90, 160), (64, 128)), ((160, 90), (128, 64))):
-                photo = np.random.default_rng(0).integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
-                assert depth.grid_for(photo_hw) == grid
-                assert depth.infer(photo).shape == photo_hw
 
 
 @pytest.mark.parametrize(
