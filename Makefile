@@ -2,11 +2,18 @@
 PYTHON ?= python3
 VENV   := .venv
 DEMO   := .venv-demo
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+# PYENV_VERSION: which version pyenv's python3.x starts; no meaning to others.
+PYTHON_OLDEST ?= PYENV_VERSION=3.10 python3.10
+PYTHON_NEWEST ?= $(shell for v in 3.13 3.12; do \
+  PYENV_VERSION=$$v python$$v -V >/dev/null 2>&1 && echo PYENV_VERSION=$$v python$$v && break; done)
+WITHOUT_TORCH := tests/runtime tests/house/test_runtime_import.py
 
-.PHONY: help demo test soak check bench nano clean
+.PHONY: help demo test test-oldest test-newest soak check bench nano clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 $(DEMO)/ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
@@ -24,13 +31,32 @@ $(VENV)/ready: pyproject.toml
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores
 	$(VENV)/bin/python -m pytest -q tests
 
-soak: $(VENV)/ready  ## the long versions: large fuzz counts, kill tests; before an issue is closed
+# Both ends of every range in pyproject.toml, for what a robot installs: the runtime and its engines, without torch.
+$(OLDEST)/ready: pyproject.toml
+	@$(PYTHON_OLDEST) -V || { echo "No Python 3.10 here: make test-oldest PYTHON_OLDEST=/path/to/python3.10"; exit 2; }
+	$(PYTHON_OLDEST) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/python -m uv pip install --quiet --python $(OLDEST)/bin/python \
+	  --resolution lowest-direct -e '.[cpu,openvino,test-runtime]'
+	touch $@
+
+test-oldest: $(OLDEST)/ready  ## the runtime's tests on Python 3.10 with the lowest versions that pyproject.toml admits
+	$(OLDEST)/bin/python -m pytest -q $(WITHOUT_TORCH)
+
+test-newest:  ## the same on Python 3.13 (or 3.12) with the newest versions of today
+	@$(PYTHON_NEWEST) -V || { echo "No Python 3.13 or 3.12 here: make test-newest PYTHON_NEWEST=/path/to/python3.13"; exit 2; }
+	$(PYTHON_NEWEST) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade -e '.[cpu,openvino,test-runtime]' --upgrade-strategy eager
+	$(NEWEST)/bin/python -m pytest -q $(WITHOUT_TORCH)
+
+soak: $(VENV)/ready test-oldest test-newest  ## the long versions: large fuzz counts, kill tests; before an issue is closed
 	$(VENV)/bin/python -m pytest -q -m soak tests
 
-check: $(VENV)/ready  ## lint and types
+check: $(VENV)/ready  ## lint, types, who imports whom
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/ready  ## latency of the bundled model on this machine
 	$(VENV)/bin/python -m benchmarks.latency
@@ -41,4 +67,4 @@ nano: $(VENV)/ready  ## train and export the bundled model again, with photos: m
 	  --precision fp32 --licence-file LICENSE --overwrite
 
 clean:
-	rm -rf $(VENV) $(DEMO) demo_out build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) $(OLDEST) $(NEWEST) demo_out build dist *.egg-info

@@ -5,7 +5,6 @@ In fresh interpreters, since this one has imported everything.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,18 +109,3 @@ def test_the_public_names_are_promises() -> None:
     assert sorted(fiffdepth_rt.__all__) == ["Depth", "__version__", "colorize", "errors"]
     for name in fiffdepth_rt.__all__:
         assert hasattr(fiffdepth_rt, name)
-
-
-def test_the_version_is_the_packages() -> None:
-    declared = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
-    assert declared is not None
-    assert declared.group(1) == fiffdepth_rt.__version__
-
-
-def test_the_runtime_names_no_other_folder_of_the_repository() -> None:
-    """Who imports whom: the runtime imports nothing of the others, not even lazily."""
-    pattern = re.compile(
-        r"^\s*(?:from|import) +(torch|diffusers|safetensors|training|export|benchmarks)\b", re.M
-    )
-    for file in PACKAGE.rglob("*.py"):
-        assert not pattern.search(file.read_text()), file
