@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import Config
-from training.data.mixing import Batch, Plan
-from training.sources import Terms
+from training.data.mixing import Batch, Mixture
+from training.sources import LicenceTerms
 
 
 class Meter:
@@ -37,13 +36,17 @@ class Meter:
     def peak_memory(self) -> str:
         if self._device.type == "cuda":
             return f"{_gb(torch.cuda.max_memory_allocated(self._device))} on {self._device}"
+        try:
+            import resource
+        except ImportError:  # Windows
+            return "of main memory, not known on this system"
         return f"{_gb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)} of main memory, all in all"
 
 
 def report(
     config: Config,
-    plan: Plan,
-    terms: Terms,
+    mixture: Mixture,
+    terms: LicenceTerms,
     unet: Any,
     vae: Any,
     batches: tuple[Batch, Batch | None],
@@ -56,7 +59,7 @@ def report(
     whole = weights + _bytes(vae)
     checkpoints = -(-config.run.steps // config.run.checkpoint_every)
     lines = ["data"]
-    for source in (*plan.synthetic, *plan.real):
+    for source in (*mixture.synthetic, *mixture.real):
         lines.append(f"  {source.dataset.name}: {len(source.dataset)} samples, weight {source.weight:.3g}")
     lines.append("one batch of this process")
     for name, batch in zip(("synthetic", "real"), batches, strict=True):

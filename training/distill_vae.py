@@ -42,6 +42,7 @@ from training.data import procedural
 from training.data.depth_maps import DepthPictures, depth_pictures, has_scenes
 from training.data.images import PhotoFolder, PhotoShards
 from training.data.samples import DataError, Real, SampleError, Space
+from training.errors import TrainingError
 from training.weights import light as light_vae
 from training.weights.base import BaseError, BaseModel, load_base
 from training.weights.ours import FORMAT
@@ -392,7 +393,7 @@ def _remember(run: Path, settings: dict[str, Any]) -> None:
     text = json.dumps(settings, indent=1, sort_keys=True)
     kept = run / SETTINGS
     if kept.exists() and kept.read_text() != text:
-        raise loop.TrainingError(
+        raise TrainingError(
             f"{run} was begun with other settings, see {kept}: repeat the command with those, or take "
             "another --run."
         )
@@ -464,7 +465,7 @@ def main() -> None:
             base, photos=args.photos, depth=args.depth, run=args.run, plan=plan, device=args.device,
             licence=args.licence,
         )  # fmt: skip
-    except (BaseError, DataError, loop.TrainingError, FiffDepthError) as error:
+    except (BaseError, DataError, TrainingError, FiffDepthError) as error:
         sys.exit(f"Error: {error}")
     print(path)
 

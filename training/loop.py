@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import fcntl
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +17,8 @@ from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
 from training import parallel
+from training.errors import TrainingError
+from training.run_folder import only_run_in
 
 WEIGHTS = "weights.safetensors"
 """The averaged weights of a finished run; it exists only then."""
@@ -42,24 +43,6 @@ class Schedule:
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and what to do."""
-
-
-@contextmanager
-def only_run_in(place: Path) -> Iterator[None]:
-    """Refuse a second run in the same folder."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise TrainingError(
-                f"Another run is using {place}: wait for it, or choose another folder."
-            ) from e
-        yield
-
-
 def fit(
     module: torch.nn.Module,
     loss_at: Callable[[int], torch.Tensor],
@@ -71,7 +54,7 @@ def fit(
     """Train `module` in place until `place/weights.safetensors` exists; goes on from `place/state.pt`.
 
     loss_at(step) -> scalar loss of that step's batch, or of this process's part of it (training.parallel),
-    computed with `module`, which all processes bring with the same weights.
+    computed with `module`; every process brings a module of its own, all with the same weights.
     Raises TrainingError on a loss that is not finite (the last good state is kept).
     """
     first_of_all = parallel.rank() == 0

@@ -1,7 +1,7 @@
 """A run's folder: one run at a time in it, its resume state, its checkpoints for export.
 
     RUN/
-      lock                          held while a run is at it
+      lock                          locked while a run writes here; a killed run's lock is free again
       state.pt                      weights, averaged weights, optimiser, loss scaling, step, configuration
       NAME-005000.safetensors       checkpoints, all kept
       log.jsonl                     loss terms of every step, figures of every validation
@@ -13,16 +13,20 @@ there, so a kill or a full disk at any moment leaves the last one of each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from fiffdepth_rt.atomic import replacing
-from training.loop import TrainingError
+from training.errors import TrainingError
 
+LOCK = "lock"
 STATE = "state.pt"
 LOG = "log.jsonl"
 MAY_CHANGE = (
@@ -49,6 +53,30 @@ class State:
     ema: dict[str, Any] | None
     scaler: dict[str, Any] | None
     config: dict[str, Any]
+
+
+@contextlib.contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Lock the folder for one run, and make it where it is not there.
+
+    The system itself holds the lock, so the lock ends with the process, however the process ends.
+    Raises TrainingError where another run, of this process or another, has the folder, or where the disk has
+    no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / LOCK, blocking=False).acquire()
+    except Timeout as error:
+        raise TrainingError(
+            f"Another run is using {folder}: wait for it, or choose another folder."
+        ) from error
+    except NotImplementedError as error:
+        raise TrainingError(
+            f"The disk that {folder} is on has no file locks, so nothing would keep a second run out: "
+            "choose a folder on another disk."
+        ) from error
+    with lock:
+        yield
 
 
 def save_state(folder: Path, state: State) -> None:

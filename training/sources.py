@@ -1,4 +1,4 @@
-"""[data] of a configuration -> the loader's plan, and what the result may be used for."""
+"""[data] of a configuration -> the mixture that the loader reads, and what the result may be used for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from training import config
 from training.data import mixing, sets
 from training.data.images import Labelled, open_photos
 from training.data.labels import LabelStore
-from training.data.mixing import Plan, RealSource, SyntheticSource
+from training.data.mixing import Mixture, RealSource, SyntheticSource
 from training.data.samples import DataError, MetricDataset, Space
 from training.labelling.teachers import forbids_commerce
 
 
-def plan(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Plan:
+def mixture(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Mixture:
     """Open every set. start: first step. Raises DataError and LabelError."""
     views = c.data.views or None
     synthetic = [
@@ -31,7 +31,7 @@ def plan(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Plan:
         for dataset, share in _open(one, c.data.space)
     ]
     real = [_real(one, c.data.space, views) for one in c.data.real] if c.method.teacher != "off" else []
-    return Plan(
+    return Mixture(
         seed=c.run.seed,
         half_batch=c.data.batch // 2,
         synthetic=tuple(synthetic),
@@ -51,14 +51,14 @@ def metric_set(one: config.Synthetic, space: Space) -> MetricDataset:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Terms:
+class LicenceTerms:
     """What went into a model, with the licence of each, and the licence of the whole: one line each."""
 
     sources: tuple[str, ...]
     licence: str
 
 
-def terms(c: config.Config, opened: Plan) -> Terms:
+def licence_terms(c: config.Config, opened: Mixture) -> LicenceTerms:
     """Base weights, sets, photos and labels -> the terms of the checkpoint.
 
     The result is under all of their licences at once; one that forbids commercial use is named first.
@@ -69,7 +69,7 @@ def terms(c: config.Config, opened: Plan) -> Terms:
         header = source.labels.header
         used.append((source.dataset.name, source.dataset.licence))
         used.append((f"labels of {source.dataset.name} by {header.teacher}", header.licence))
-    return Terms(
+    return LicenceTerms(
         sources=tuple(f"{what} ({licence})" for what, licence in used),
         licence=_together([licence for _, licence in used]),
     )

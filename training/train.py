@@ -7,7 +7,7 @@
     latents     both halves through the frozen VAE                                latents.py
     loss        equations 1 to 7                                                  objective.py
     step        gradients of the whole batch, whoever computed which part         step.py
-    folder      resume state, checkpoints for export, log                         resume.py, checkpoint.py
+    folder      resume state, checkpoints for export, log                         run_folder.py, weights/
 
 One GPU, many, or many machines: what accelerate says. The losses are the same. The same command goes on where
 a run was interrupted. docs/train.md tells what it takes.
@@ -33,16 +33,15 @@ from diffusers.training_utils import EMAModel
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
-from training import cost, sources
-from training import run_folder as resume
+from training import cost, run_folder, sources
 from training.config import Config, ConfigError, load, plain
 from training.data.mixing import Batch, loader
 from training.data.samples import DataError, SampleError
+from training.errors import TrainingError
 from training.latents import Encoder
-from training.loop import TrainingError, only_run_in
 from training.monitor import Monitor
 from training.objective import Diffusion, Half
-from training.run_folder import State
+from training.run_folder import State, only_run_in
 from training.step import Losses, Randomness, backward, learning_rate
 from training.validation import picture_rows, validate
 from training.weights import ours as checkpoint
@@ -62,28 +61,28 @@ def train(config: Config) -> Path:
     with _alone_in(folder, accelerator):
         run = Training(config, accelerator)
         first = run.go_on()
-        plan = sources.plan(config, start=first, pin_memory=accelerator.device.type == "cuda")
-        run.terms = sources.terms(config, plan)
-        batches = loader(plan, rank=accelerator.process_index, world=accelerator.num_processes)
+        mixture = sources.mixture(config, start=first, pin_memory=accelerator.device.type == "cuda")
+        terms = sources.licence_terms(config, mixture)
+        batches = loader(mixture, rank=accelerator.process_index, world=accelerator.num_processes)
         monitor = Monitor(
             folder if accelerator.is_main_process else None,
             first=first,
             steps=config.run.steps,
-            images_per_step=config.data.batch if plan.real else config.data.batch // 2,
+            images_per_step=config.data.batch if mixture.real else config.data.batch // 2,
         )
         with monitor:
             for step, (synthetic, real) in enumerate(batches, first):
                 halves = run.encode(synthetic, real)
                 figures = run.gradients(step, *halves)
                 run.check(step, figures, (synthetic, real))
-                run.save(step)  # weights whose loss is known to be finite
+                run.save(step, terms)  # weights whose loss is known to be finite
                 run.update(step)
                 monitor.step(step, figures)
                 run.look(step + 1, monitor, *halves)
-            run.save(config.run.steps)
+            run.save(config.run.steps, terms)
         if batches.skipped:
             log.warning("%d samples could not be used; they were replaced.", len(batches.skipped))
-    return resume.checkpoint_path(folder, config.run.name, config.run.steps)
+    return run_folder.checkpoint_path(folder, config.run.name, config.run.steps)
 
 
 def dry_run(config: Config) -> str:
@@ -91,9 +90,9 @@ def dry_run(config: Config) -> str:
     accelerator = make_accelerator(config)
     config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, cache=""))
     run = Training(config, accelerator)
-    plan = dataclasses.replace(sources.plan(config), workers=0, stop=1)
-    run.terms = sources.terms(config, plan)
-    batches = iter(loader(plan, rank=accelerator.process_index, world=accelerator.num_processes))
+    mixture = dataclasses.replace(sources.mixture(config), workers=0, stop=1)
+    terms = sources.licence_terms(config, mixture)
+    batches = iter(loader(mixture, rank=accelerator.process_index, world=accelerator.num_processes))
     meter = cost.Meter(accelerator.device)
     with meter.part("load"):
         synthetic, real = next(batches)
@@ -104,7 +103,7 @@ def dry_run(config: Config) -> str:
     run.check(0, figures, (synthetic, real))
     with meter.part("update"):
         run.update(0)
-    return cost.report(config, plan, run.terms, run.unet, run.vae, (synthetic, real), figures, meter)
+    return cost.report(config, mixture, terms, run.unet, run.vae, (synthetic, real), figures, meter)
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -124,10 +123,8 @@ def make_accelerator(config: Config) -> Accelerator:
 class Training:
     """Everything that changes during a run, and the few things that are done to it."""
 
-    terms: sources.Terms
-    _saved = 0  # steps in the resume state on disk
-
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
+        self._saved = 0  # steps in the resume state on disk
         self._config = config
         self._accelerator = accelerator
         self._folder = Path(config.run.folder)
@@ -153,7 +150,7 @@ class Training:
 
     def go_on(self) -> int:
         """The folder's resume state, if there is one, into everything -> the next step."""
-        state = resume.load_state(self._folder, plain(self._config))
+        state = run_folder.load_state(self._folder, plain(self._config))
         first = self._saved = state.step if state else 0
         if broadcast_object_list([first])[0] != first:
             raise TrainingError(
@@ -175,8 +172,8 @@ class Training:
         if self._ema is not None:
             self._ema.to(self._accelerator.device)
         if self._accelerator.is_main_process:
-            resume.sweep(self._folder)
-            resume.cut_log(self._folder, first)
+            run_folder.sweep(self._folder)
+            run_folder.cut_log(self._folder, first)
         return first
 
     def encode(self, synthetic: Batch, real: Batch | None) -> tuple[Half, Half | None]:
@@ -212,11 +209,11 @@ class Training:
         if not bad:
             return
         names = gather_object([name for batch in batches if batch is not None for name in batch.names])
-        state = self._folder / resume.STATE
+        state = self._folder / run_folder.STATE
         raise TrainingError(
             f"Step {step}: {', '.join(bad)}. The batch was {', '.join(names)}. "
             f"Last resume state: {state if state.exists() else 'none yet'}; last checkpoint: "
-            f"{resume.last_checkpoint(self._folder, self._config.run.name)}. Look at these files "
+            f"{run_folder.last_checkpoint(self._folder, self._config.run.name)}. Look at these files "
             "(python -m training.data check); where they are sound, lower optimizer.lr or set "
             'compute.precision = "no", in a new run.folder with base.model = the last checkpoint.'
         )
@@ -254,22 +251,25 @@ class Training:
                 )
                 monitor.validation(step - 1, figures)
 
-    def save(self, step: int) -> None:
-        """Resume state and checkpoint, where they are due after `step` steps. Raises OutputError."""
+    def save(self, step: int, terms: sources.LicenceTerms) -> None:
+        """Resume state and checkpoint, where they are due after `step` steps. Raises OutputError.
+
+        terms: of what the weights have learnt from, for the checkpoint's metadata.
+        """
         c = self._config.run
         last = step == c.steps
-        path = resume.checkpoint_path(self._folder, c.name, step)
+        path = run_folder.checkpoint_path(self._folder, c.name, step)
         if not self._accelerator.is_main_process or step == 0:
             return
         if step > self._saved and (step % c.state_every == 0 or last):
             self._save_state(step)
         if (step % c.checkpoint_every == 0 or last) and not path.exists():
             with self._averaged():
-                checkpoint.save(path, self._checkpoint(step))
+                checkpoint.save(path, self._checkpoint(step, terms))
 
     def _save_state(self, step: int) -> None:
         scaler = self._accelerator.scaler
-        resume.save_state(
+        run_folder.save_state(
             self._folder,
             State(
                 step=step,
@@ -282,7 +282,7 @@ class Training:
         )
         self._saved = step
 
-    def _checkpoint(self, step: int) -> checkpoint.Checkpoint:
+    def _checkpoint(self, step: int, terms: sources.LicenceTerms) -> checkpoint.Checkpoint:
         c = self._config
         return checkpoint.Checkpoint(
             unet=self.unet,
@@ -294,8 +294,8 @@ class Training:
                 output_space=c.data.space,
                 size_default=c.run.size,
                 size_max=2 * c.run.size,
-                licence=self.terms.licence,
-                data_sources=self.terms.sources,
+                licence=terms.licence,
+                data_sources=terms.sources,
                 training={"base": self._base, "steps": step, "config": plain(c)},
             ),
         )
@@ -346,7 +346,7 @@ def _diffusion(base: BaseModel) -> Diffusion:
 
 
 def _seed_everything(seed: int, step: int, rank: int) -> None:
-    """For what draws from torch's own generator, such as a base's dropout: the same after a resume."""
+    """For what draws from torch's own generator, such as a base's dropout: the same after a run_folder."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 

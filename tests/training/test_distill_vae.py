@@ -23,6 +23,7 @@ from training.config import Base
 from training.data.depth_maps import DepthFolder, depth_pictures
 from training.data.samples import DataError, SampleError
 from training.distill_vae import Plan, Views, cut_depth, cut_photo, decoder_loss, distil, edge_error
+from training.errors import TrainingError
 from training.weights import light as light_vae
 from training.weights.light_parts import read_light_half
 from training.weights.ours import load, save
@@ -215,7 +216,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(teacher, data, distilled, tmp_
 
 
 def test_a_run_does_not_go_on_with_other_settings(teacher, data, distilled):
-    with pytest.raises(loop.TrainingError, match="begun with other settings"):
+    with pytest.raises(TrainingError, match="begun with other settings"):
         run(teacher, data, distilled.parent, plan=Plan(width=16))
 
 

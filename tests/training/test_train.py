@@ -23,13 +23,12 @@ from fiffdepth_rt import Depth
 from tests.support.small_run import Launched, configuration, launch, losses, write_all, write_toml
 from tests.support.tiny_models import tiny_checkpoint, tiny_vae
 from tests.support.tiny_teachers import save_depth_anything
-from training import config, sources
-from training import run_folder as resume
+from training import config, run_folder, sources
 from training.data.mixing import loader
 from training.labelling import __main__ as pseudo_labels
 from training.latents import Encoder, decode, encode
-from training.loop import only_run_in
 from training.objective import Diffusion
+from training.run_folder import only_run_in
 from training.step import Randomness, learning_rate
 from training.weights import base
 from training.weights import ours as checkpoint
@@ -198,8 +197,8 @@ def test_the_log_holds_validation_and_tensorboard_the_pictures(whole: Path) -> N
 
 
 def first_batch(sets: Path) -> object:
-    plan = sources.plan(config.parse(configuration(sets, sets, data={"views": 1})))
-    return next(iter(loader(plan)))
+    mixture = sources.mixture(config.parse(configuration(sets, sets, data={"views": 1})))
+    return next(iter(loader(mixture)))
 
 
 def test_kept_latents_are_met_again_by_cut_out_and_flip_and_are_the_encoder_s(
@@ -289,8 +288,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_step_files_and_last_good
 
 
 def first_names(sets: Path, table: dict, step: int) -> list[str]:
-    plan = sources.plan(config.parse(table), start=step)
-    synthetic, real = next(iter(loader(plan)))
+    mixture = sources.mixture(config.parse(table), start=step)
+    synthetic, real = next(iter(loader(mixture)))
     return [*synthetic.names, *real.names]
 
 
@@ -345,10 +344,10 @@ def test_two_runs_in_one_folder_are_refused(sets: Path, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_with_the_configuration_it_began_with(whole: Path, sets: Path) -> None:
     other = config.plain(config.parse(configuration(sets, whole, optimizer={"lr": 2e-3})))
-    with pytest.raises(resume.TrainingError, match=r"optimizer\.lr was 0\.001 and is 0\.002"):
-        resume.load_state(whole, other)
+    with pytest.raises(run_folder.TrainingError, match=r"optimizer\.lr was 0\.001 and is 0\.002"):
+        run_folder.load_state(whole, other)
     longer = configuration(sets, whole, run={"steps": 99}, data={"workers": 3, "per_device": 2})
-    assert resume.load_state(whole, config.plain(config.parse(longer))).step == 6
+    assert run_folder.load_state(whole, config.plain(config.parse(longer))).step == 6
 
 
 def test_a_finished_run_is_not_repeated(whole: Path, sets: Path) -> None:

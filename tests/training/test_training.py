@@ -18,7 +18,9 @@ from training import loop, objective
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
+from training.errors import TrainingError
 from training.nano import __main__ as nano
+from training.run_folder import only_run_in
 from training.tensors import autocast, depth_tensor
 from training.weights import ours as checkpoint
 
@@ -105,14 +107,14 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(tmp_path: Path) -> None:
     module, loss_at = _line_fit()
-    with pytest.raises(loop.TrainingError, match="nan at step 25"):
+    with pytest.raises(TrainingError, match="nan at step 25"):
         _fit(tmp_path, module, lambda step: loss_at(step) * (float("nan") if step == 25 else 1))
     assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 20
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     module, loss_at = _line_fit()
-    with loop.only_run_in(tmp_path), pytest.raises(loop.TrainingError, match="Another run"):
+    with only_run_in(tmp_path), pytest.raises(TrainingError, match="Another run"):
         _fit(tmp_path, module, loss_at)
 
 

@@ -1,10 +1,10 @@
 """START HERE for the data. Datasets -> batches: half synthetic, half real, and the same after a resume.
 
-    plan = Plan(seed=1, half_batch=16, workers=4,
+    mixture = Mixture(seed=1, half_batch=16, workers=4,
                 synthetic=(SyntheticSource(dataset=hypersim, weight=0.9, sizes_hw=((480, 640),)),
                            SyntheticSource(dataset=vkitti, weight=0.1)),
                 real=(RealSource(dataset=photos, labels=LabelStore(folder)),))
-    for synthetic, real in loader(plan, rank=rank, world=world): ...
+    for synthetic, real in loader(mixture, rank=rank, world=world): ...
 
 What is in batch k follows from (seed, k) and the datasets alone, in three steps:
 
@@ -79,7 +79,7 @@ class RealSource:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Mixture:
     """What a run sees.
 
     half_batch: pairs per step, and as many photos, over all ranks together.
@@ -116,46 +116,39 @@ class Batch:
     keys: tuple[str, ...]
 
 
-class SyntheticBatch(Batch):
-    """Rendered photos and their exact depth pictures."""
+def loader(mixture: Mixture, *, rank: int = 0, world: int = 1) -> Loader:
+    """Mixture -> the batches of this rank: half_batch / world rows in each half.
 
-
-class RealBatch(Batch):
-    """Photos and the teacher's pictures."""
-
-
-def loader(plan: Plan, *, rank: int = 0, world: int = 1) -> Loader:
-    """Plan -> the batches of this rank: half_batch / world rows in each half.
-
-    Raises DataError for a plan that cannot be followed.
+    Raises DataError for a mixture that cannot be followed.
     """
-    return Loader(plan, rank=rank, world=world)
+    return Loader(mixture, rank=rank, world=world)
 
 
 class Loader:
-    """for synthetic, real in loader: ...   real is None where the plan has no real half.
+    """for synthetic, real in loader: ...   real is None where the mixture has no real half.
 
     skipped: how often each unusable sample was met, by dataset/sample. Each is logged when met first.
-    Every iteration begins at plan.start. Raises DataError while iterating if a dataset holds nothing usable.
+    Every iteration begins at the mixture's start. Raises DataError while iterating if a dataset holds nothing
+    usable.
     """
 
-    def __init__(self, plan: Plan, *, rank: int, world: int) -> None:
-        _check(plan, rank, world)
-        self.plan = plan
+    def __init__(self, mixture: Mixture, *, rank: int, world: int) -> None:
+        _check(mixture, rank, world)
+        self.mixture = mixture
         self.rank = rank
         self.world = world
         self.skipped: collections.Counter[str] = collections.Counter()
 
-    def __iter__(self) -> Iterator[tuple[SyntheticBatch, RealBatch | None]]:
-        plan = self.plan
+    def __iter__(self) -> Iterator[tuple[Batch, Batch | None]]:
+        mixture = self.mixture
         read = torch.utils.data.DataLoader(
-            _Reader(plan),
-            sampler=_steps(plan, rank=self.rank, world=self.world),
+            _Reader(mixture),
+            sampler=_steps(mixture, rank=self.rank, world=self.world),
             batch_size=None,  # an item is a whole step
             collate_fn=_as_it_is,
-            num_workers=plan.workers,
-            prefetch_factor=plan.prefetch if plan.workers else None,
-            pin_memory=plan.pin_memory,
+            num_workers=mixture.workers,
+            prefetch_factor=mixture.prefetch if mixture.workers else None,
+            pin_memory=mixture.pin_memory,
             worker_init_fn=_one_thread,
             generator=torch.Generator(),  # its own: the run's random numbers are not to be touched
         )
@@ -172,31 +165,31 @@ class Loader:
                 log.warning("Skipped %s", error)
 
 
-def _check(plan: Plan, rank: int, world: int) -> None:
+def _check(mixture: Mixture, rank: int, world: int) -> None:
     if not 0 <= rank < world:
         raise DataError(f"Rank {rank} of {world}: ranks go from 0 to {world - 1}.")
-    if plan.half_batch < 1 or plan.half_batch % world:
+    if mixture.half_batch < 1 or mixture.half_batch % world:
         raise DataError(
-            f"half_batch={plan.half_batch} cannot be shared among {world} processes: make it a multiple."
+            f"half_batch={mixture.half_batch} cannot be shared among {world} processes: make it a multiple."
         )
-    if not 0 <= plan.flip <= 1:
-        raise DataError(f"flip={plan.flip}: it is a probability, 0 to 1.")
-    if plan.start < 0 or (plan.stop is not None and plan.stop < plan.start):
+    if not 0 <= mixture.flip <= 1:
+        raise DataError(f"flip={mixture.flip}: it is a probability, 0 to 1.")
+    if mixture.start < 0 or (mixture.stop is not None and mixture.stop < mixture.start):
         raise DataError(
-            f"start={plan.start}, stop={plan.stop}: steps count from 0, and stop comes after start."
+            f"start={mixture.start}, stop={mixture.stop}: steps count from 0, and stop comes after start."
         )
-    if plan.workers < 0 or plan.prefetch < 1:
-        raise DataError(f"workers={plan.workers}, prefetch={plan.prefetch}: at least 0 and 1.")
-    if not plan.synthetic:
-        raise DataError("The plan has no synthetic dataset: name one.")
-    spaces = {source.dataset.name: source.dataset.space for source in plan.synthetic}
-    spaces |= {f"labels of {source.dataset.name}": source.labels.header.space for source in plan.real}
+    if mixture.workers < 0 or mixture.prefetch < 1:
+        raise DataError(f"workers={mixture.workers}, prefetch={mixture.prefetch}: at least 0 and 1.")
+    if not mixture.synthetic:
+        raise DataError("The mixture has no synthetic dataset: name one.")
+    spaces = {source.dataset.name: source.dataset.space for source in mixture.synthetic}
+    spaces |= {f"labels of {source.dataset.name}": source.labels.header.space for source in mixture.real}
     if len(set(spaces.values())) > 1:
         raise DataError(
             f"One run is of one space, but there is {', '.join(f'{n}: {s}' for n, s in spaces.items())}: "
             "open the datasets in the labels' space, or label anew."
         )
-    for sources in (plan.synthetic, plan.real):
+    for sources in (mixture.synthetic, mixture.real):
         names = [source.dataset.name for source in sources]
         for source in sources:
             name = source.dataset.name
@@ -243,19 +236,20 @@ class _Step:
     real: _Half | None
 
 
-def _steps(plan: Plan, *, rank: int, world: int) -> Iterator[_Step]:
-    """The steps of this rank from plan.start on."""
+def _steps(mixture: Mixture, *, rank: int, world: int) -> Iterator[_Step]:
+    """The steps of this rank from mixture.start on."""
     decks = [
-        _Deck(plan, half, plan.synthetic if half == SYNTHETIC else plan.real) for half in (SYNTHETIC, REAL)
+        _Deck(mixture, half, mixture.synthetic if half == SYNTHETIC else mixture.real)
+        for half in (SYNTHETIC, REAL)
     ]
-    share = plan.half_batch // world
+    share = mixture.half_batch // world
     mine = range(rank * share, (rank + 1) * share)
-    step = plan.start
-    while plan.stop is None or step < plan.stop:
+    step = mixture.start
+    while mixture.stop is None or step < mixture.stop:
         yield _Step(
             step=step,
             synthetic=decks[SYNTHETIC].deal(step, mine),
-            real=decks[REAL].deal(step, mine) if plan.real else None,
+            real=decks[REAL].deal(step, mine) if mixture.real else None,
         )
         step += 1
 
@@ -264,27 +258,27 @@ class _Deck:
     """Deals the samples of one half, step by step: all of a dataset once per epoch, in a new order each."""
 
     def __init__(
-        self, plan: Plan, half: int, sources: tuple[SyntheticSource, ...] | tuple[RealSource, ...]
+        self, mixture: Mixture, half: int, sources: tuple[SyntheticSource, ...] | tuple[RealSource, ...]
     ) -> None:
-        self._plan = plan
+        self._mixture = mixture
         self._half = half
         self._sources = sources
         weights = np.array([source.weight for source in sources])
         self._chances = np.cumsum(weights / weights.sum()) if sources else weights
         self._dealt = [0] * len(sources)
         self._orders = [(-1, np.zeros(0, np.uint32)) for _ in sources]  # epoch, and its order
-        for step in range(plan.start if sources else 0):
-            self._dealt[self._choose(step)[0]] += plan.half_batch
+        for step in range(mixture.start if sources else 0):
+            self._dealt[self._choose(step)[0]] += mixture.half_batch
 
     def deal(self, step: int, numbers: range) -> _Half:
         chosen, size_hw = self._choose(step)
         first = self._dealt[chosen]
-        self._dealt[chosen] += self._plan.half_batch
+        self._dealt[chosen] += self._mixture.half_batch
         rows = tuple(_Row(index=self._at(chosen, first + number), number=number) for number in numbers)
         return _Half(source=chosen, size_hw=size_hw, rows=rows)
 
     def _choose(self, step: int) -> tuple[int, tuple[int, int] | None]:
-        by_weight, by_size = np.random.default_rng([self._plan.seed, self._half, step]).random(2)
+        by_weight, by_size = np.random.default_rng([self._mixture.seed, self._half, step]).random(2)
         chosen = min(int(np.searchsorted(self._chances, by_weight, side="right")), len(self._sources) - 1)
         sizes = self._sources[chosen].sizes_hw
         return chosen, None if sizes is None else sizes[int(by_size * len(sizes))]
@@ -293,7 +287,7 @@ class _Deck:
         count = len(self._sources[source].dataset)
         epoch, place = divmod(draw, count)
         if self._orders[source][0] != epoch:
-            rng = np.random.default_rng([self._plan.seed, self._half, source, epoch, 1])
+            rng = np.random.default_rng([self._mixture.seed, self._half, source, epoch, 1])
             self._orders[source] = epoch, rng.permutation(count).astype(np.uint32)
         return int(self._orders[source][1][place])
 
@@ -305,8 +299,8 @@ class _Deck:
 class _Read:
     """What comes out of a worker. failure: why there is no batch, and never will be."""
 
-    synthetic: SyntheticBatch | None = None
-    real: RealBatch | None = None
+    synthetic: Batch | None = None
+    real: Batch | None = None
     skipped: tuple[SampleError, ...] = ()
     failure: str | None = None
 
@@ -325,8 +319,8 @@ def _pinned(batch: Batch | None) -> Batch | None:
 class _Reader(torch.utils.data.Dataset):
     """_Step -> _Read."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, mixture: Mixture) -> None:
+        self._mixture = mixture
 
     def __getitem__(self, todo: _Step) -> _Read:
         skipped: list[SampleError] = []
@@ -334,13 +328,13 @@ class _Reader(torch.utils.data.Dataset):
         try:
             synthetic = self._half(todo.step, SYNTHETIC, todo.synthetic, skipped)
             if todo.real is not None:
-                real = RealBatch(**self._half(todo.step, REAL, todo.real, skipped))
+                real = self._half(todo.step, REAL, todo.real, skipped)
         except DataError as error:
             return _Read(skipped=tuple(skipped), failure=str(error))
-        return _Read(synthetic=SyntheticBatch(**synthetic), real=real, skipped=tuple(skipped))
+        return _Read(synthetic=synthetic, real=real, skipped=tuple(skipped))
 
-    def _half(self, step: int, half: int, todo: _Half, skipped: list[SampleError]) -> dict[str, object]:
-        source = (self._plan.synthetic if half == SYNTHETIC else self._plan.real)[todo.source]
+    def _half(self, step: int, half: int, todo: _Half, skipped: list[SampleError]) -> Batch:
+        source = (self._mixture.synthetic if half == SYNTHETIC else self._mixture.real)[todo.source]
         shown = [self._row(step, half, todo, row, source, skipped) for row in todo.rows]
         sizes = {row.pair.valid.shape for row in shown}
         if len(sizes) > 1:
@@ -349,13 +343,13 @@ class _Reader(torch.utils.data.Dataset):
                 f"({', '.join(f'{h}×{w}' for h, w in sorted(sizes))}), and no size was named: set sizes_hw."
             )
         photos = torch.from_numpy(np.stack([row.pair.photo for row in shown]))
-        return {
-            "photos": photos.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1,
-            "pictures": torch.from_numpy(np.stack([row.pair.picture for row in shown])[:, None]),
-            "valid": torch.from_numpy(np.stack([row.pair.valid for row in shown])[:, None]),
-            "names": tuple(row.pair.name for row in shown),
-            "keys": tuple(row.key for row in shown),
-        }
+        return Batch(
+            photos=photos.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1,
+            pictures=torch.from_numpy(np.stack([row.pair.picture for row in shown])[:, None]),
+            valid=torch.from_numpy(np.stack([row.pair.valid for row in shown])[:, None]),
+            names=tuple(row.pair.name for row in shown),
+            keys=tuple(row.key for row in shown),
+        )
 
     def _row(
         self,
@@ -392,13 +386,13 @@ class _Reader(torch.utils.data.Dataset):
         attempt: int,
     ) -> tuple[np.random.Generator, bool]:
         """Random numbers for the cut-out, and whether it is flipped."""
-        seed = self._plan.seed
+        seed = self._mixture.seed
         fresh = np.random.default_rng([seed, half, step, number, attempt])
         if source.views is None:
-            return fresh, bool(fresh.random() < self._plan.flip)
+            return fresh, bool(fresh.random() < self._mixture.flip)
         view = int(fresh.integers(source.views))
         rng = np.random.default_rng([seed, half, todo.source, index, view, *(todo.size_hw or (0, 0))])
-        return rng, (view + 0.5) / source.views < self._plan.flip
+        return rng, (view + 0.5) / source.views < self._mixture.flip
 
 
 def _stride(count: int) -> int:

@@ -26,9 +26,10 @@ from fiffdepth_rt.errors import FiffDepthError
 from training.data.images import open_photos
 from training.data.labels import LabelStore
 from training.data.samples import DataError
+from training.errors import TrainingError
 from training.labelling import steps as labelling
 from training.labelling.teachers import TeacherError, forbids_commerce, open_teacher
-from training.loop import TrainingError, only_run_in
+from training.run_folder import only_run_in
 
 logger = logging.getLogger("training")
 

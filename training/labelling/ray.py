@@ -31,6 +31,7 @@ import fiffdepth_rt
 import training
 from training.data.labels import LabelStore
 from training.data.samples import Photo, SampleError
+from training.errors import TrainingError
 from training.labelling.steps import (
     PENDING_BATCHES,
     Photos,
@@ -42,7 +43,6 @@ from training.labelling.steps import (
     write_skipped,
 )
 from training.labelling.teachers import Teacher
-from training.loop import TrainingError
 
 logger = logging.getLogger("training")
 

@@ -29,6 +29,7 @@ from training import loop, objective, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
+from training.errors import TrainingError
 from training.nano import augment
 from training.nano.networks import nano_prompt
 from training.tensors import autocast, depth_tensor, photo_tensor
@@ -225,7 +226,7 @@ def train_method(
     rather than right.
     """
     if real is not None and real[1].header.space != "depth":
-        raise loop.TrainingError(
+        raise TrainingError(
             f"The labels in {real[1].folder} are in {real[1].header.space}, the scenes' pictures in depth: "
             "make labels with --space depth."
         )

@@ -17,7 +17,7 @@ from tests.support.raw_data import encoded, write_vkitti_frame
 from training.data import mixing
 from training.data.images import PhotoFolder
 from training.data.labels import Header, LabelStore
-from training.data.mixing import Plan, RealSource, SyntheticSource, loader
+from training.data.mixing import Mixture, RealSource, SyntheticSource, loader
 from training.data.samples import DataError, Pair, Photo, SampleError
 from training.data.vkitti import SIZE_HW, VirtualKitti
 
@@ -74,11 +74,11 @@ TWO = (
     SyntheticSource(dataset=Ramps("streets", 7, (32, 96)), weight=0.1),
 )
 PHOTOS = (RealSource(dataset=Scenery("photos", 23), labels=Teacher(), sizes_hw=((32, 32), (32, 64))),)
-PLAN = Plan(seed=5, half_batch=4, synthetic=TWO, real=PHOTOS, stop=8)
+MIXTURE = Mixture(seed=5, half_batch=4, synthetic=TWO, real=PHOTOS, stop=8)
 
 
-def batches(plan: Plan, **ranks: int) -> list[tuple]:
-    return list(loader(plan, **ranks))
+def batches(mixture: Mixture, **ranks: int) -> list[tuple]:
+    return list(loader(mixture, **ranks))
 
 
 def assert_same(a: list[tuple], b: list[tuple]) -> None:
@@ -96,7 +96,7 @@ def assert_same(a: list[tuple], b: list[tuple]) -> None:
 
 
 def test_a_batch_is_photos_and_pictures_in_minus_one_to_one_with_their_valid_pixels() -> None:
-    for synthetic, real in batches(PLAN):
+    for synthetic, real in batches(MIXTURE):
         for batch in (synthetic, real):
             count, _, height, width = batch.photos.shape
             assert count == 4 == len(batch.names) == len(batch.keys)
@@ -110,9 +110,9 @@ def test_a_batch_is_photos_and_pictures_in_minus_one_to_one_with_their_valid_pix
 
 
 def test_every_batch_is_of_one_dataset_and_nine_of_ten_are_of_the_first() -> None:
-    plan = dataclasses.replace(PLAN, stop=400, real=())
+    mixture = dataclasses.replace(MIXTURE, stop=400, real=())
     chosen = collections.Counter()
-    for synthetic, real in loader(plan):
+    for synthetic, real in loader(mixture):
         (name,) = {name.split("/")[0] for name in synthetic.names}
         chosen[name] += 1
         assert real is None
@@ -121,17 +121,17 @@ def test_every_batch_is_of_one_dataset_and_nine_of_ten_are_of_the_first() -> Non
 
 
 def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order() -> None:
-    plan = dataclasses.replace(PLAN, synthetic=TWO[:1], real=(), stop=20)
-    shown = [name for synthetic, _ in loader(plan) for name in synthetic.names]
+    mixture = dataclasses.replace(MIXTURE, synthetic=TWO[:1], real=(), stop=20)
+    shown = [name for synthetic, _ in loader(mixture) for name in synthetic.names]
     first, second = shown[:40], shown[40:]
     assert sorted(first) == sorted(second) == sorted(f"rooms/{i}" for i in range(40))
     assert first != second
 
 
 def test_half_of_the_pictures_are_mirrored_in_all_three_rasters_together() -> None:
-    plan = dataclasses.replace(PLAN, synthetic=TWO[:1], stop=100)
+    mixture = dataclasses.replace(MIXTURE, synthetic=TWO[:1], stop=100)
     mirrored = []
-    for synthetic, real in loader(plan):
+    for synthetic, real in loader(mixture):
         for batch, rises in ((synthetic, True), (real, False)):
             for row, key in enumerate(batch.keys):
                 left, right = batch.pictures[row, 0, 5, [2, -3]]
@@ -145,10 +145,11 @@ def test_half_of_the_pictures_are_mirrored_in_all_three_rasters_together() -> No
 
 def test_keys_tell_apart_what_looks_different_and_equal_keys_are_equal_pixels() -> None:
     sources = tuple(dataclasses.replace(source, views=3) for source in PHOTOS)
-    plan = dataclasses.replace(PLAN, synthetic=(dataclasses.replace(TWO[0], views=2),), real=sources, stop=60)
+    synthetic = (dataclasses.replace(TWO[0], views=2),)
+    mixture = dataclasses.replace(MIXTURE, synthetic=synthetic, real=sources, stop=60)
     seen: dict[str, torch.Tensor] = {}
     met_again = 0
-    for halves in loader(plan):
+    for halves in loader(mixture):
         for batch in halves:
             for key, picture in zip(batch.keys, batch.pictures, strict=True):
                 met_again += key in seen
@@ -160,7 +161,7 @@ def test_keys_tell_apart_what_looks_different_and_equal_keys_are_equal_pixels() 
 
 
 def test_real_photos_are_cut_out_within_the_photo_and_labelled_for_what_is_left() -> None:
-    for _, real in loader(dataclasses.replace(PLAN, stop=30)):
+    for _, real in loader(dataclasses.replace(MIXTURE, stop=30)):
         assert real.pictures.shape[2:] in {(32, 32), (32, 64)}
         for row in range(4):
             seen = real.pictures[row][real.valid[row]]
@@ -224,19 +225,19 @@ def test_real_sizes_are_multiples_of_64_from_512_to_640() -> None:
 
 
 def test_two_workers_give_the_batches_of_none() -> None:
-    assert_same(batches(PLAN), batches(dataclasses.replace(PLAN, workers=2)))
+    assert_same(batches(MIXTURE), batches(dataclasses.replace(MIXTURE, workers=2)))
 
 
 def test_a_resumed_run_sees_the_batches_that_it_would_have_seen() -> None:
-    whole = batches(PLAN)
+    whole = batches(MIXTURE)
     for start in (1, 5):
-        assert_same(whole[start:], batches(dataclasses.replace(PLAN, start=start, workers=start % 2)))
+        assert_same(whole[start:], batches(dataclasses.replace(MIXTURE, start=start, workers=start % 2)))
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_ranks_hold_consecutive_slices_of_the_batch_of_one_process(world: int) -> None:
-    whole = batches(PLAN)
-    shares = [batches(PLAN, rank=rank, world=world) for rank in range(world)]
+    whole = batches(MIXTURE)
+    shares = [batches(MIXTURE, rank=rank, world=world) for rank in range(world)]
     for step, halves in enumerate(whole):
         for half, batch in enumerate(halves):
             parts = [share[step][half] for share in shares]
@@ -246,7 +247,7 @@ def test_the_ranks_hold_consecutive_slices_of_the_batch_of_one_process(world: in
 
 
 def test_another_seed_gives_other_batches() -> None:
-    keys = {seed: [s.keys for s, _ in loader(dataclasses.replace(PLAN, seed=seed))] for seed in (1, 2)}
+    keys = {seed: [s.keys for s, _ in loader(dataclasses.replace(MIXTURE, seed=seed))] for seed in (1, 2)}
     assert keys[1] != keys[2]
 
 
@@ -256,7 +257,7 @@ def test_the_runs_own_random_numbers_are_left_alone() -> None:
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(3)
     np.random.seed(3)
-    batches(dataclasses.replace(PLAN, workers=1, stop=2))
+    batches(dataclasses.replace(MIXTURE, workers=1, stop=2))
     assert (torch.rand(1), np.random.rand()) == expected
 
 
@@ -270,7 +271,7 @@ def test_workers_read_no_further_ahead_than_they_were_told(monkeypatch: pytest.M
             yield step
 
     monkeypatch.setattr(mixing, "_steps", counted)
-    taken = iter(loader(dataclasses.replace(PLAN, stop=None, workers=2, prefetch=3)))
+    taken = iter(loader(dataclasses.replace(MIXTURE, stop=None, workers=2, prefetch=3)))
     for _ in range(4):
         next(taken)
     taken.close()
@@ -284,9 +285,9 @@ def test_a_damaged_sample_is_logged_once_counted_and_always_replaced_by_the_same
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broken = dataclasses.replace(TWO[0], dataset=Ramps("rooms", 40, broken=frozenset({3, 17})))
-    plan = dataclasses.replace(PLAN, synthetic=(broken,), stop=20)
+    mixture = dataclasses.replace(MIXTURE, synthetic=(broken,), stop=20)
     with caplog.at_level(logging.WARNING, "training"):
-        alone = loader(plan)
+        alone = loader(mixture)
         whole = list(alone)
     assert alone.skipped == {"rooms/3": 2, "rooms/17": 2}
     assert sorted(record.message for record in caplog.records) == [
@@ -295,23 +296,23 @@ def test_a_damaged_sample_is_logged_once_counted_and_always_replaced_by_the_same
     ]
     shown = [name for synthetic, _ in whole for name in synthetic.names]
     assert len(shown) == 80 and not {"rooms/3", "rooms/17"} & set(shown)
-    many = loader(dataclasses.replace(plan, workers=2))
+    many = loader(dataclasses.replace(mixture, workers=2))
     assert_same(whole, list(many))
     assert many.skipped == alone.skipped
 
 
 def test_one_good_sample_among_damaged_ones_is_found() -> None:
     broken = Ramps("rooms", 30, broken=frozenset(range(30)) - {11})
-    plan = dataclasses.replace(PLAN, synthetic=(SyntheticSource(dataset=broken),), real=(), stop=1)
-    ((synthetic, _),) = batches(plan)
+    mixture = dataclasses.replace(MIXTURE, synthetic=(SyntheticSource(dataset=broken),), real=(), stop=1)
+    ((synthetic, _),) = batches(mixture)
     assert set(synthetic.names) == {"rooms/11"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_with_nothing_usable_ends_the_run(workers: int) -> None:
     broken = Ramps("rooms", 500, broken=frozenset(range(500)))
-    plan = dataclasses.replace(PLAN, synthetic=(SyntheticSource(dataset=broken),), workers=workers)
-    run = loader(plan)
+    mixture = dataclasses.replace(MIXTURE, synthetic=(SyntheticSource(dataset=broken),), workers=workers)
+    run = loader(mixture)
     with pytest.raises(DataError, match=r"rooms gives nothing usable: 64 of its 500 .*cut off"):
         list(run)
     assert run.skipped.total() == 64
@@ -331,7 +332,7 @@ def test_a_photo_without_its_label_is_skipped_and_named(tmp_path: Path) -> None:
         labels.write(name, picture, np.ones(picture.shape, np.bool_))
     (tmp_path / "labels/c.png.png").write_bytes(b"damaged")
     source = RealSource(dataset=PhotoFolder(tmp_path / "photos"), labels=labels, sizes_hw=((64, 128),))
-    run = loader(dataclasses.replace(PLAN, real=(source,), stop=3))
+    run = loader(dataclasses.replace(MIXTURE, real=(source,), stop=3))
     assert {name for _, real in run for name in real.names} == {"photos/a.png"}
     assert set(run.skipped) >= {"photos/b.png", "photos/c.png"}
 
@@ -339,7 +340,7 @@ def test_a_photo_without_its_label_is_skipped_and_named(tmp_path: Path) -> None:
 def test_a_label_of_another_photo_is_noticed_by_its_shape() -> None:
     source = dataclasses.replace(PHOTOS[0], labels=Teacher((32, 24)))
     with pytest.raises(DataError, match=r"label of 32×24, photo of 48×64"):
-        batches(dataclasses.replace(PLAN, real=(source,)))
+        batches(dataclasses.replace(MIXTURE, real=(source,)))
 
 
 def test_pictures_of_different_sizes_need_a_size() -> None:
@@ -348,11 +349,11 @@ def test_pictures_of_different_sizes_need_a_size() -> None:
         def __getitem__(self, index: int) -> Pair:
             return Ramps("x", 9, (32, 32 + 16 * (index % 2)))[index]
 
-    plan = dataclasses.replace(PLAN, synthetic=(SyntheticSource(dataset=Mixed("mixed", 9)),), real=())
+    mixture = dataclasses.replace(MIXTURE, synthetic=(SyntheticSource(dataset=Mixed("mixed", 9)),), real=())
     with pytest.raises(DataError, match=r"different sizes \(32×32, 32×48\).*set sizes_hw"):
-        batches(plan)
+        batches(mixture)
     sized = SyntheticSource(dataset=Mixed("mixed", 9), sizes_hw=((32, 32),))
-    assert len(batches(dataclasses.replace(plan, synthetic=(sized,)))) == 8
+    assert len(batches(dataclasses.replace(mixture, synthetic=(sized,)))) == 8
 
 
 @pytest.mark.parametrize(
@@ -373,15 +374,15 @@ def test_pictures_of_different_sizes_need_a_size() -> None:
 )
 def test_a_plan_that_cannot_be_followed_is_refused_before_anything_is_read(change: dict, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        loader(dataclasses.replace(PLAN, **change), world=2)
+        loader(dataclasses.replace(MIXTURE, **change), world=2)
 
 
 def test_real_files_go_all_the_way_into_a_batch(tmp_path: Path) -> None:
     write_vkitti_frame(tmp_path, 0)
     write_vkitti_frame(tmp_path, 1)
     streets = VirtualKitti(tmp_path, space="disparity", scenes=["Scene02"], variations=["clone"], cameras=[0])
-    plan = Plan(seed=1, half_batch=2, synthetic=(SyntheticSource(dataset=streets),), stop=1)
-    ((synthetic, _),) = batches(plan)
+    mixture = Mixture(seed=1, half_batch=2, synthetic=(SyntheticSource(dataset=streets),), stop=1)
+    ((synthetic, _),) = batches(mixture)
     assert synthetic.photos.shape == (2, 3, *SIZE_HW)
     assert sorted(synthetic.names) == [f"vkitti/Scene02/clone/Camera_0/0000{i}" for i in range(2)]
     assert (synthetic.pictures[:, 0, -1] == 1).all()  # disparity: the street before the car is near
@@ -389,10 +390,10 @@ def test_real_files_go_all_the_way_into_a_batch(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_memory_stays_where_it_was_over_thousands_of_steps() -> None:
-    plan = dataclasses.replace(PLAN, workers=2, stop=4000)
+    mixture = dataclasses.replace(MIXTURE, workers=2, stop=4000)
     me = psutil.Process()
     used = []
-    for step, _ in enumerate(loader(plan)):
+    for step, _ in enumerate(loader(mixture)):
         if step % 500 == 499:
             used.append(sum(process.memory_full_info().uss for process in (me, *me.children(True))))
     assert max(used[1:]) - used[1] < 20e6

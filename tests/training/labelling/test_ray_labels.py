@@ -28,11 +28,11 @@ from ray.cluster_utils import Cluster
 from training.data.images import open_photos
 from training.data.labels import LabelStore
 from training.data.samples import Photo, SampleError
+from training.errors import TrainingError
 from training.labelling import ray as ray_labels
 from training.labelling import steps as labelling
 from training.labelling.__main__ import main
 from training.labelling.teachers import open_teacher
-from training.loop import TrainingError
 
 # Ray Data warns about defaults of its own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
