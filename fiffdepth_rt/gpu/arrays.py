@@ -4,16 +4,12 @@ In:  __cuda_array_interface__ (torch, cupy, numba) or __dlpack__ (torch, cupy, j
 Out: DeviceDepth, which has both.
 Streams: __cuda_stream__, torch's .cuda_stream, cupy's .ptr, or an int                -> handle, an int
 
-cuda.core's Buffer and StridedMemoryView were looked at and are not enough here: neither has
-__cuda_array_interface__, neither makes a consumer's stream wait for the producer's, and cuda-python brings
-cuda.core from 13 on only. Nothing here copies, and reading needs no cuda-python.
+DLPack's structures are in dlpack.py. Nothing here copies, and reading needs no cuda-python.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,20 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
-from fiffdepth_rt.gpu import cuda
-
-# DLDeviceType
-_DL_CPU, _DL_CUDA, _DL_CUDA_MANAGED = 1, 2, 13
-# DLDataTypeCode -> numpy's kind
-_DL_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}
+from fiffdepth_rt.gpu import cuda, dlpack
+from fiffdepth_rt.gpu.dlpack import packed_strides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceView:
     """Memory of a GPU, as a protocol describes it.
 
-    strides: bytes. stream: the handle of a stream whose work the values wait for; None if they are there.
-    owner: kept alive as long as the view.
+    strides: bytes. stream: the handle of the stream whose work has to be done before the values are there;
+    None if they are there already. owner: kept alive as long as the view.
     """
 
     address: int
@@ -57,12 +49,12 @@ def is_on_gpu(array: Any) -> bool:
     if hasattr(array, "__cuda_array_interface__"):
         return True
     if hasattr(array, "__dlpack_device__"):
-        return int(array.__dlpack_device__()[0]) in (_DL_CUDA, _DL_CUDA_MANAGED)
+        return int(array.__dlpack_device__()[0]) in (dlpack.CUDA, dlpack.CUDA_MANAGED)
     return False
 
 
 def view(array: Any, *, stream: int) -> DeviceView:
-    """An array on a GPU -> where its values are. They are there once `stream` has done its work so far.
+    """An array on a GPU -> its memory. The values are there once `stream` has done its work so far.
 
     Raises ImageError where the array describes itself in a way that is not understood.
     """
@@ -99,33 +91,14 @@ def from_cuda_array_interface(interface: Mapping[str, Any]) -> DeviceView:
 
 def from_dlpack(capsule: Any) -> DeviceView:
     """A "dltensor" capsule -> DeviceView, which keeps the capsule. Raises ImageError."""
-    pointer = _capsule_pointer(capsule, b"dltensor")
-    tensor = ctypes.cast(pointer, ctypes.POINTER(_ManagedTensor)).contents.tensor
-    kind = _DL_KINDS.get(tensor.dtype.code)
-    if kind is None or tensor.dtype.lanes != 1 or tensor.dtype.bits % 8:
-        raise ImageError(
-            f"A GPU array of DLPack type {tensor.dtype.code} with {tensor.dtype.bits} bits and "
-            f"{tensor.dtype.lanes} lanes is no photo: pass uint8."
-        )
-    dtype = np.dtype(f"{kind}{tensor.dtype.bits // 8}")
-    shape = tuple(tensor.shape[: tensor.ndim])
+    tensor = dlpack.read(capsule)
     return DeviceView(
-        address=(tensor.data or 0) + tensor.byte_offset,
-        shape=shape,
-        strides=(
-            tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim])
-            if tensor.strides
-            else packed_strides(shape, dtype.itemsize)
-        ),
-        dtype=dtype,
+        address=tensor.address,
+        shape=tensor.shape,
+        strides=tensor.strides,
+        dtype=tensor.dtype,
         owner=capsule,
     )
-
-
-def packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Bytes between neighbours along each axis of a C-contiguous array."""
-    behind = itertools.accumulate((*shape[:0:-1],), lambda total, side: total * side, initial=itemsize)
-    return tuple(behind)[::-1] if shape else ()
 
 
 def stream_handle(stream: Any) -> int | None:
@@ -202,13 +175,14 @@ class DeviceDepth:
 
         torch.from_dlpack(d)      cupy.from_dlpack(d)      cupy.asarray(d)
 
-    Those wait, on the GPU, until the values are there. The memory is its own, and free when nobody uses it.
+    Those libraries wait, on the GPU, until the values are there. The memory belongs to this object, and is
+    given back when neither the object nor a library uses it.
     """
 
     dtype = np.dtype(np.float32)
 
     def __init__(self, hw: tuple[int, int], *, gpu: int, stream: int) -> None:
-        """stream: the handle of the one that will write it. Raises DeviceMemoryError."""
+        """stream: the handle of the stream that will write the values. Raises DeviceMemoryError."""
         self.shape = hw
         self.gpu = gpu
         self._stream = stream
@@ -232,14 +206,14 @@ class DeviceDepth:
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return _DL_CUDA, self.gpu
+        return dlpack.CUDA, self.gpu
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        """A capsule. stream: the consumer's, which waits for the values; -1 where nobody waits."""
+        """A capsule. stream: the consumer's, which waits for the values; -1 for no wait."""
         if stream != -1:
             with cuda.on_gpu(self.gpu):
                 self.written.wait_in(stream or cuda.DEFAULT_STREAM)
-        return to_dlpack(self.address, self.shape, self.dtype, self.__dlpack_device__(), owner=self)
+        return dlpack.make(self.address, self.shape, self.dtype, self.__dlpack_device__(), owner=self)
 
     def to_host(self) -> npt.NDArray[np.float32]:
         """The values, copied to the host."""
@@ -248,7 +222,7 @@ class DeviceDepth:
             stream = cuda.Stream()
             try:
                 self.written.wait_in(stream.handle)
-                stream.copy_out(depth, self.address)
+                stream.copy_d2h(depth, self.address)
                 stream.synchronize()
             finally:
                 stream.close()
@@ -258,90 +232,3 @@ class DeviceDepth:
         if hasattr(self, "address"):  # else __init__ raised
             cuda.free(self.address)
             self.written.close()
-
-
-# --- DLPack's structures, as dlpack.h has them ---
-
-
-class _Device(ctypes.Structure):
-    _fields_ = (("kind", ctypes.c_int32), ("index", ctypes.c_int32))
-
-
-class _DataType(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device", _Device),
-        ("ndim", ctypes.c_int32),
-        ("dtype", _DataType),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class _ManagedTensor(ctypes.Structure):
-    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
-
-
-# What consumers hold, by address: the structures they read, and the owner of the memory.
-_given_out: dict[int, tuple[Any, ...]] = {}
-
-
-def _forget(pointer: int) -> None:
-    """A consumer is done with a tensor of ours."""
-    _given_out.pop(pointer, None)
-
-
-def _drop(capsule: int) -> None:
-    """A capsule is garbage. Whoever took its tensor has renamed it; else the tensor goes with it."""
-    if _is_valid(capsule, b"dltensor"):
-        _forget(_get_pointer(capsule, b"dltensor"))
-
-
-# As C sees them. A consumer may be done in any thread, without the interpreter's lock.
-_FORGET = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_forget)
-_DROP = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_drop)
-
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi)
-)
-_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
-_NAME = ctypes.create_string_buffer(b"dltensor")  # a capsule keeps the pointer, so it must stay where it is
-
-
-def to_dlpack(
-    address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: tuple[int, int], *, owner: Any
-) -> Any:
-    """C-contiguous memory -> a "dltensor" capsule. owner: kept alive until the consumer is done."""
-    code = next(code for code, kind in _DL_KINDS.items() if kind == dtype.kind)
-    sides = (ctypes.c_int64 * len(shape))(*shape)
-    steps = (ctypes.c_int64 * len(shape))(*packed_strides(shape, 1))
-    managed = _ManagedTensor(
-        tensor=_Tensor(
-            data=address,
-            device=_Device(*device),
-            ndim=len(shape),
-            dtype=_DataType(code, 8 * dtype.itemsize, 1),
-            shape=sides,
-            strides=steps,
-        ),
-        deleter=ctypes.cast(_FORGET, ctypes.c_void_p).value,
-    )
-    pointer = ctypes.addressof(managed)
-    _given_out[pointer] = (managed, sides, steps, owner)
-    return _new_capsule(pointer, ctypes.cast(_NAME, ctypes.c_char_p), ctypes.cast(_DROP, ctypes.c_void_p))
-
-
-def _capsule_pointer(capsule: Any, name: bytes) -> int:
-    if type(capsule).__name__ != "PyCapsule" or not _is_valid(id(capsule), name):
-        raise ImageError("The array's __dlpack__ gave no DLPack tensor. Update the library it comes from.")
-    return int(_get_pointer(id(capsule), name))

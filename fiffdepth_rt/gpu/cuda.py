@@ -1,10 +1,14 @@
-"""The little of CUDA that plans need, through cuda-python: a GPU, memory, a stream, an event, a graph.
+"""The little of CUDA that plans need, through cuda-python: a GPU, memory, streams, events, CUDA graphs.
 
 All of it in the GPU's primary context, the one that torch, cupy and numba use too. Importing this file needs
 no GPU and no cuda-python; the first call does, and raises BackendUnavailableError.
 
 An address is an int. A stream is known to others by its handle, an int as well: 1 is CUDA's legacy default
-stream, which torch, cupy and numba work in unless told otherwise.
+stream, which torch, cupy and numba work in unless told otherwise. H2D: host to device (GPU); D2H: back.
+
+Why not cuda.core (1.2), which has all of these: cuda-python 12 does not bring it, it does not import beside
+the cuda-python 12.6 of JetPack 6, and it calls the driver below Python, where no stand-in can take the GPU's
+place: the order of copies, stages and waits could then be tested on a GPU only.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import enum
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +37,7 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU, by what CUDA says: its name, its compute capability ("8.9"), the highest CUDA of its driver."""
+    """A GPU as CUDA describes it: name, compute capability ("8.9"), highest CUDA of its driver ("12.4")."""
 
     name: str
     compute_capability: str
@@ -44,7 +47,7 @@ class Gpu:
 def gpu(index: int = 0) -> Gpu:
     """The GPU with this index.
 
-    Raises BackendUnavailableError where there is none, or no driver; DriverError where that is too old.
+    Raises BackendUnavailableError where there is no GPU or no driver, DriverError where the driver is old.
     """
     runtime = _runtime()
     try:
@@ -68,8 +71,8 @@ def gpu(index: int = 0) -> Gpu:
 def check_driver(driver: int, runtime: int) -> None:
     """Raises unless a driver may serve a CUDA runtime; both as CUDA numbers them, 12060 for 12.6.
 
-    Any driver serves the runtimes of its major version, and those of older ones. Raises
-    BackendUnavailableError where there is no driver (0), DriverError where it is too old.
+    Any driver serves the runtimes of its major version and of older ones. Raises BackendUnavailableError
+    where there is no driver (0), DriverError where the driver is too old.
     """
     if driver == 0:
         raise BackendUnavailableError(
@@ -107,7 +110,7 @@ def on_gpu(index: int) -> Iterator[None]:
 
 
 def allocate(nbytes: int, what: str) -> int:
-    """Memory of the current GPU, as its address. what: it is for, in the words of the error.
+    """Memory of the current GPU, as its address. what: what it is for, in the words of the error.
 
     Raises DeviceMemoryError, which leaves everything as it was.
     """
@@ -121,7 +124,7 @@ def allocate(nbytes: int, what: str) -> int:
 
 
 def free(address: int) -> None:
-    """Give memory back, when the GPU has done all that was asked of it. Never raises."""
+    """Give memory back, once the GPU has done all the work that is enqueued. Never raises."""
     with contextlib.suppress(Exception):  # the failure that broke the context was raised where it happened
         _runtime().cudaFree(address)
 
@@ -167,8 +170,8 @@ def allocated(nbytes: int) -> Iterator[int]:
         free(address)
 
 
-class Pinned:
-    """Host memory that the GPU copies from and to by itself. `array` is a view of it. Close it after use."""
+class PinnedArray:
+    """Host memory that the GPU copies from and to by itself, as a numpy array. Close it after use."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         """Raises InferenceError where the system does not pin as much."""
@@ -184,58 +187,15 @@ class Pinned:
         _check(status)
         self.address = int(results[0])
         memory = (ctypes.c_uint8 * nbytes).from_address(self.address)
-        self.array: Array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-
-    def fill(self, part: Array) -> None:
-        """Rows of an array -> the first rows of this memory."""
-        self.array[: len(part)] = part
-        _tell(Copy.FILL, part.nbytes)
-
-    def drain(self, rows: int) -> Array:
-        """The first rows, copied."""
-        part: Array = self.array[:rows].copy()
-        _tell(Copy.DRAIN, part.nbytes)
-        return part
+        self.values: Array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def close(self) -> None:
-        """No view of it may be read afterwards."""
+        """`values` may not be read afterwards."""
         with contextlib.suppress(Exception):  # as in `free`
             _runtime().cudaFreeHost(self.address)
 
 
-# --- copies ---
-
-
-class Copy(enum.Enum):
-    """The kinds of copies, in the order of a journey from host to host. Only ACROSS leaves the host out."""
-
-    FILL = "host array -> pinned memory"
-    UP = "pinned memory -> GPU"
-    ACROSS = "GPU -> the same GPU"
-    DOWN = "GPU -> pinned memory"
-    DRAIN = "pinned memory -> host array"
-
-
-_watchers: list[list[tuple[Copy, int]]] = []
-
-
-@contextlib.contextmanager
-def watched_copies() -> Iterator[list[tuple[Copy, int]]]:
-    """Every copy made until the block ends, in all threads, as (kind, bytes); replayed ones too."""
-    seen: list[tuple[Copy, int]] = []
-    _watchers.append(seen)
-    try:
-        yield seen
-    finally:
-        _watchers[:] = [watcher for watcher in _watchers if watcher is not seen]
-
-
-def _tell(kind: Copy, nbytes: int) -> None:
-    for watcher in _watchers:
-        watcher.append((kind, nbytes))
-
-
-# --- streams, events, graphs ---
+# --- streams, events, CUDA graphs ---
 
 
 class Stream:
@@ -245,43 +205,43 @@ class Stream:
         runtime = _runtime()
         self._stream = _call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking)
         self.handle = _native_handle(self._stream)
-        self._captured: list[tuple[Copy, int]] | None = None
 
     def synchronize(self) -> None:
         """Wait until the work is done. Raises InferenceError for what failed in it."""
         _call(_runtime().cudaStreamSynchronize, self._stream)
 
-    def copy_in(self, memory: int, value: Array) -> None:
+    def copy_h2d(self, address: int, values: Array) -> None:
         """A C-contiguous array -> memory of the GPU, which has room for it."""
-        self._copy(Copy.UP, memory, value.ctypes.data, value.nbytes)
+        kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(address, values.ctypes.data, values.nbytes, kind)
 
-    def copy_out(self, value: Array, memory: int) -> None:
-        """Memory of the GPU -> a C-contiguous array; its values are there after `synchronize`."""
-        self._copy(Copy.DOWN, value.ctypes.data, memory, value.nbytes)
+    def copy_d2h(self, values: Array, address: int) -> None:
+        """Memory of the GPU -> a C-contiguous array, which holds the values after `synchronize`."""
+        kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(values.ctypes.data, address, values.nbytes, kind)
 
-    def copy_across(self, to: int, from_: int, nbytes: int) -> None:
+    def copy_d2d(self, to: int, from_: int, nbytes: int) -> None:
         """Memory of the GPU -> memory of the GPU."""
-        self._copy(Copy.ACROSS, to, from_, nbytes)
+        self._copy(to, from_, nbytes, _runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice)
 
-    def copy_rows(self, to: int, from_: int, *, row_nbytes: int, pitch: int, rows: int) -> None:
+    def copy_rows_d2d(self, to: int, from_: int, *, row_nbytes: int, pitch: int, rows: int) -> None:
         """Rows of memory of the GPU, `pitch` bytes apart -> rows without gaps."""
         runtime = _runtime()
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         _call(runtime.cudaMemcpy2DAsync, to, row_nbytes, from_, pitch, row_nbytes, rows, kind, self._stream)
-        self._note(Copy.ACROSS, row_nbytes * rows)
 
     @contextlib.contextmanager
-    def capture(self) -> Iterator[list[Graph]]:
-        """What is asked of this stream in the block is not done, but becomes a graph, in the list at its end.
+    def capture(self) -> Iterator[list[CudaGraph]]:
+        """What is enqueued in this stream in the block is not run, but becomes a CUDA graph.
 
-        Raises InferenceError where CUDA cannot capture it; the stream is usable afterwards.
+        The graph is in the list when the block ends. Raises InferenceError where CUDA cannot capture what was
+        enqueued; the stream is usable afterwards.
         """
         runtime = _runtime()
-        captured: list[Graph] = []
+        captured: list[CudaGraph] = []
         # ThreadLocal: other threads of the process, such as torch's, may go on allocating meanwhile.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call(runtime.cudaStreamBeginCapture, self._stream, mode)
-        self._captured = []
         try:
             yield captured
         except BaseException:
@@ -290,34 +250,18 @@ class Stream:
                 runtime.cudaGraphDestroy(results[0])
             runtime.cudaGetLastError()  # a capture that was broken off leaves an error behind
             raise
-        else:
-            status, results = _status(runtime.cudaStreamEndCapture, self._stream)
-            if status != 0:
-                runtime.cudaGetLastError()
-            _check(status)
-            captured.append(Graph(results[0], tuple(self._captured)))
-        finally:
-            self._captured = None
+        status, results = _status(runtime.cudaStreamEndCapture, self._stream)
+        if status != 0:
+            runtime.cudaGetLastError()
+        _check(status)
+        captured.append(CudaGraph(results[0]))
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # as in `free`
             _runtime().cudaStreamDestroy(self._stream)
 
-    def _copy(self, kind: Copy, to: int, from_: int, nbytes: int) -> None:
-        runtime = _runtime()
-        direction = {
-            Copy.UP: runtime.cudaMemcpyKind.cudaMemcpyHostToDevice,
-            Copy.DOWN: runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost,
-            Copy.ACROSS: runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice,
-        }[kind]
-        _call(runtime.cudaMemcpyAsync, to, from_, nbytes, direction, self._stream)
-        self._note(kind, nbytes)
-
-    def _note(self, kind: Copy, nbytes: int) -> None:
-        if self._captured is None:
-            _tell(kind, nbytes)
-        else:
-            self._captured.append((kind, nbytes))
+    def _copy(self, to: int, from_: int, nbytes: int, kind: Any) -> None:
+        _call(_runtime().cudaMemcpyAsync, to, from_, nbytes, kind, self._stream)
 
 
 class Event:
@@ -328,19 +272,19 @@ class Event:
         self._event = _call(runtime.cudaEventCreateWithFlags, runtime.cudaEventDisableTiming)
 
     def record(self, stream: int) -> None:
-        """The mark is behind all that was asked of the stream with this handle so far."""
+        """Put the mark behind all that is enqueued so far in the stream with this handle."""
         _call(_runtime().cudaEventRecord, self._event, stream)
 
     def synchronize(self) -> None:
-        """Wait for the mark. Raises InferenceError for what failed before it."""
+        """Wait until the GPU has reached the mark. Raises InferenceError for what failed before it."""
         _call(_runtime().cudaEventSynchronize, self._event)
 
     def wait_in(self, stream: int) -> None:
-        """What is asked of the stream with this handle from now on waits for the mark."""
+        """What is enqueued from now on in the stream with this handle waits for the mark."""
         _call(_runtime().cudaStreamWaitEvent, stream, self._event, 0)
 
     def done(self) -> bool:
-        """Whether the mark is reached."""
+        """Whether the GPU has reached the mark."""
         status, _ = _status(_runtime().cudaEventQuery, self._event)
         return status == 0
 
@@ -349,23 +293,20 @@ class Event:
             _runtime().cudaEventDestroy(self._event)
 
 
-class Graph:
+class CudaGraph:
     """Captured work, to be launched as one. Close it after use."""
 
-    def __init__(self, graph: Any, copies: tuple[tuple[Copy, int], ...]) -> None:
-        """graph: CUDA's, which is not needed afterwards and destroyed. Raises InferenceError."""
+    def __init__(self, graph: Any) -> None:
+        """graph: CUDA's own, which is destroyed here, being needed no longer. Raises InferenceError."""
         runtime = _runtime()
         try:
             self._executable = _call(runtime.cudaGraphInstantiate, graph, 0)
         finally:
             runtime.cudaGraphDestroy(graph)
-        self._copies = copies
 
     def launch(self, stream: Stream) -> None:
-        """Do all of it, in this stream. Raises InferenceError."""
+        """Enqueue all of it in this stream. Raises InferenceError."""
         _call(_runtime().cudaGraphLaunch, self._executable, stream.handle)
-        for kind, nbytes in self._copies:
-            _tell(kind, nbytes)
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # as in `free`

@@ -16,7 +16,7 @@ import torch
 import fiffdepth_rt
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.gpu.arrays import from_dlpack, is_on_gpu
-from tests.runtime.gpu.test_arrays import Giver
+from tests.runtime.gpu.test_dlpack import Giver
 
 
 def test_what_torch_gives_is_read_as_it_lies() -> None:

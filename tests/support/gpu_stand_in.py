@@ -152,6 +152,13 @@ class Cuda:
                 return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
         raise AssertionError(f"{nbytes} bytes at {address} leave their allocation")
 
+    def is_pinned(self, address: int) -> bool:
+        """Whether an address of the host is memory that cudaHostAlloc gave."""
+        return any(
+            start <= address < start + nbytes and gpu is None
+            for start, (_, nbytes, gpu) in self.memory.items()
+        )
+
     def upload(self, array: np.ndarray) -> int:
         """An array -> memory of the current GPU, at once."""
         address = self._allocate(array.nbytes, self.current)

@@ -1,11 +1,11 @@
-"""TensorRT: an engine directory's plans on an NVIDIA GPU. Written, API-checked, never run.
+"""START HERE of running: an engine directory's plans on an NVIDIA GPU. Written, API-checked, never run.
 
-    host array ─► pinned ─┐                                             ┌─► pinned ─► host array
-                          ├─► image ─► encoder ─► UNet ─► decoder ─► depth
-    GPU array ────────────┘                                             └─► GPU array
+    host array ─► staging ─┐                                              ┌─► staging ─► host array
+                           ├─► image ─► encoder ─► UNet ─► decoder ─► depth
+    GPU array ─────────────┘                                              └─► GPU array
 
-One stream and one block of GPU memory serve all shapes (lane.py). A lock is held while work is asked for,
-not while it is done. Plans are built by build.py, on the machine they run on.
+Staging buffers are pinned host memory, which the GPU copies from and to. One stream and one block of GPU
+memory serve all shapes (lane.py). A lock is held while a frame's work is enqueued, not while the GPU does it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,17 @@ import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.grids import Grids, Size, families, tensor_shape
-from fiffdepth_rt.backends.tensorrt.buffers import batch_parts, copies
+from fiffdepth_rt.backends.tensorrt.buffers import batch_parts
 from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes, ready_sets
 from fiffdepth_rt.backends.tensorrt.here import NAME, cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
-from fiffdepth_rt.backends.tensorrt.lane import Graphs, OpenLane, Slot
+from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuffer
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir
-from fiffdepth_rt.errors import (
-    BackendUnavailableError,
-    ImageError,
-    InferenceError,
-)
+from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
 from fiffdepth_rt.gpu import arrays as device_arrays
 from fiffdepth_rt.gpu import cuda
 from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
-from fiffdepth_rt.gpu.cuda import Copy
 
 PRECISIONS = NUMBER_FORMATS
 
@@ -61,7 +56,7 @@ def open_backend(
 ) -> TensorRtBackend:
     """EngineDir -> opened plans.
 
-    device: "cuda" (also None) or "cuda:N". threads: not for a GPU. cuda_graph: replay frames from graphs.
+    device: "cuda" (also None) or "cuda:N". threads: not for a GPU. cuda_graph: run frames as CUDA graphs.
     Raises PlanVersionError, PlanGpuError, PlanMismatchError, StageMismatchError, BackendUnavailableError,
     DriverError, DeviceMemoryError.
     """
@@ -83,26 +78,26 @@ class TensorRtBackend:
         manifest = engine_dir.manifest
         sets = tuple(families(manifest)[precision].values())
         chosen = lanes(manifest, sets, self._target, engine_dir.path)
-        self._graphs = Graphs(wanted=cuda_graph)
+        self._cuda_graphs = CudaGraphs(wanted=cuda_graph)
         self._lock = threading.Lock()
         self._running = 0
         self._idle = threading.Condition()
         self._closed = False
-        with contextlib.ExitStack() as undo, cuda.on_gpu(self._gpu_index):
-            self._stream = undo.enter_context(contextlib.closing(cuda.Stream()))
-            self._order = undo.enter_context(contextlib.closing(cuda.Event()))
-            engines = _open_engines(engine_dir, chosen, undo)
+        with contextlib.ExitStack() as stack, cuda.on_gpu(self._gpu_index):
+            self._stream = stack.enter_context(contextlib.closing(cuda.Stream()))
+            self._order = stack.enter_context(contextlib.closing(cuda.Event()))
+            engines = _open_engines(engine_dir, chosen, stack)
             self._lanes = [
-                OpenLane(lane, manifest.graph_sets[lane.precision].stages, engines, self._graphs)
+                OpenLane(lane, manifest.graph_sets[lane.precision].stages, engines, self._cuda_graphs)
                 for lane in chosen
             ]
             self._block_nbytes = max(lane.placement.nbytes for lane in self._lanes)
             block = cuda.allocate(self._block_nbytes, "what the plans compute in")
-            undo.callback(cuda.free, block)
+            stack.callback(cuda.free, block)
             for opened in self._lanes:
-                opened.bind(block, self._stream, undo)
+                opened.bind(block, self._stream, stack)
             self._stream.synchronize()
-            self._undo = undo.pop_all()
+            self._stack = stack.pop_all()
         hws = dict.fromkeys((shape[1], shape[2]) for shape in (lane.image_shape for lane in self._lanes))
         self.grids = Grids(limits=manifest.size, fixed=tuple(hws))
 
@@ -136,7 +131,7 @@ class TensorRtBackend:
             "gpu": self._gpu.name,
             "compute_capability": self._gpu.compute_capability,
             "driver_cuda": self._gpu.driver_cuda,
-            "cuda_graph": self._graphs.describe(),
+            "cuda_graph": self._cuda_graphs.describe(),
             "plans": sorted({plan.file for lane in self._lanes for plan in lane.lane.plans.values()}),
             "shapes": ["{}x{}x{}x{}".format(*lane.image_shape) for lane in self._lanes],
             "gpu_block_bytes": self._block_nbytes,
@@ -151,7 +146,7 @@ class TensorRtBackend:
         with cuda.on_gpu(self._gpu_index):
             with contextlib.suppress(InferenceError):  # it was raised to whoever caused it
                 self._stream.synchronize()
-            self._undo.close()
+            self._stack.close()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:
@@ -175,13 +170,14 @@ class TensorRtBackend:
         }
 
     def _run_host(self, lane: OpenLane, images: npt.NDArray[np.uint8]) -> Array:
-        with _taken(lane) as slot:
-            slot.image.fill(images)
+        with _staging_buffer(lane) as staging:
+            staging.image.values[: len(images)] = images
             with self._lock, cuda.on_gpu(self._gpu_index):
-                lane.ask(copies("host", "host"), slot)
-                slot.done.record(self._stream.handle)
-            slot.done.synchronize()
-            return slot.depth.drain(len(images))
+                lane.enqueue(h2d_from=staging, d2h_to=staging)
+                staging.done.record(self._stream.handle)
+            staging.done.synchronize()
+            depth: Array = staging.depth.values[: len(images)].copy()
+            return depth
 
     def _run_on_gpu(self, image: Any, color: str, out: Any, caller: int) -> Any:
         photo = device_arrays.view(image, stream=caller) if device_arrays.is_on_gpu(image) else None
@@ -193,37 +189,39 @@ class TensorRtBackend:
         by_batch = self._lanes_at(grid_hw)
         lane = by_batch[min(by_batch)]
         result = self._result(out, grid_hw, caller)
-        made = copies("host" if photo is None else "gpu", "host" if result is None else "gpu")
-        with _taken(lane) if Copy.UP in made or Copy.DOWN in made else contextlib.nullcontext() as slot:
-            if slot is not None and Copy.FILL in made:
-                slot.image.fill(image[np.newaxis])
+        touches_host = photo is None or result is None
+        with _staging_buffer(lane) if touches_host else contextlib.nullcontext() as staging:
+            if staging is not None and photo is None:
+                staging.image.values[0] = image
             with self._lock:
                 self._wait_for(caller)
                 if photo is not None:
-                    if photo.stream is not None:
-                        self._wait_for(photo.stream)
-                    rows, row_nbytes = grid_hw[0], 3 * grid_hw[1]
-                    self._stream.copy_rows(
-                        lane.addresses["image"],
-                        photo.address,
-                        row_nbytes=row_nbytes,
-                        pitch=photo.pitch,
-                        rows=rows,
-                    )
-                lane.ask(made, slot)
+                    self._copy_photo(photo, grid_hw, lane)
+                lane.enqueue(
+                    h2d_from=staging if photo is None else None, d2h_to=staging if result is None else None
+                )
                 if result is not None:
-                    self._stream.copy_across(result.address, lane.addresses["depth"], _nbytes(grid_hw))
+                    self._stream.copy_d2d(result.address, lane.addresses["depth"], _nbytes(grid_hw))
                 if isinstance(result, DeviceDepth):
                     result.written.record(self._stream.handle)
                 self._order.record(self._stream.handle)
                 self._order.wait_in(caller)
-                if slot is not None:
-                    slot.done.record(self._stream.handle)
-            if slot is not None:  # its memory is the next frame's, as soon as it is given back
-                slot.done.synchronize()
-                if Copy.DRAIN in made:
-                    return slot.depth.drain(1)[0]
+                if staging is not None:
+                    staging.done.record(self._stream.handle)
+            if staging is not None:  # the next frame gets the buffer as soon as it is given back
+                staging.done.synchronize()
+                if result is None:
+                    return staging.depth.values[0].copy()
         return out if isinstance(result, DeviceView) else result
+
+    def _copy_photo(self, photo: DeviceView, grid_hw: tuple[int, int], lane: OpenLane) -> None:
+        """Enqueue the copy of a photo on the GPU to where the encoder reads it, once its values are there."""
+        if photo.stream is not None:
+            self._wait_for(photo.stream)
+        rows, row_nbytes = grid_hw[0], 3 * grid_hw[1]
+        self._stream.copy_rows_d2d(
+            lane.addresses["image"], photo.address, row_nbytes=row_nbytes, pitch=photo.pitch, rows=rows
+        )
 
     def _result(self, out: Any, grid_hw: tuple[int, int], caller: int) -> DeviceDepth | DeviceView | None:
         """Where the depth map goes; None for the host."""
@@ -244,7 +242,7 @@ class TensorRtBackend:
             )
 
     def _wait_for(self, stream: int) -> None:
-        """Our stream waits for what was asked of that one so far."""
+        """Our stream waits for the work that is enqueued so far in the stream with this handle."""
         self._order.record(stream)
         self._order.wait_in(self._stream.handle)
 
@@ -274,17 +272,17 @@ class TensorRtBackend:
         spec = next(spec for spec in lane.stages[stage].outputs if spec.name == output)
         result = np.empty(tensor_shape(spec, lane.profile.grid, lane.profile.batch), dtype=spec.dtype)
         with self._lock, cuda.on_gpu(self._gpu_index):
-            self._stream.copy_in(lane.addresses[name], np.ascontiguousarray(part))
-            lane.ask_stage(stage)
-            self._stream.copy_out(result, lane.addresses[output])
+            self._stream.copy_h2d(lane.addresses[name], np.ascontiguousarray(part))
+            lane.enqueue_stage(stage)
+            self._stream.copy_d2h(result, lane.addresses[output])
             self._stream.synchronize()
         return result[: len(part)]
 
 
 def _open_engines(
-    engine_dir: EngineDir, chosen: tuple[Lane, ...], undo: contextlib.ExitStack
+    engine_dir: EngineDir, chosen: tuple[Lane, ...], stack: contextlib.ExitStack
 ) -> Mapping[str, OpenedEngine]:
-    """The plans of the lanes, each opened once, by their file."""
+    """The plans of the lanes, each opened once, by their file; `stack` closes them."""
     engines: dict[str, OpenedEngine] = {}
     for lane in chosen:
         stages = engine_dir.manifest.graph_sets[lane.precision].stages
@@ -293,18 +291,18 @@ def _open_engines(
                 stage = stages[plan.stage]
                 job = PlanJob(record=plan, graph=engine_dir.path / stage.file, stage=stage)
                 opened = OpenedEngine(engine_dir.path / plan.file, job)
-                engines[plan.file] = undo.enter_context(contextlib.closing(opened))
+                engines[plan.file] = stack.enter_context(contextlib.closing(opened))
     return engines
 
 
 @contextlib.contextmanager
-def _taken(lane: OpenLane) -> Iterator[Slot]:
-    """A slot of the lane, waited for if all are taken."""
-    slot = lane.slots.get()
+def _staging_buffer(lane: OpenLane) -> Iterator[StagingBuffer]:
+    """A staging buffer of the lane for one frame; waits while all of them are in use."""
+    staging = lane.staging.get()
     try:
-        yield slot
+        yield staging
     finally:
-        lane.slots.put(slot)
+        lane.staging.put(staging)
 
 
 def _nbytes(grid_hw: tuple[int, int]) -> int:

@@ -1,15 +1,16 @@
-"""Where a frame's tensors lie in one block of GPU memory, and which copies it makes. Only values: no GPU.
+"""Where a frame's tensors lie in one block of GPU memory, and how images become batches. Only values: no GPU.
 
-A journey has five steps; a tensor needs its place from the step that writes it to the last that reads it:
+A journey has five steps. A tensor needs its place from the step that writes it to the last that reads it:
 
-    step          0 up    1 encoder    2 unet    3 decoder    4 down
+    step          0 H2D   1 encoder    2 unet    3 decoder    4 D2H
     image         ├─────────────┤
     latent                ├─────────────────┤
     depth latent                       ├──────────────┤
     depth                                         ├──────────────┤
     activations           ├─────┤      ├────┤     ├───┤             of each stage, by far the largest
 
-Stages run one after another, so their activations share one place.
+H2D is the copy from the host to the GPU, D2H the copy back. Stages run one after another, so the memory that
+they compute in (their activations) is one and the same place.
 """
 
 from __future__ import annotations
@@ -17,18 +18,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from typing import Literal
 
 from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.engine_dir.manifest import STAGES, PlanProfile, Stage
-from fiffdepth_rt.gpu.cuda import Copy
 
 ALIGNMENT = 512  # bytes; TensorRT wants 256, textures 512
 ITEMSIZE = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
-UP, DOWN = 0, len(STAGES) + 1  # steps; stage i runs in step i + 1
-
-Place = Literal["host", "gpu"]
+H2D, D2H = 0, len(STAGES) + 1  # steps; stage i runs in step i + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +69,8 @@ def journey_buffers(
     for step, name in enumerate(STAGES, 1):
         for spec in (*stages[name].inputs, *stages[name].outputs):
             steps[spec.name].append(step)
-    steps["image"].append(UP)
-    steps["depth"].append(DOWN)
+    steps["image"].append(H2D)
+    steps["depth"].append(D2H)
     tensors = (
         Buffer(name=name, nbytes=nbytes[name], first=min(used), last=max(used))
         for name, used in steps.items()
@@ -86,7 +83,10 @@ def journey_buffers(
 
 
 def place(buffers: Collection[Buffer]) -> Placement:
-    """Buffers -> offsets: two that are needed at the same step never overlap; others may. Largest first."""
+    """Buffers -> offsets. Two buffers that are needed at the same step never overlap; others may.
+
+    The largest buffers are placed first.
+    """
     placed: list[tuple[int, Buffer]] = []
     for buffer in sorted(buffers, key=lambda one: (-one.nbytes, one.name)):
         offset = 0
@@ -106,38 +106,11 @@ def _end(offset: int, buffer: Buffer) -> int:
     return offset + -(-buffer.nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def copies(source: Place, result: Place) -> tuple[Copy, ...]:
-    """The copies that a frame makes, in order. From the GPU to the GPU none of them touches the host."""
-    return (
-        *((Copy.FILL, Copy.UP) if source == "host" else (Copy.ACROSS,)),
-        *((Copy.DOWN, Copy.DRAIN) if result == "host" else (Copy.ACROSS,)),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GraphKey:
-    """What tells one CUDA graph from another: addresses are fixed in a graph, and so is what it copies.
-
-    slot: which of the pinned buffers it copies from and to; None where it touches none.
-    """
-
-    profile: PlanProfile
-    up: bool
-    down: bool
-    slot: int | None
-
-
-def graph_key(profile: PlanProfile, made: Collection[Copy], slot: int | None) -> GraphKey:
-    """The key of the graph for a frame that makes these copies."""
-    up, down = Copy.UP in made, Copy.DOWN in made
-    return GraphKey(profile=profile, up=up, down=down, slot=slot if up or down else None)
-
-
 def batch_parts(images: int, batches: Collection[int]) -> tuple[tuple[int, int], ...]:
-    """How a number of images goes through plans of these batches: (images, batch of the plan) of each run.
+    """So many images -> the runs that take them: (images in the run, batch of the plan that it uses).
 
-    The largest batches that are full come first; the rest goes through the smallest that holds it, the places
-    that are left over being computed for nothing.
+    batches: those that plans were built for. The largest batches that can be filled come first. What is left
+    goes through the smallest batch, whose empty places are computed for nothing.
     """
     parts, left = [], images
     while left:

@@ -1,53 +1,54 @@
-"""One shape's way through the three plans: contexts and buffers that are made once, and CUDA graphs of it.
+"""A lane: the way of one image shape through the three plans, with memory and CUDA graphs made once for it.
 
-Everything is asked of one stream, so encoder, UNet and decoder follow each other without the host waiting in
-between, and lanes and frames may share one block of GPU memory. What is asked twice becomes a CUDA graph.
+Copies and stages of a frame are enqueued in one CUDA stream, so encoder, UNet and decoder follow each other
+without the host waiting in between, and all lanes and frames can share one block of GPU memory. From the
+second frame on, the same work is launched as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import queue
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.backends.tensorrt.buffers import (
-    GraphKey,
     Placement,
     activations_of,
-    graph_key,
     journey_buffers,
     place,
-    tensor_nbytes,
 )
 from fiffdepth_rt.backends.tensorrt.fit import Lane
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine, StageContext
 from fiffdepth_rt.engine_dir.manifest import STAGES, Stage
 from fiffdepth_rt.errors import BackendError, DeviceMemoryError, InferenceError
 from fiffdepth_rt.gpu import cuda
-from fiffdepth_rt.gpu.cuda import Copy
 
-SLOTS = 2  # frames at once: while the GPU computes one, the host fills or drains the other
+STAGING_BUFFERS = 2  # frames at once: while the GPU computes one, the host fills or reads the other's buffer
 
 log = logging.getLogger("fiffdepth_rt.tensorrt")
 
 
-class Slot:
-    """Pinned memory of one frame (or batch), and the mark that it is through. Close it after use."""
+class StagingBuffer:
+    """Pinned host memory for the image and the depth map of one frame (or batch). Close it after use.
+
+    done: an event that the GPU reaches when it has done the frame's work.
+    """
 
     def __init__(self, index: int, image_shape: tuple[int, ...]) -> None:
-        """Raises InferenceError."""
+        """Raises InferenceError where the system does not pin as much memory."""
         self.index = index
-        with contextlib.ExitStack() as undo:
-            self.image = undo.enter_context(contextlib.closing(cuda.Pinned(image_shape, "uint8")))
-            self.depth = undo.enter_context(contextlib.closing(cuda.Pinned(image_shape[:3], "float32")))
-            self.done = undo.enter_context(contextlib.closing(cuda.Event()))
-            self.close = undo.pop_all().close
+        with contextlib.ExitStack() as stack:
+            self.image = stack.enter_context(contextlib.closing(cuda.PinnedArray(image_shape, "uint8")))
+            self.depth = stack.enter_context(contextlib.closing(cuda.PinnedArray(image_shape[:3], "float32")))
+            self.done = stack.enter_context(contextlib.closing(cuda.Event()))
+            self.close = stack.pop_all().close
 
 
-class Graphs:
-    """Whether frames are replayed from CUDA graphs, and if not, why. Shared by all lanes of an engine."""
+class CudaGraphs:
+    """Whether frames are run as CUDA graphs, and if not, why. All lanes of an engine share one of these."""
 
     def __init__(self, *, wanted: bool) -> None:
         self.why_not = "" if wanted else "off: cuda_graph=False"
@@ -61,13 +62,28 @@ class Graphs:
         log.warning("CUDA graph %s", self.why_not)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CudaGraphKey:
+    """What tells one CUDA graph of a lane from another: the host addresses that it copies from and to.
+
+    h2d_from, d2h_to: index of the staging buffer; None for a graph without that copy.
+    """
+
+    h2d_from: int | None
+    d2h_to: int | None
+
+
 class OpenLane:
-    """A lane, ready to run. All methods that ask for work: one thread at a time, on the engine's GPU."""
+    """A lane that is ready to run. Methods that enqueue: one thread at a time, on the engine's GPU."""
 
     def __init__(
-        self, lane: Lane, stages: Mapping[str, Stage], engines: Mapping[str, OpenedEngine], graphs: Graphs
+        self,
+        lane: Lane,
+        stages: Mapping[str, Stage],
+        engines: Mapping[str, OpenedEngine],
+        cuda_graphs: CudaGraphs,
     ) -> None:
-        """engines: by the file of their plan. It still needs `bind`."""
+        """engines: by the file of their plan. The lane can run once `bind` was called."""
         self.lane = lane
         self.profile = lane.profile
         self.stages = stages
@@ -77,15 +93,15 @@ class OpenLane:
             stage: self._engines[stage].activation_nbytes(self._indices[stage]) for stage in STAGES
         }
         self.placement: Placement = place(journey_buffers(stages, lane.profile, self._activations))
-        self.nbytes = tensor_nbytes(stages, lane.profile)
         self.image_shape = tensor_shape(stages["encoder"].inputs[0], lane.profile.grid, lane.profile.batch)
-        self._graphs = graphs
-        self._captured: dict[GraphKey, cuda.Graph] = {}
+        self._cuda_graphs = cuda_graphs
+        self._captured: dict[CudaGraphKey, cuda.CudaGraph] = {}
 
-    def bind(self, block: int, stream: cuda.Stream, undo: contextlib.ExitStack) -> None:
-        """Contexts and pinned memory, over a block of GPU memory of at least `placement.nbytes`.
+    def bind(self, block: int, stream: cuda.Stream, stack: contextlib.ExitStack) -> None:
+        """Make contexts that compute in `block`, and staging buffers; `stack` closes them.
 
-        undo: gets what frees them. Raises DeviceMemoryError, InferenceError.
+        block: the address of GPU memory, of `placement.nbytes` at least. Raises DeviceMemoryError,
+        InferenceError.
         """
         self._stream = stream
         self.addresses = {name: block + offset for name, offset in self.placement.offsets.items()}
@@ -93,52 +109,58 @@ class OpenLane:
         for stage, spec in self.stages.items():
             shape = tensor_shape(spec.inputs[0], self.profile.grid, self.profile.batch)
             context = self._engines[stage].context(self._indices[stage], shape, stream)
-            self._contexts[stage] = undo.enter_context(contextlib.closing(context))
+            self._contexts[stage] = stack.enter_context(contextlib.closing(context))
             tensors = {one.name: self.addresses[one.name] for one in (*spec.inputs, *spec.outputs)}
             context.bind(tensors, self.addresses[activations_of(stage)], self._activations[stage])
-        self.slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        for index in range(SLOTS):
-            self.slots.put(undo.enter_context(contextlib.closing(Slot(index, self.image_shape))))
-        undo.callback(self._close_graphs)
+        self.staging: queue.SimpleQueue[StagingBuffer] = queue.SimpleQueue()
+        for index in range(STAGING_BUFFERS):
+            self.staging.put(stack.enter_context(contextlib.closing(StagingBuffer(index, self.image_shape))))
+        stack.callback(self._close_cuda_graphs)
 
-    def ask(self, made: Collection[Copy], slot: Slot | None) -> None:
-        """The three stages, with the copies up and down that are in `made`; from a graph, the second time on.
+    def enqueue(self, *, h2d_from: StagingBuffer | None, d2h_to: StagingBuffer | None) -> None:
+        """Enqueue the three stages, and the copies from and to the host around them.
 
-        slot: where those copies begin and end. Raises DeviceMemoryError, InferenceError.
+        h2d_from: the staging buffer whose image is copied to the GPU first; None where the image is there.
+        d2h_to: the staging buffer that gets the depth map; None to leave the depth map on the GPU.
+        Raises DeviceMemoryError, InferenceError.
         """
-        key = graph_key(self.profile, made, None if slot is None else slot.index)
+        key = CudaGraphKey(
+            h2d_from=None if h2d_from is None else h2d_from.index,
+            d2h_to=None if d2h_to is None else d2h_to.index,
+        )
         if key in self._captured:
             self._captured[key].launch(self._stream)
             return
-        self._enqueue(key, slot)  # not captured: TensorRT may finish its preparations in a first run
-        if not self._graphs.why_not:
-            self._capture(key, slot)
+        # The first time without capture: TensorRT may finish its preparations in a first run.
+        self._enqueue_plainly(h2d_from, d2h_to)
+        if not self._cuda_graphs.why_not:
+            self._capture(key, h2d_from, d2h_to)
 
-    def ask_stage(self, stage: str) -> None:
-        """One stage, on what lies at the address of its input. Raises as `ask`."""
+    def enqueue_stage(self, stage: str) -> None:
+        """Enqueue one stage, on what lies at the address of its input. Raises as `enqueue`."""
         self._contexts[stage].enqueue(self._stream)
 
-    def _enqueue(self, key: GraphKey, slot: Slot | None) -> None:
-        if key.up:
-            assert slot is not None
-            self._stream.copy_in(self.addresses["image"], slot.image.array)
+    def _enqueue_plainly(self, h2d_from: StagingBuffer | None, d2h_to: StagingBuffer | None) -> None:
+        if h2d_from is not None:
+            self._stream.copy_h2d(self.addresses["image"], h2d_from.image.values)
         for stage in STAGES:
-            self.ask_stage(stage)
-        if key.down:
-            assert slot is not None
-            self._stream.copy_out(slot.depth.array, self.addresses["depth"])
+            self.enqueue_stage(stage)
+        if d2h_to is not None:
+            self._stream.copy_d2h(d2h_to.depth.values, self.addresses["depth"])
 
-    def _capture(self, key: GraphKey, slot: Slot | None) -> None:
+    def _capture(
+        self, key: CudaGraphKey, h2d_from: StagingBuffer | None, d2h_to: StagingBuffer | None
+    ) -> None:
         try:
             with self._stream.capture() as captured:
-                self._enqueue(key, slot)
+                self._enqueue_plainly(h2d_from, d2h_to)
         except (InferenceError, DeviceMemoryError) as error:  # the frame itself was enqueued before
-            self._graphs.fail(error)
+            self._cuda_graphs.fail(error)
         else:
             self._captured[key] = captured[0]
-            self._graphs.captured += 1
+            self._cuda_graphs.captured += 1
 
-    def _close_graphs(self) -> None:
-        for graph in self._captured.values():
-            graph.close()
+    def _close_cuda_graphs(self) -> None:
+        for cuda_graph in self._captured.values():
+            cuda_graph.close()
         self._captured = {}

@@ -1,7 +1,7 @@
-"""A plan, opened: checked against its graph, and run on memory that the caller gives.
+"""A plan file -> an engine that was checked against its graph, and runs on GPU memory that the caller gives.
 
-OpenedEngine is one stage's plan; a StageContext runs one of its profiles, on addresses that are set once.
-OpenedPlan runs a plan on numpy arrays: what the parity check of a fresh plan needs, and no more.
+OpenedEngine: one stage's plan. StageContext: what runs an engine under one of its profiles, on addresses that
+are set once. OpenedPlan: a plan that runs on numpy arrays, as the parity check of a fresh plan needs.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class OpenedEngine:
         self.dtypes = _tensor_dtypes(self._engine, job)
 
     def activation_nbytes(self, profile: int) -> int:
-        """How much memory the stage computes in, under one of its profiles."""
+        """Bytes of GPU memory that the stage computes in, under one of its profiles."""
         if hasattr(self._engine, "get_device_memory_size_for_profile_v2"):
             return int(self._engine.get_device_memory_size_for_profile_v2(profile))
         return int(self._engine.device_memory_size) if hasattr(self._engine, "device_memory_size") else 0
 
     def context(self, profile: int, shape: tuple[int, ...], stream: cuda.Stream) -> StageContext:
-        """What runs the stage under a profile, for an input of this shape, in this stream.
+        """A context that runs the stage under a profile, for an input of this shape, in this stream.
 
         Raises DeviceMemoryError, InferenceError.
         """
@@ -67,7 +67,7 @@ class OpenedEngine:
         return StageContext(context, record.file)
 
     def close(self) -> None:
-        """Free the plan's memory, when its contexts are closed too."""
+        """Free the plan's memory. Its contexts must be closed before."""
         self._engine = None
 
 
@@ -82,7 +82,10 @@ class StageContext:
         return tuple(self._context.get_tensor_shape(tensor))
 
     def bind(self, tensors: Mapping[str, int], activations: int, activation_nbytes: int) -> None:
-        """Where its tensors lie, and what it computes in: addresses. Raises InferenceError."""
+        """Set the addresses of the stage's tensors, by name, and of the memory it computes in.
+
+        Raises InferenceError.
+        """
         for name, address in tensors.items():
             if not self._context.set_tensor_address(name, address):
                 raise InferenceError(f"The plan {self._file} has no tensor {name}. Run: fiffdepth doctor")
@@ -92,7 +95,7 @@ class StageContext:
             self._context.device_memory = activations
 
     def enqueue(self, stream: cuda.Stream) -> None:
-        """Ask for the stage to be run, in this stream. Raises DeviceMemoryError, InferenceError."""
+        """Enqueue the stage in this stream. Raises DeviceMemoryError, InferenceError."""
         with kept_lines() as lines:
             if not self._context.execute_async_v3(stream.handle):
                 raise _failure(lines, f"running {self._file}", f"could not run {self._file}")
@@ -123,9 +126,9 @@ class OpenedPlan:
             }
             nbytes = self._engine.activation_nbytes(index)
             context.bind(addresses, memory.enter_context(cuda.allocated(nbytes)), nbytes)
-            stream.copy_in(addresses[takes[0]], arrays[takes[0]])
+            stream.copy_h2d(addresses[takes[0]], arrays[takes[0]])
             context.enqueue(stream)
-            stream.copy_out(arrays[gives[-1]], addresses[gives[-1]])
+            stream.copy_d2h(arrays[gives[-1]], addresses[gives[-1]])
             stream.synchronize()
         return arrays[gives[-1]]
 
@@ -164,7 +167,7 @@ def deserialize(plan: Path, job: PlanJob) -> Any:
 
 
 def _failure(lines: deque[str], needing: str, failed: str) -> BackendError:
-    """What TensorRT said when it gave up -> the error: no memory, or whatever else."""
+    """What TensorRT said when it gave up -> the error: GPU memory that ran out, or another failure."""
     if says_no_memory(lines):
         return cuda.no_room(needing, requested_bytes(lines))
     return InferenceError(f"TensorRT {failed}: {reason(lines)}. Run: fiffdepth doctor")

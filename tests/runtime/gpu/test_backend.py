@@ -22,7 +22,6 @@ import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import backend as backend_file
 from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt import log as trt_log
-from fiffdepth_rt.backends.tensorrt.buffers import copies
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request, graph_digest
 from fiffdepth_rt.engine_dir.manifest import STAGES, hash_file, read_manifest
@@ -38,10 +37,10 @@ from fiffdepth_rt.errors import (
     PlanVersionError,
     SizeError,
 )
-from fiffdepth_rt.gpu.cuda import Copy, watched_copies
 from tests.support.gpu_stand_in import Cuda, install
 from tests.support.plans import L4, StandInBuilder, edit, fixed, profile, record
 from tests.support.toy import toy_depth, toy_depth_latent, toy_latent, toy_unclipped, write_toy_engine_dir
+from tests.support.watched_copies import D2D, D2H, H2D, watched_copies
 
 GRIDS = ((128, 192), (64, 128))
 LIKE_L4 = ("NVIDIA L4", 8, 9)
@@ -177,31 +176,50 @@ def test_a_stream_of_frames_keeps_its_order_and_its_memory(built: Path, cuda: Cu
 
 # --- copies ---
 
+ROUTES = {  # photo, depth map -> the copies of a frame, in order
+    ("host", "host"): (H2D, D2H),
+    ("host", "device"): (H2D, D2D),
+    ("device", "host"): (D2D, D2H),
+    ("device", "device"): (D2D, D2D),
+}
+
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_a_frame_makes_the_copies_of_its_plan_and_no_other(built: Path, cuda: Cuda, cuda_graph: bool) -> None:
+def test_a_frame_makes_the_copies_of_its_route_and_no_other(
+    built: Path, cuda: Cuda, cuda_graph: bool
+) -> None:
     pixels, values = 128 * 192 * 3, 128 * 192 * 4
-    with fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth:
-        on_gpu = OnGpu(cuda, image())
-        for source, given in (("host", image()), ("gpu", on_gpu)):
-            for result, out in (("host", "host"), ("gpu", "device")):
-                for _ in range(4):
-                    with watched_copies() as seen:
-                        depth.infer(given, out=out)
-                    assert tuple(kind for kind, _ in seen) == copies(source, result)
-                    sizes = [nbytes for _, nbytes in seen]
-                    ins = [pixels] * (2 if source == "host" else 1)
-                    assert sizes == ins + [values] * (2 if result == "host" else 1)
+    with (
+        watched_copies() as copies,
+        fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth,
+    ):
+        photos = {"host": image(), "device": OnGpu(cuda, image())}
+        for (source, out), (first, last) in ROUTES.items():
+            for _ in range(4):
+                depth.infer(photos[source], out=out)
+                made = copies.take()
+                assert [(copy.kind, copy.nbytes) for copy in made] == [(first, pixels), (last, values)]
+                assert all(cuda.is_pinned(copy.host) for copy in made if copy.host is not None)
+
+
+def test_a_cuda_graph_is_for_one_shape_its_copies_and_its_staging_buffer(built: Path, cuda: Cuda) -> None:
+    with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
+        photos = {"host": image(), "device": OnGpu(cuda, image())}
+        for (source, out), captured in zip(ROUTES, (2, 4, 6, 7), strict=True):  # two staging buffers, or none
+            for _ in range(4):
+                depth.infer(photos[source], out=out)
+            assert depth.describe()["cuda_graph"] == f"on: {captured} captured so far"
+        depth.infer(OnGpu(cuda, image(0, GRIDS[1])), out="device")
+        assert depth.describe()["cuda_graph"] == "on: 8 captured so far"
 
 
 def test_from_gpu_to_gpu_nothing_touches_the_host(built: Path, cuda: Cuda) -> None:
-    with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
+    with watched_copies() as copies, fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
         given = OnGpu(cuda, image())
         out = OnGpu(cuda, np.zeros(GRIDS[0], np.float32))
-        with watched_copies() as seen:
-            for _ in range(3):
-                assert depth.infer(given, out=out) is out
-        assert {kind for kind, _ in seen} == {Copy.ACROSS}
+        for _ in range(3):
+            assert depth.infer(given, out=out) is out
+        assert {copy.kind for copy in copies.take()} == {D2D}
         cuda.cudaStreamSynchronize(1)
         np.testing.assert_allclose(out.values(), toy_depth(image()[None])[0], atol=1e-6)
 
@@ -458,9 +476,9 @@ def test_a_cameras_graphs_take_arrays_of_the_cameras_size(toy_dir: Path, cuda: C
     with fiffdepth_rt.Depth(toy_dir, backend="tensorrt", precision="fp32") as depth:
         frame = image(0, (120, 168))
         expected = toy_depth(frame[None])[0]
-        with watched_copies() as seen:
+        with watched_copies() as copies:
             kept = depth.infer(OnGpu(cuda, frame), out="device")
-        assert {kind for kind, _ in seen} == {Copy.ACROSS}
+            assert {copy.kind for copy in copies.take()} == {D2D}
         np.testing.assert_allclose(kept.to_host(), expected, atol=1e-6)
         np.testing.assert_allclose(depth.infer(frame), expected, atol=1e-6)
         np.testing.assert_allclose(depth.infer(frame, out="device").to_host(), expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Promises of where tensors lie, which copies a frame makes, and how images become batches. All by value."""
+"""Promises of where tensors lie and how images become batches. All by value."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from hypothesis import strategies as st
 from fiffdepth_rt.backends.tensorrt.buffers import (
     ALIGNMENT,
     Buffer,
-    GraphKey,
     batch_parts,
-    copies,
-    graph_key,
     journey_buffers,
     place,
     tensor_nbytes,
 )
 from fiffdepth_rt.engine_dir.manifest import STAGES, Manifest, read_manifest
-from fiffdepth_rt.gpu.cuda import Copy
 from tests.support.plans import fixed, profile
 from tests.support.toy import write_toy_engine_dir
 
@@ -113,29 +109,7 @@ def test_for_every_set_of_buffers_none_overlaps_another_that_is_needed_with_it(
                 assert start + one.nbytes <= begin or begin + other.nbytes <= start
 
 
-# --- copies, graphs, batches ---
-
-
-@pytest.mark.parametrize(
-    ("source", "result", "made"),
-    [
-        ("host", "host", (Copy.FILL, Copy.UP, Copy.DOWN, Copy.DRAIN)),
-        ("host", "gpu", (Copy.FILL, Copy.UP, Copy.ACROSS)),
-        ("gpu", "host", (Copy.ACROSS, Copy.DOWN, Copy.DRAIN)),
-        ("gpu", "gpu", (Copy.ACROSS, Copy.ACROSS)),
-    ],
-)
-def test_a_frame_makes_these_copies(source: str, result: str, made: tuple[Copy, ...]) -> None:
-    assert copies(source, result) == made  # type: ignore[arg-type]
-
-
-def test_a_graph_is_for_one_shape_its_copies_and_its_pinned_memory() -> None:
-    one = profile(512, 512)
-    assert graph_key(one, copies("host", "host"), 1) == GraphKey(profile=one, up=True, down=True, slot=1)
-    assert graph_key(one, copies("gpu", "host"), 0) == GraphKey(profile=one, up=False, down=True, slot=0)
-    assert graph_key(one, copies("gpu", "gpu"), 0) == GraphKey(profile=one, up=False, down=False, slot=None)
-    assert graph_key(one, copies("gpu", "gpu"), 0) == graph_key(one, copies("gpu", "gpu"), None)
-    assert graph_key(one, (), None) != graph_key(profile(512, 512, 2), (), None)
+# --- batches ---
 
 
 @pytest.mark.parametrize(

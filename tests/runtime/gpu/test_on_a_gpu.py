@@ -20,17 +20,16 @@ import pytest
 
 import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import here
-from fiffdepth_rt.backends.tensorrt.buffers import copies
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir import golden as parity
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, hash_file, open_engine_dir, read_manifest
 from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
 from fiffdepth_rt.gpu import cuda
-from fiffdepth_rt.gpu.cuda import Copy, watched_copies
 from tests.support.paths import ROOT
 from tests.support.plans import AT_GOLDEN, GOLDEN_GRID, edit, plan_files
 from tests.support.toy import toy_depth, write_toy_engine_dir
+from tests.support.watched_copies import D2D, D2H, H2D, watched_copies
 
 _usable = here.usable()
 
@@ -180,18 +179,24 @@ def test_ctrl_c_ends_a_build_and_leaves_nothing(toy_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_a_frame_makes_the_copies_of_its_plan_and_no_other(built: Path, torch: Any, cuda_graph: bool) -> None:
-    given = torch.from_numpy(image()).cuda()
-    with fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth:
-        for source, photo in (("host", image()), ("gpu", given)):
-            for result, out in (("host", "host"), ("gpu", "device")):
-                for _ in range(4):
-                    with watched_copies() as seen:
-                        depth.infer(photo, out=out)
-                    assert tuple(kind for kind, _ in seen) == copies(source, result)
-        with watched_copies() as seen:
-            depth.infer(given, out="device")
-    assert {kind for kind, _ in seen} == {Copy.ACROSS}
+def test_a_frame_makes_the_copies_of_its_route_and_no_other(
+    built: Path, torch: Any, cuda_graph: bool
+) -> None:
+    photos = {"host": image(), "device": torch.from_numpy(image()).cuda()}
+    routes = {
+        ("host", "host"): [H2D, D2H],
+        ("host", "device"): [H2D, D2D],
+        ("device", "host"): [D2D, D2H],
+        ("device", "device"): [D2D, D2D],
+    }
+    with (
+        watched_copies() as copies,
+        fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth,
+    ):
+        for (source, out), made in routes.items():
+            for _ in range(4):
+                depth.infer(photos[source], out=out)
+                assert [copy.kind for copy in copies.take()] == made
 
 
 def test_torch_in_the_same_process_gives_and_takes_without_the_host(
