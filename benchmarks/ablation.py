@@ -37,7 +37,7 @@ from benchmarks.miniature.prior import Size, decode, depth_latent, train_prior
 from benchmarks.miniature.runs import MAX_M, MIN_M, VARIANTS, Budget, Figures, run, score_pictures
 from benchmarks.miniature.scenes import PHOTOGRAPHED, RENDERED, SIZE
 from benchmarks.miniature.worlds import TEACHER_BLUR, TEACHER_ERROR, Worlds, make_worlds
-from fiffdepth_rt import colorize
+from fiffdepth_rt import DepthMap, Space
 from fiffdepth_rt.atomic import replacing
 from training.data.normalise import normalise
 
@@ -235,7 +235,7 @@ def picture_grid(out: Path, worlds: Worlds, seed: int, *, rows: int = 10) -> NDA
 def _shown(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = np.quantile(depth, [0.02, 0.98])
     scaled = np.clip((depth - low) / max(float(high - low), 1e-6), 0, 1)
-    return colorize(scaled.astype(np.float32), space="depth")
+    return DepthMap(values=scaled.astype(np.float32), space=Space.DEPTH).colors()
 
 
 def setup(plan: Plan, records: list[dict]) -> str:

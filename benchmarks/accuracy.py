@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.boundaries import boundary_f1
 from benchmarks.sets import frames
-from fiffdepth_rt import Depth, colorize
+from fiffdepth_rt import Depth, DepthMap, Space
 from training import metrics
 from training.data.samples import MetricPair
 
@@ -72,16 +72,15 @@ def evaluate(
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for frame in held_out:
         predictions = {
-            depth.manifest.name: (depth.infer(frame.photo, size=size), depth.output_space),
-            "ramp": (ramp(frame.depth_m.shape), "depth"),
+            depth.manifest.name: depth.infer(frame.photo, size=size),
+            "ramp": DepthMap(values=ramp(frame.depth_m.shape), space=Space.DEPTH),
         }
-        for method, (prediction, space) in predictions.items():
-            result = score(prediction, frame, space=space)
+        for method, prediction in predictions.items():
+            result = score(prediction.values, frame, space=prediction.space)
             for group in (frame.group, "all"):
                 scores[method, group].append(result)
         if pictures is not None:
-            prediction, space = predictions[depth.manifest.name]
-            _write_picture(pictures / f"{frame.name}.png", frame, prediction, space)
+            _write_picture(pictures / f"{frame.name}.png", frame, predictions[depth.manifest.name])
     groups = sorted({group for _, group in scores} - {"all"})
     return [
         Row(method=method, group=group, images=len(scores[method, group]), abs_rel=a, delta1=d, f1=f)
@@ -91,14 +90,15 @@ def evaluate(
     ]
 
 
-def _write_picture(path: Path, frame: MetricPair, prediction: NDArray[np.float32], space: str) -> None:
+def _write_picture(path: Path, frame: MetricPair, prediction: DepthMap) -> None:
     """Photo, prediction and truth side by side, near = bright; no reading = black."""
     truth, read = frame.depth_m, frame.depth_m > 0
     lo, hi = np.percentile(truth[read], [2, 98])
-    shown = colorize(np.clip((truth - lo) / (hi - lo), 0, 1).astype(np.float32), space="depth")
+    scaled = np.clip((truth - lo) / (hi - lo), 0, 1).astype(np.float32)
+    shown = DepthMap(values=scaled, space=Space.DEPTH).colors()
     shown[~read] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    strip = np.hstack([frame.photo, colorize(prediction, space=space), shown])
+    strip = np.hstack([frame.photo, prediction.colors(), shown])
     cv2.imwrite(str(path), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
 
 

@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sets.frames import beside
-from fiffdepth_rt import Depth
-from fiffdepth_rt.files import read_photo
+from fiffdepth_rt import Depth, DepthMap, Space
 
 Mask = NDArray[np.bool_]
 
@@ -122,11 +121,11 @@ def _strongest_of_runs(edges: Mask, steps: NDArray[np.float64], *, axis: int) ->
     return kept if axis == 1 else kept.T
 
 
-def _unaligned_depth(map_: NDArray[np.float32], *, space: str, far_over_near: float) -> NDArray[np.float32]:
-    """Affine map in [0, 1] -> depth in near planes, 1 … far_over_near."""
-    if space == "disparity":
-        return 1 / (1 / far_over_near + map_ * (1 - 1 / far_over_near))
-    return 1 + map_ * (far_over_near - 1)
+def _unaligned_depth(depth_map: DepthMap, *, far_over_near: float) -> NDArray[np.float32]:
+    """Depth map -> depth in near planes, 1 … far_over_near."""
+    if depth_map.space == Space.DISPARITY:
+        return 1 / (1 / far_over_near + depth_map.values * (1 - 1 / far_over_near))
+    return 1 + depth_map.values * (far_over_near - 1)
 
 
 def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: float) -> list[float]:
@@ -136,8 +135,7 @@ def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: flo
         alpha = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if alpha is None:
             raise SystemExit(f"{path} is not a picture.")
-        map_ = depth.infer(read_photo(photo), size=size)
-        shown = _unaligned_depth(map_, space=depth.output_space, far_over_near=far_over_near)
+        shown = _unaligned_depth(depth.infer(photo, size=size), far_over_near=far_over_near)
         recalls.append(boundary_recall(shown, alpha > 0.1 * 255))
     return recalls
 

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from benchmarks.accuracy import score
 from benchmarks.sets import frames
-from fiffdepth_rt import colorize
+from fiffdepth_rt import DepthMap, Space
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training import objective
 from training.data.normalise import normalise
@@ -132,10 +132,10 @@ def evaluate(
 
 def _write_picture(path: Path, frame: MetricPair, found: dict[tuple[str, str], Array], space: str) -> None:
     """Photo, truth, then every prediction in the order of the table, near = bright; no reading = black."""
-    truth = normalise(frame.depth_m, frame.valid, space="depth") * 0.5 + 0.5
-    shown = [frame.photo, colorize(truth, space="depth")]
+    truth = normalise(frame.depth_m, frame.valid, space=Space.DEPTH) * 0.5 + 0.5
+    shown = [frame.photo, DepthMap(values=truth, space=Space.DEPTH).colors()]
     shown[1][frame.depth_m <= NEAREST_M] = 0
-    shown += [colorize(prediction, space=space) for prediction in found.values()]
+    shown += [DepthMap(values=prediction, space=space).colors() for prediction in found.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))
 

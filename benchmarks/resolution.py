@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from benchmarks import accuracy
 from benchmarks.sets import frames
-from fiffdepth_rt import Depth
+from fiffdepth_rt import Depth, DepthMap
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.machine import machine_card
 from training import metrics
@@ -71,15 +71,15 @@ class _Tiled:
     def __init__(self, depth: Depth, *, aligned: bool) -> None:
         self._depth = depth
         self._aligned = aligned
-        self.manifest, self.output_space = depth.manifest, depth.output_space
+        self.manifest = depth.manifest
 
-    def infer(self, photo: NDArray[np.uint8], *, size: int) -> NDArray[np.float32]:
+    def infer(self, photo: NDArray[np.uint8], *, size: int) -> DepthMap:
         result = np.empty(photo.shape[:2], dtype=np.float32)
-        whole = self._depth.infer(photo, size=size) if self._aligned else None
+        whole = self._depth.infer(photo, size=size).values if self._aligned else None
         for place in quadrants((photo.shape[0], photo.shape[1])):
-            tile = self._depth.infer(photo[place], size=size)
+            tile = self._depth.infer(photo[place], size=size).values
             result[place] = tile if whole is None else fitted_to(tile, whole[place])
-        return result
+        return DepthMap(values=result, space=self._depth.output_space)
 
 
 def quadrants(photo_hw: tuple[int, int]) -> list[tuple[slice, slice]]:
@@ -116,10 +116,10 @@ def measure(
         wall_s, cpu_s, steps = [], [], []
         for i in range(runs):
             start, start_cpu = time.perf_counter(), time.process_time()
-            map_ = depth.infer(photos[i % len(photos)], size=size)
+            depth_map = depth.infer(photos[i % len(photos)], size=size)
             wall_s.append(time.perf_counter() - start)
             cpu_s.append(time.process_time() - start_cpu)
-            steps.append(steepness(map_))
+            steps.append(steepness(depth_map.values))
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rows = accuracy.evaluate(frames.rgbd(folder), depth, size=size, pictures=pictures)
         scores = next(row for row in rows if row.method == opened.manifest.name)

@@ -78,7 +78,7 @@ def watch(
     rng = np.random.default_rng(seed)
     waits = rng.uniform(0, longest_wait_s, (2, frames)) * (rng.random((2, frames)) < 0.2)
     pictures = [rng.integers(0, 256, (*PHOTO_HW, 3), dtype=np.uint8) for _ in range(PICTURES)]
-    expected = [depth.infer(picture, size=size).tobytes() for picture in pictures]
+    expected = [depth.infer(picture, size=size).values.tobytes() for picture in pictures]
 
     def source() -> Iterator[NDArray[np.uint8]]:
         for index in range(frames):
@@ -89,16 +89,16 @@ def watch(
     last, at, rss_mib = -1, [], []
     start = time.monotonic()
     with depth.stream(source(), size=size, inflight=3, drop=drop) as stream:  # type: ignore[arg-type]
-        for d in tqdm(stream, total=frames, unit="frame", mininterval=5, disable=None):
+        for item in tqdm(stream, total=frames, unit="frame", mininterval=5, disable=None):
             given += 1
-            wrong += d.tobytes() != expected[stream.index % PICTURES]
-            out_of_order += stream.index <= last
-            skipped += max(0, stream.index - last - 1)
-            time.sleep(waits[1, stream.index])
-            if (last + 1) * SAMPLES // frames != (stream.index + 1) * SAMPLES // frames:
-                at.append(stream.index + 1)
+            wrong += item.depth_map.values.tobytes() != expected[item.index % PICTURES]
+            out_of_order += item.index <= last
+            skipped += max(0, item.index - last - 1)
+            time.sleep(waits[1, item.index])
+            if (last + 1) * SAMPLES // frames != (item.index + 1) * SAMPLES // frames:
+                at.append(item.index + 1)
                 rss_mib.append(resident_mib())
-            last = stream.index
+            last = item.index
     return Watched(
         frames=frames,
         given=given,
@@ -118,7 +118,7 @@ def differing_threads(first: Depth, second: Depth, *, frames: int = 50, size: in
     pictures = [rng.integers(0, 256, (*PHOTO_HW, 3), dtype=np.uint8) for _ in range(frames)]
 
     def bits(depth: Depth) -> list[bytes]:
-        return [d.tobytes() for d in depth.stream(pictures, size=size)]
+        return [item.depth_map.values.tobytes() for item in depth.stream(pictures, size=size)]
 
     expected = bits(first)
     with ThreadPoolExecutor(8) as pool:

@@ -198,7 +198,7 @@ def evaluate(depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames
         clip, scene = render_clip(seed, frames), f"room {seed}"
         valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
         scores[scene, "truth"] = tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)
-        maps = list(depth.stream(clip.photos))
+        maps = [item.depth_map.values for item in depth.stream(clip.photos)]
         for method, variant in ((name, maps), (f"{name} + flicker", flickering(maps))):
             scores[scene, method] = score(clip, np.stack(variant), space=depth.output_space)
             for n in smooth:

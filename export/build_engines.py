@@ -48,7 +48,6 @@ from export.workplace import Make, Workplace, refuse_existing, writing
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
 from fiffdepth_rt.engine_dir.manifest import (
-    OUTPUT_SPACES,
     Licence,
     Manifest,
     SizeLimits,
@@ -57,6 +56,7 @@ from fiffdepth_rt.engine_dir.manifest import (
     write_manifest,
 )
 from fiffdepth_rt.errors import FiffDepthError, ParityError
+from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
 
 GOLDEN = "golden.npz"
@@ -120,7 +120,7 @@ def export_engine_dir(options: Options) -> Path:
     manifest = Manifest(
         name=model.name,
         recipe=model.recipe.name,
-        output_space=model.output_space,
+        output_space=Space(model.output_space),
         size=SizeLimits(default=model.size_default, max=model.size_max, multiple=GRID_MULTIPLE),
         graph_sets=graph_sets,
         files=work.files(),
@@ -274,7 +274,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("-o", "--output", type=_FILE,
               help="The engine directory to write. By default engines/NAME, by the checkpoint's name.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
-@click.option("--output-space", type=click.Choice(OUTPUT_SPACES),
+@click.option("--output-space", type=click.Choice([str(space) for space in Space]),
               help="What values mean, if not what the recipe says.")
 @click.option("--name", help="The model's name in the manifest.")
 @click.option("--vae", type=_FILE, help="The VAE, where the checkpoint holds a UNet alone.")

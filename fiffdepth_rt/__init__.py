@@ -1,7 +1,8 @@
 """Depth from a photo, by a one-step diffusion model. START HERE: depth.py.
 
 with fiffdepth_rt.Depth() as depth:
-    d = depth.infer(photo)    # uint8 H×W×3 RGB -> float32 H×W in [0, 1], in depth.output_space
+    d = depth.infer("photo.jpg")    # or uint8 H×W×3 RGB -> DepthMap
+d.values                            # float32 H×W in [0, 1]; d.space says what 0 and 1 mean
 """
 
 import logging
@@ -12,14 +13,22 @@ from fiffdepth_rt.version import __version__
 
 if TYPE_CHECKING:
     from fiffdepth_rt.depth import Depth
-    from fiffdepth_rt.depth_map import colorize
+    from fiffdepth_rt.depth_map import DepthMap
+    from fiffdepth_rt.space import Space
+    from fiffdepth_rt.stream import Frame, StreamItem
 
-__all__ = ["Depth", "__version__", "colorize", "errors"]
+__all__ = ["Depth", "DepthMap", "Frame", "Space", "StreamItem", "__version__", "errors"]
 
 logging.getLogger("fiffdepth_rt").addHandler(logging.NullHandler())
 
 # Loaded when first asked for: `fiffdepth doctor` has to speak where NumPy or OpenCV cannot be imported.
-_LATER = {"Depth": "fiffdepth_rt.depth", "colorize": "fiffdepth_rt.depth_map"}
+_LATER = {
+    "Depth": "fiffdepth_rt.depth",
+    "DepthMap": "fiffdepth_rt.depth_map",
+    "Frame": "fiffdepth_rt.stream",
+    "Space": "fiffdepth_rt.space",
+    "StreamItem": "fiffdepth_rt.stream",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,34 +1,35 @@
 """START HERE. Depth: photo -> image -> latent -> depth latent -> depth map.
 
-Convention: a depth map is float32 H×W in [0, 1], affine-invariant (known up to scale and shift, not metres),
-in the space that `Depth.output_space` names:
-    "depth"      0 = nearest, 1 = farthest
-    "disparity"  1 = nearest, 0 = farthest
+Convention: a depth map (depth_map.py) is float32 H×W in [0, 1], affine-invariant (known up to scale and
+shift, not metres), in the model's `output_space`; space.py says what 0 and 1 mean in it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from fiffdepth_rt import files
 from fiffdepth_rt.backends import Backend, DeviceBackend
 from fiffdepth_rt.backends.grids import Size, families
 from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.depth_map import DepthMap, Values
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, Manifest, open_engine_dir
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
-from fiffdepth_rt.gpu.arrays import is_on_gpu
-from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, as_rgb, fit, to_grid, to_photo
+from fiffdepth_rt.gpu.arrays import DeviceArray, DeviceDepth, is_on_gpu
+from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, fit, to_grid, to_photo
+from fiffdepth_rt.space import Space
 from fiffdepth_rt.stream import Drop, Stream
 from fiffdepth_rt.version import __version__
 
-DepthMap = npt.NDArray[np.float32]
+DeviceArrayT = TypeVar("DeviceArrayT", bound=DeviceArray)
 At = Literal["photo", "grid"]
 
 
@@ -74,6 +75,7 @@ class Depth:
             threads=threads,
             cuda_graph=cuda_graph,
         )
+        self._model_sha256 = _model_sha256(self.manifest, self._backend.precision)
         if isinstance(self._asked, tuple):
             try:
                 self.grid_for(self._asked)
@@ -81,80 +83,131 @@ class Depth:
                 self.close()
                 raise
 
-    @overload
-    def infer(
-        self,
-        image: Any,
-        *,
-        color: Color = "rgb",
-        size: Size = None,
-        at: At = "photo",
-        out: Literal["host"] = "host",
-        stream: Any = None,
-    ) -> DepthMap: ...
-
-    @overload
-    def infer(
-        self,
-        image: Any,
-        *,
-        color: Color = "rgb",
-        size: Size = None,
-        at: At = "photo",
-        out: Any,
-        stream: Any = None,
-    ) -> Any: ...
-
-    def infer(
-        self,
-        image: Any,
-        *,
-        color: Color = "rgb",
-        size: Size = None,
-        at: At = "photo",
-        out: Any = "host",
-        stream: Any = None,
-    ) -> Any:
+    def infer(self, photo: Any, *, color: Color = "rgb", size: Size = None) -> DepthMap:
         """photo -> depth map.
 
-        image: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side; or uint8 H×W×3
-            on the tensorrt backend's GPU, of a grid's size, or of the camera's with a camera's graphs.
-        color: "rgb", or "bgr" as OpenCV reads.
-        size: for this call, as in `Depth`; None for what was said there. An array on the GPU is taken as it
-            is.
-        at: "photo" gives H×W; "grid" the grid's h×w, padding included (`image.fit` says where it is).
-        out: "host" gives a numpy array. With the tensorrt backend, "device" gives a
-            `device_arrays.DeviceDepth`, and a float32 array on the GPU is written and returned. What stays on
-            the GPU is not looked at: no error is raised for values that are not finite.
-        stream: the caller's CUDA stream, for arrays on the GPU in or out; `DeviceBackend` says what it does.
+        photo: uint8 H×W×3, or whatever `image.as_rgb` takes, at least 16 px on each side; or the path of a
+            photo file, which `files.read_photo` turns upright.
+        color: "rgb", or "bgr" as OpenCV reads. What a file holds is known without it.
+        size: for this call, as in `Depth`; None for what was said there.
 
-        Returns float32 in [0, 1], see Convention.
-        Raises ImageError, SizeError, InferenceError, DeviceMemoryError, BackendUnavailableError.
+        Raises ImageError, SizeError, InferenceError, DeviceMemoryError.
         """
-        way_back = _way_back(at)
-        if is_on_gpu(image) or not (isinstance(out, str) and out == "host"):
-            return self._infer_on_gpu(image, color, size, at, out, stream)
-        photo = as_rgb(image, color=color)
-        fitted = self._fit(photo, size)
-        depth = self._run(to_grid(photo, fitted)[np.newaxis])[0]
-        return way_back(depth, fitted)
+        pixels = files.to_pixels(photo, color=color)
+        fitted = self._fit(pixels, size)
+        values = self._run(to_grid(pixels, fitted)[np.newaxis])[0]
+        return self._as_depth_map(to_photo(values, fitted))
 
     def infer_batch(
-        self, images: Iterable[Any], *, color: Color = "rgb", size: Size = None, at: At = "photo"
+        self, photos: Iterable[Any], *, color: Color = "rgb", size: Size = None
     ) -> list[DepthMap]:
         """photos of any sizes -> their depth maps, in order. Arguments, result and errors as in `infer`.
 
         All photos are checked before the first one runs; those that share a grid run together.
         """
-        way_back = _way_back(at)
-        photos = [as_rgb(image, color=color) for image in images]
-        fits = [self._fit(photo, size) for photo in photos]
-        depths: dict[int, DepthMap] = {}
+        if isinstance(photos, (str, os.PathLike)):
+            raise ImageError(
+                f"{str(photos)!r} is one path, and a batch is several: pass a list of photos or paths."
+            )
+        pixels = [files.to_pixels(photo, color=color) for photo in photos]
+        fits = [self._fit(one, size) for one in pixels]
+        maps: dict[int, DepthMap] = {}
         for grid_hw in {fitted.grid_hw for fitted in fits}:
             group = [i for i, fitted in enumerate(fits) if fitted.grid_hw == grid_hw]
-            maps = self._run(np.stack([to_grid(photos[i], fits[i]) for i in group]))
-            depths |= {i: way_back(depth, fits[i]) for i, depth in zip(group, maps, strict=True)}
-        return [depths[i] for i in range(len(photos))]
+            values = self._run(np.stack([to_grid(pixels[i], fits[i]) for i in group]))
+            maps |= {
+                i: self._as_depth_map(to_photo(one, fits[i])) for i, one in zip(group, values, strict=True)
+            }
+        return [maps[i] for i in range(len(pixels))]
+
+    @overload
+    def infer_on_gpu(
+        self,
+        photo: Any,
+        *,
+        color: Color = "rgb",
+        size: Size = None,
+        at: At = "photo",
+        out: Literal["device"] = "device",
+        cuda_stream: Any = None,
+    ) -> DeviceDepth: ...
+
+    @overload
+    def infer_on_gpu(
+        self,
+        photo: Any,
+        *,
+        color: Color = "rgb",
+        size: Size = None,
+        at: At = "photo",
+        out: Literal["host"],
+        cuda_stream: Any = None,
+    ) -> DepthMap: ...
+
+    @overload
+    def infer_on_gpu(
+        self,
+        photo: Any,
+        *,
+        color: Color = "rgb",
+        size: Size = None,
+        at: At = "photo",
+        out: DeviceArrayT,
+        cuda_stream: Any = None,
+    ) -> DeviceArrayT: ...
+
+    def infer_on_gpu(
+        self,
+        photo: Any,
+        *,
+        color: Color = "rgb",
+        size: Size = None,
+        at: At = "photo",
+        out: Any = "device",
+        cuda_stream: Any = None,
+    ) -> Any:
+        """photo -> depth map, where the photo is on a GPU, or the depth map stays there: tensorrt's backend.
+
+        photo: uint8 H×W×3 RGB on the backend's GPU, as any library has it, and taken as it is: H×W is the
+            size of a grid, or the camera's with a camera's graphs. Or a photo as in `infer`, for a result
+            that stays on the GPU.
+        color, size: as in `infer`, for a photo that is not on the GPU.
+        at: "photo" gives H×W, and refuses a photo that would have to be resized on the host; "grid" gives the
+            grid's h×w, padding included (`image.fit` says where it is).
+        out: "device" gives a `gpu.arrays.DeviceDepth`; a float32 array on the GPU is written and returned;
+            "host" gives a DepthMap. Values that stay on the GPU are not looked at: no error is raised where
+            they are not finite.
+        cuda_stream: the caller's CUDA stream; `DeviceBackend.run_on_gpu` says what it does.
+
+        Raises ImageError, SizeError, InferenceError, DeviceMemoryError, and BackendUnavailableError where the
+        backend is another one.
+        """
+        if not isinstance(self._backend, DeviceBackend):
+            raise BackendUnavailableError(
+                f"{self._backend.name} on {self._backend.device} takes and gives arrays on the host. Pass "
+                "one (such as x.cpu().numpy()) to infer; or build plans, and open a Depth with "
+                "backend='tensorrt'."
+            )
+        if not (out in ("host", "device") if isinstance(out, str) else is_on_gpu(out)):
+            raise ImageError(f"out={out!r} is not known: say 'host', 'device', or pass an array on the GPU.")
+        if isinstance(out, str) and out == "host" and not is_on_gpu(photo):
+            raise ImageError("The photo is on the host, and so is the result: call infer.")
+        if at not in ("photo", "grid"):
+            raise SizeError(f"at={at!r} is not known: say 'photo' or 'grid'.")
+        if not is_on_gpu(photo):
+            pixels = files.to_pixels(photo, color=color)
+            fitted, color = self._fit(pixels, size), "rgb"
+            if at == "photo" and fitted.photo_hw != fitted.grid_hw:
+                (height, width), grid = fitted.photo_hw, "{}x{}".format(*fitted.grid_hw)
+                raise SizeError(
+                    f"A depth map of {height}x{width} cannot stay on the GPU: it is computed on the grid "
+                    f"{grid}, and resized on the host. Two ways: at='grid', and resize it on the GPU; or put "
+                    "the resizing into the graph: python -m export.build_engines CHECKPOINT --camera "
+                    f"{height}x{width}; fiffdepth build."
+                )
+            photo = to_grid(pixels, fitted)
+        found = self._backend.run_on_gpu(photo, color=color, out=out, cuda_stream=cuda_stream)
+        return self._as_depth_map(self._sound(found)) if isinstance(out, str) and out == "host" else found
 
     def stream(
         self,
@@ -166,17 +219,18 @@ class Depth:
         drop: Drop = "never",
         smooth: float | None = None,
     ) -> Stream:
-        """frames -> their depth maps, in order: `for d in depth.stream(frames)`.
+        """frames -> StreamItems, in order: `for item in depth.stream(frames): item.depth_map`.
 
         Reading, fitting, computing and finishing overlap, each in a thread of its own. Memory is bounded. The
         threads end with the loop, however it is left. Where a name still holds the stream, a `with` block or
         `close()` ends them.
 
-        frames: any iterable of photos as in `infer`, all of one size. It runs in another thread.
+        frames: any iterable of photos as in `infer`, all of one size; or of `Frame`s, each a photo with a
+            tag, such as a time stamp, that its item has too. It runs in another thread.
         inflight: frames on their way at once, from the source to the loop. 1 holds least, and overlaps only
             with the body of the loop; more than 4 gain nothing.
         drop: "never" makes the source wait. "oldest", for live cameras, does not: the latest frame wins, and
-            `Stream.index` and `Stream.frame` tell which frame a depth map belongs to.
+            an item's `index` tells how many were dropped.
         smooth: None, or the time constant in frames with which a correction against flicker leaks back to
             none, such as 30; smoothing.py says what it does.
 
@@ -189,6 +243,7 @@ class Depth:
             frames,
             fit=lambda photo: self._fit(photo, size),
             run=self._run,
+            as_depth_map=self._as_depth_map,
             color=color,
             inflight=inflight,
             drop=drop,
@@ -196,9 +251,9 @@ class Depth:
         )
 
     @property
-    def output_space(self) -> str:
-        """ "depth" or "disparity", see Convention."""
-        return self.manifest.output_space
+    def output_space(self) -> Space:
+        """What the values of the depth maps mean."""
+        return Space(self.manifest.output_space)
 
     @property
     def size(self) -> int:
@@ -216,7 +271,11 @@ class Depth:
         return self._backend
 
     def describe(self) -> dict[str, Any]:
-        """What runs here: everything that a result depends on, as JSON would hold it."""
+        """What runs here: everything that a result depends on, as JSON would hold it.
+
+        sha256: of each stage's graph. model_sha256: one for all of them and for weights outside graphs, as
+        `sha256sum graphs/<set>/* | sha256sum` gives it in the engine directory.
+        """
         manifest, backend = self.manifest, self._backend
         engine = backend.describe()
         sets = families(manifest)[backend.precision].values()
@@ -228,13 +287,14 @@ class Depth:
         return {
             "name": manifest.name,
             "recipe": manifest.recipe,
-            "output_space": manifest.output_space,
+            "output_space": str(self.output_space),
             "engine_dir": str(self._engine_dir.path),
             "backend": backend.name,
             "device": backend.device,
             "precision": backend.precision,
             "size": {"default": self.size, "max": manifest.size.max, "multiple": manifest.size.multiple},
             "sha256": sha256,
+            "model_sha256": self._model_sha256,
             "versions": {
                 "fiffdepth_rt": __version__,
                 "python": platform.python_version(),
@@ -269,45 +329,36 @@ class Depth:
         photo_hw = (photo.shape[0], photo.shape[1])
         return fit(photo_hw, self.grid_for(photo_hw, size))
 
-    def _infer_on_gpu(self, image: Any, color: Color, size: Size, at: At, out: Any, stream: Any) -> Any:
-        if not isinstance(self._backend, DeviceBackend):
-            raise BackendUnavailableError(
-                f"{self._backend.name} on {self._backend.device} takes and gives arrays on the host. Pass "
-                "one (such as x.cpu().numpy()) without out=; or build plans, and open a Depth with "
-                "backend='tensorrt'."
-            )
-        if not (out in ("host", "device") if isinstance(out, str) else is_on_gpu(out)):
-            raise ImageError(f"out={out!r} is not known: say 'host', 'device', or pass an array on the GPU.")
-        if not is_on_gpu(image):
-            photo = as_rgb(image, color=color)
-            fitted, color = self._fit(photo, size), "rgb"
-            if at == "photo" and fitted.photo_hw != fitted.grid_hw:
-                (height, width), grid = fitted.photo_hw, "{}x{}".format(*fitted.grid_hw)
-                raise SizeError(
-                    f"A depth map of {height}x{width} cannot stay on the GPU: it is computed on the grid "
-                    f"{grid}, and resized on the host. Two ways: at='grid', and resize it on the GPU; or put "
-                    "the resizing into the graph: python -m export.build_engines CHECKPOINT --camera "
-                    f"{height}x{width}; fiffdepth build."
-                )
-            image = to_grid(photo, fitted)
-        return self._backend.run_on_gpu(image, color=color, out=out, stream=stream)
+    def _as_depth_map(self, values: Values) -> DepthMap:
+        return DepthMap(
+            values=values,
+            space=self.output_space,
+            model=self.manifest.name,
+            model_sha256=self._model_sha256,
+        )
 
-    def _run(self, image_BHW3: Pixels) -> DepthMap:
-        depth_BHW: DepthMap = self._backend.run(image_BHW3)
-        if not (depth_BHW.min() >= 0 and depth_BHW.max() <= 1):  # NaN fails both
+    def _run(self, image_BHW3: Pixels) -> Values:
+        return self._sound(self._backend.run(image_BHW3))
+
+    def _sound(self, values: Values) -> Values:
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
             raise InferenceError(
                 f"The {self._backend.precision} engine gave values that are not finite or not in [0, 1]: "
                 "it overflowed, or its graphs do not clip. Use precision='fp32', or export again."
             )
-        return depth_BHW
+        return values
 
 
-def _way_back(at: At) -> Callable[[DepthMap, Fit], DepthMap]:
-    if at == "photo":
-        return to_photo
-    if at == "grid":
-        return lambda depth, _: depth.copy()  # not a view that keeps its whole batch alive
-    raise SizeError(f"at={at!r} is not known: say 'photo' or 'grid'.")
+def _model_sha256(manifest: Manifest, precision: str) -> str:
+    """One hash for the graphs that run and their weights: of the lines that sha256sum would print."""
+    stages = [
+        stage
+        for key in families(manifest)[precision].values()
+        for stage in manifest.graph_sets[key].stages.values()
+    ]
+    names = sorted({name for stage in stages for name in (stage.file, *stage.external_data)})
+    lines = "".join(f"{manifest.files[name].sha256}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _checked_size(size: Any, manifest: Manifest) -> Size:

@@ -1,26 +1,30 @@
-"""Photo files -> uint8 pixels, and depth maps -> files.
+"""Photo files -> uint8 pixels, and results -> files.
 
 A photo is judged by its header before one pixel is decoded, and a damaged one ends in an ImageError whatever
-its decoder raised. A result that is there is complete (atomic.py).
-
-Convention: a 16-bit depth picture holds round(65535 × depth map); its PNG text says which space that is in.
+its decoder raised. A result that is there is complete (atomic.py). Pillow is imported where a file is read or
+written, so that who passes arrays does not wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import ImageError, OutputError
-from fiffdepth_rt.image import MAX_PIXELS, Pixels, as_rgb
+from fiffdepth_rt.image import MAX_PIXELS, Color, Pixels, as_rgb, check_extent
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # What is looked for in a folder, and the decoder it needs. Pillow's other decoders are never started: some of
 # them run other programs.
@@ -38,34 +42,43 @@ PHOTO_SUFFIXES = {
 }
 _DECODERS = sorted(set(PHOTO_SUFFIXES.values()))
 
-# What a 16-bit depth picture's values mean, by output space.
-CONVENTION = {
-    "depth": "affine-invariant depth: 0 = nearest, 65535 = farthest; not metres",
-    "disparity": "affine-invariant disparity: 65535 = nearest, 0 = farthest; not inverse metres",
-}
+_warnings_are_off = threading.Lock()  # Python's list of warning filters is one for all threads
 
 
-def read_photo(path: str | Path) -> Pixels:
+def to_pixels(photo: Any, *, color: Color = "rgb") -> Pixels:
+    """photo, or the path of a photo file -> uint8 H×W×3 RGB.
+
+    A path (str or os.PathLike) goes through `read_photo`, whatever `color` says, everything else through
+    `image.as_rgb`. Raises ImageError.
+    """
+    return read_photo(photo) if isinstance(photo, (str, os.PathLike)) else as_rgb(photo, color=color)
+
+
+def read_photo(path: str | os.PathLike[str]) -> Pixels:
     """Photo file -> uint8 H×W×3 RGB, upright.
 
     The EXIF orientation is applied, so H×W is what a viewer shows. Grey becomes three equal channels, 16 bits
     become 8, palettes, CMYK and the like become RGB, an alpha channel is dropped, of several frames or pages
-    the first is taken, a colour profile is ignored. Not for several threads at once: Pillow's warnings are
+    the first is taken, a colour profile is ignored. Threads read one after another: Pillow's warnings are
     silenced meanwhile, and that is one switch for the whole process.
 
     Raises ImageError: not there, not a regular file, not in one of the formats above, damaged or cut off,
     more than MAX_PIXELS according to its header (nothing is decoded then), a side below MIN_SIDE.
     """
+    from PIL import Image, UnidentifiedImageError
+
     path = Path(path)
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises on names that are too long
         what = "is not a regular file" if os.path.lexists(path) else "does not exist"
         raise ImageError(f"{path} {what}: name a photo file.")
     try:
-        with warnings.catch_warnings():  # Pillow's remarks on odd metadata; damaged pixels raise
+        with _warnings_are_off, warnings.catch_warnings():  # remarks on odd metadata; damaged pixels raise
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_DECODERS) as picture:
-                pixels = as_rgb(picture)
-                return np.ascontiguousarray(_upright(pixels, _orientation(picture)))
+                check_extent(picture.height, picture.width)
+                picture.load()
+                _turn_upright(picture)
+                return as_rgb(picture)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -84,26 +97,14 @@ def read_photo(path: str | Path) -> Pixels:
         ) from error
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) where there is none, or none that makes sense.
+def _turn_upright(picture: Image.Image) -> None:
+    """Follow the EXIF orientation, in place."""
+    from PIL import ImageOps
 
-    Asked after decoding: Pillow turns TIFF files itself then, and takes their tag away.
-    """
-    try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata is no reason to refuse sound pixels
-        return 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """H×W×3 as stored -> as it is to be looked at, following the table of EXIF 2.3, tag 0x0112."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    # Damaged metadata is no reason to refuse sound pixels. In place, Pillow turns them before it mends the
+    # metadata, so that they are upright even where mending fails.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def refuse_existing(path: Path) -> None:
@@ -112,38 +113,48 @@ def refuse_existing(path: Path) -> None:
         raise OutputError(f"{path} exists already: pass --overwrite, or name another folder.")
 
 
-def write_depth_png16(
-    path: Path, depth: npt.NDArray[np.float32], *, space: str, model: str, overwrite: bool = False
+def write_png16(
+    path: Path, values: npt.NDArray[np.float32], *, text: Mapping[str, str], overwrite: bool = False
 ) -> None:
-    """Depth map, float32 H×W in [0, 1] -> 16-bit grey PNG.
+    """float32 H×W in [0, 1] -> 16-bit grey PNG of `to_16_bits`. text: its text chunks.
 
-    Its text chunks say `Space` ("depth" or "disparity"), `Convention` (what 0 and 65535 mean) and `Model`.
     Raises OutputError: exists already (unless overwrite), no permission, disk full.
     """
-    text = PngInfo()
-    for key, value in {"Space": space, "Convention": CONVENTION[space], "Model": model}.items():
-        text.add_text(key, value)
-    scaled = np.multiply(depth, 65535, dtype=np.float32)
+    from PIL import Image
+
+    _write(path, _png(Image.fromarray(to_16_bits(values)), text), overwrite=overwrite)
+
+
+def to_16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """float32 in [0, 1] -> round(65535 × values), uint16."""
+    scaled = np.multiply(values, 65535, dtype=np.float32)
     np.rint(scaled, out=scaled)  # in place: a photo may have 100 million pixels
-    _write(path, _png(Image.fromarray(scaled.astype(np.uint16)), text), overwrite=overwrite)
+    return scaled.astype(np.uint16)
 
 
-def write_depth_npy(path: Path, depth: npt.NDArray[np.float32], *, overwrite: bool = False) -> None:
-    """Depth map, float32 H×W -> NPY file, the values untouched. Raises OutputError like write_depth_png16."""
+def write_npy(path: Path, values: npt.NDArray[np.float32], *, overwrite: bool = False) -> None:
+    """Array -> NPY file, the values untouched. Raises OutputError like write_png16."""
     buffer = io.BytesIO()
-    np.save(buffer, depth, allow_pickle=False)
+    np.save(buffer, values, allow_pickle=False)
     _write(path, buffer.getbuffer(), overwrite=overwrite)
 
 
 def write_color_png(path: Path, pixels: Pixels, *, overwrite: bool = False) -> None:
-    """uint8 H×W×3 RGB -> PNG. Raises OutputError like write_depth_png16."""
-    _write(path, _png(Image.fromarray(pixels)), overwrite=overwrite)
+    """uint8 H×W×3 RGB -> PNG. Raises OutputError like write_png16."""
+    from PIL import Image
+
+    _write(path, _png(Image.fromarray(pixels), {}), overwrite=overwrite)
 
 
-def _png(picture: Image.Image, text: PngInfo | None = None) -> memoryview:
+def _png(picture: Image.Image, text: Mapping[str, str]) -> memoryview:
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, value)
     buffer = io.BytesIO()
     # 4: depth pictures take 40 % of the time of the usual 6, for 5 % more bytes.
-    picture.save(buffer, format="PNG", pnginfo=text, compress_level=4)
+    picture.save(buffer, format="PNG", pnginfo=chunks, compress_level=4)
     return buffer.getbuffer()
 
 

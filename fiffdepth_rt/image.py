@@ -38,21 +38,21 @@ def as_rgb(image: Any, *, color: Color = "rgb") -> Pixels:
     if color not in _TO_RGB:
         raise ImageError(f"color={color!r} is not known: say 'rgb', or 'bgr' for pixels from OpenCV.")
     if _is_pil(image):
-        _check_extent(image.height, image.width)
+        check_extent(image.height, image.width)
         image, color = _pil_pixels(image), "rgb"
     if not isinstance(image, np.ndarray) and hasattr(image, "__dlpack__"):
         image = _host_array(image)
     if not isinstance(image, np.ndarray):
         raise ImageError(
-            f"A photo is a numpy array or a PIL image, not a {type(image).__qualname__}. "
-            "Convert it with numpy.asarray, or open a file with PIL.Image.open."
+            f"A photo is a numpy array or a PIL image, not a {type(image).__qualname__}. Convert it with "
+            "numpy.asarray. A file goes to Depth.infer by its path, an array on a GPU to Depth.infer_on_gpu."
         )
     if image.ndim not in (2, 3) or image.shape[2:] not in _TO_RGB[color]:
         raise ImageError(
             f"An array of shape {image.shape} is no photo: pass height×width×3, "
             "height×width×4 or height×width."
         )
-    _check_extent(*image.shape[:2])
+    check_extent(*image.shape[:2])
     pixels = np.ascontiguousarray(_as_uint8(image))
     conversion = _TO_RGB[color][image.shape[2:]]
     return pixels if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), dtype=np.uint8)
@@ -147,7 +147,8 @@ def _as_uint8(image: Array) -> Pixels:
     return np.asarray(np.rint(image.astype(np.float32) * np.float32(255)), dtype=np.uint8)
 
 
-def _check_extent(height: int, width: int) -> None:
+def check_extent(height: int, width: int) -> None:
+    """Raises ImageError for a side below MIN_SIDE, or more than MAX_PIXELS pixels."""
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"A photo of {height}×{width} px is too small: both sides need at least {MIN_SIDE} px."
@@ -166,7 +167,7 @@ def _host_array(image: Any) -> Array:
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise ImageError(
             f"numpy cannot read this {type(image).__qualname__} ({error}). An array on a GPU goes to "
-            "Depth.infer, with the tensorrt backend; else bring it to the host, such as with "
+            "Depth.infer_on_gpu, with the tensorrt backend; else bring it to the host, such as with "
             "x.detach().cpu()."
         ) from error
 

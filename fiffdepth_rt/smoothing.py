@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fiffdepth_rt.errors import StreamError
 
-DepthMap = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float32]
 
 MIN_SCALE, MAX_SCALE = 0.8, 1.25
 MAX_SHIFT = 0.2
@@ -65,10 +65,10 @@ class Smoother:
                 "or None."
             )
         self._keep = math.exp(-1 / time_constant)
-        self._last: DepthMap | None = None
+        self._last: Values | None = None
         self.correction = Correction(reset=True)
 
-    def __call__(self, depth: DepthMap) -> DepthMap:
+    def __call__(self, depth: Values) -> Values:
         """depth map -> depth map of the same shape, in [0, 1]; the same object if nothing is to be done."""
         sample = _sample(depth)
         fitted = None
@@ -83,7 +83,7 @@ class Smoother:
         return _apply(depth, self.correction)
 
 
-def fit_to(depth: DepthMap, reference: DepthMap) -> tuple[float, float] | None:
+def fit_to(depth: Values, reference: Values) -> tuple[float, float] | None:
     """depth map, reference -> (scale, shift) so that scale · depth + shift is the reference on most pixels.
 
     Of equal shapes, in [0, 1]. None where no such correction within the limits explains MIN_INLIERS of the
@@ -111,12 +111,12 @@ def fit_to(depth: DepthMap, reference: DepthMap) -> tuple[float, float] | None:
     return (scale, shift) if share >= MIN_INLIERS and abs(shift) <= MAX_SHIFT else None
 
 
-def _sample(depth: DepthMap) -> DepthMap:
+def _sample(depth: Values) -> Values:
     step = max(1, math.ceil(math.sqrt(depth.size / _SAMPLES)))
     return depth[step // 2 :: step, step // 2 :: step]
 
 
-def _apply(depth: DepthMap, correction: Correction) -> DepthMap:
+def _apply(depth: Values, correction: Correction) -> Values:
     if (correction.scale, correction.shift) == (1.0, 0.0):
         return depth
     corrected = depth * np.float32(correction.scale) + np.float32(correction.shift)

@@ -1,11 +1,11 @@
-"""frames -> depth maps, overlapped: while one frame is computed, the next is read, and the last finished.
+"""frames -> stream items, overlapped: while one frame is computed, the next is read, and the last finished.
 
 Four threads, each with one piece of work, in a row:
 
     read      source -> photo           as RGB, a copy of our own: a source may reuse its buffer
     fit       photo -> image            onto the grid
     compute   image -> depth map        one frame at a time
-    finish    depth map -> depth map    smoothed if asked for, back to the photo's size
+    finish    depth map -> item         smoothed if asked for, back to the photo's size
 
 A frame holds a permit from when it is asked for until its depth map is handed over; there are `inflight`
 permits, so memory does not grow however long the video is. With drop="oldest" the source is never made to
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import threading
 from collections import deque
@@ -25,8 +26,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from fiffdepth_rt import files
+from fiffdepth_rt.depth_map import DepthMap, Values
 from fiffdepth_rt.errors import (
     CorruptFrameError,
     FrameSizeError,
@@ -34,10 +36,9 @@ from fiffdepth_rt.errors import (
     SourceLostError,
     StreamError,
 )
-from fiffdepth_rt.image import Color, Fit, Pixels, as_rgb, to_grid, to_photo
+from fiffdepth_rt.image import Color, Fit, Pixels, to_grid, to_photo
 from fiffdepth_rt.smoothing import Smoother
 
-DepthMap = npt.NDArray[np.float32]
 Drop = Literal["never", "oldest"]
 
 PATIENCE_S = 1.0
@@ -46,12 +47,41 @@ PATIENCE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """What a source of frames may give instead of a photo: a photo, and what shall ride along with it.
+
+    photo: as in `Depth.infer`. tag: anything, such as a time stamp or a message's header; the item has it.
+    """
+
+    photo: Any
+    tag: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StreamItem:
+    """What a stream gives for a frame.
+
+    index: the frame's number in the source, from 0. With drop="oldest", a jump by more than 1 from one item
+        to the next says how many frames were dropped.
+    photo: the frame, uint8 H×W×3 RGB; a copy of the stream's own.
+    depth_map: of that photo.
+    tag: of its `Frame`, the same object; None where the source gave a photo alone.
+    """
+
+    index: int
+    photo: Pixels
+    depth_map: DepthMap
+    tag: Any = None
+
+
 @dataclasses.dataclass(kw_only=True)
 class _Frame:
     """A frame on its way; `value` is what the last stage made of it."""
 
     index: int
     photo: Pixels
+    tag: Any
     value: Any = None
     fitted: Fit | None = None
 
@@ -113,14 +143,10 @@ class _Line:
 
 
 class Stream:
-    """An iterator over depth maps, in the order of the frames; made by `Depth.stream`, which says more.
+    """An iterator over StreamItems, in the order of the frames; made by `Depth.stream`, which says more.
 
-    Threads start with the first `next`. They end with the last depth map, with an error, with `close`, at the
+    Threads start with the first `next`. They end with the last item, with an error, with `close`, at the
     end of a `with` block, and when the stream is garbage, so leaving a loop early ends them too.
-
-    index: number, in the source and from 0, of the frame that the last depth map belongs to; −1 before it.
-    frame: that frame as uint8 H×W×3 RGB, a copy of the stream's own; None before it.
-    With drop="oldest", a jump of `index` by more than 1 says how many frames were dropped.
     """
 
     def __init__(
@@ -128,12 +154,18 @@ class Stream:
         frames: Iterable[Any],
         *,
         fit: Callable[[Pixels], Fit],
-        run: Callable[[Pixels], DepthMap],
+        run: Callable[[Pixels], Values],
+        as_depth_map: Callable[[Values], DepthMap],
         color: Color,
         inflight: int,
         drop: Drop,
         smooth: float | None,
     ) -> None:
+        if isinstance(frames, (str, os.PathLike)):
+            raise StreamError(
+                f"A stream takes photos, and {str(frames)!r} is one path. For a video, pass what "
+                "fiffdepth_rt.video.open_source gives, with color='bgr'; for photos, a list of their paths."
+            )
         if isinstance(inflight, bool) or not isinstance(inflight, (int, np.integer)) or inflight < 1:
             raise StreamError(f"inflight={inflight!r} is not possible: say how many frames, at least 1.")
         if drop not in ("never", "oldest"):
@@ -142,8 +174,6 @@ class Stream:
             )
         if color not in ("rgb", "bgr"):
             raise ImageError(f"color={color!r} is not known: say 'rgb', or 'bgr' for pixels from OpenCV.")
-        self.index = -1
-        self.frame: Pixels | None = None
         smoother = None if smooth is None else Smoother(smooth)
         self._line = line = _Line(int(inflight))
         self._finished: deque[_Frame | _End] = deque()
@@ -161,9 +191,9 @@ class Stream:
             frame.value = run(frame.value[np.newaxis])[0]
 
         def to_result(frame: _Frame) -> None:
-            depth = frame.value if smoother is None else smoother(frame.value)
+            values = frame.value if smoother is None else smoother(frame.value)
             assert frame.fitted is not None
-            frame.value = to_photo(depth, frame.fitted)
+            frame.value = as_depth_map(to_photo(values, frame.fitted))
 
         self._threads = [
             threading.Thread(target=work, args=arguments, name=f"fiffdepth-{name}", daemon=True)
@@ -178,7 +208,7 @@ class Stream:
     def __iter__(self) -> Stream:
         return self
 
-    def __next__(self) -> DepthMap:
+    def __next__(self) -> StreamItem:
         if self._over:
             raise StopIteration
         if self._threads[0].ident is None:
@@ -197,9 +227,7 @@ class Stream:
                 raise StopIteration
             raise item.error
         self._line.give_permit()
-        self.index, self.frame = item.index, item.photo
-        depth: DepthMap = item.value
-        return depth
+        return StreamItem(index=item.index, photo=item.photo, depth_map=item.value, tag=item.tag)
 
     def close(self) -> None:
         """End all threads. Frames still in flight are forgotten; closing again does nothing."""
@@ -246,10 +274,11 @@ def _read(
                     raw = next(source)
                 except StopIteration:
                     break
-                photo = _as_photo(raw, index, color)
+                given = raw if isinstance(raw, Frame) else Frame(photo=raw)
+                photo = _as_photo(given.photo, index, color)
                 first_hw = first_hw or photo.shape[:2]
                 _check_size(photo.shape[:2], first_hw, index)
-                line.put(photos, _Frame(index=index, photo=photo), replacing=latest)
+                line.put(photos, _Frame(index=index, photo=photo, tag=given.tag), replacing=latest)
                 index += 1
             line.put(photos, _End())
         except _ClosedError:
@@ -289,7 +318,7 @@ def _as_photo(raw: Any, index: int, color: Color) -> Pixels:
             "gone: plug it in again, and start a new stream; or end the source at the last frame."
         )
     try:
-        photo = as_rgb(raw, color=color)
+        photo = files.to_pixels(raw, color=color)
     except ImageError as error:
         raise CorruptFrameError(
             f"Frame {index} of the stream cannot be used. {error} To go on without such frames, leave them "

@@ -8,7 +8,7 @@ videos upright, and gives up on a silent network after a time limit. What that c
 (OpenCV's wheels bring no H.264 encoder), frames are written at a constant rate, both sides are even, and of
 damage FFmpeg says no more than that frames are missing; picture errors that it could paint over stay unseen.
 
-Convention: a 16-bit video holds round(65535 × depth map), like a 16-bit picture (files.CONVENTION).
+Convention: a 16-bit video holds round(65535 × depth map), like a 16-bit picture (`DepthMap.save`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.depth import Depth, DepthMap
-from fiffdepth_rt.depth_map import colorize
+from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.errors import DamagedVideoError, OutputError, SourceError, SourceLostError
-from fiffdepth_rt.files import refuse_existing, write_depth_png16
+from fiffdepth_rt.files import refuse_existing, to_16_bits
 from fiffdepth_rt.image import Pixels
+from fiffdepth_rt.stream import StreamItem
 
 TIMEOUT_MS = 10_000
 """How long an address may stay silent, at the start and between frames."""
@@ -166,16 +166,14 @@ class Result(Protocol):
     def frames(self) -> int:
         """How many were written."""
 
-    def write(self, index: int, photo: Pixels, depth: DepthMap) -> None:
-        """Frame number `index` of the source, its photo (RGB) and its depth map. Raises OutputError."""
+    def write(self, item: StreamItem) -> None:
+        """What a stream gave for a frame of the source. Raises OutputError."""
 
     def close(self) -> None:
         """Finish the file. Raises OutputError if it cannot be played."""
 
 
-def open_result(
-    out: Path, *, fps: float, space: str, model: str, side_by_side: bool = False, overwrite: bool = False
-) -> Result:
+def open_result(out: Path, *, fps: float, side_by_side: bool = False, overwrite: bool = False) -> Result:
     """By its name: x.mp4 in colour, x.mkv with 16-bit values, a name without ending a folder of PNG.
 
     Nothing is written before the first frame. Raises OutputError: exists already, another ending,
@@ -185,14 +183,14 @@ def open_result(
     if side_by_side and suffix != ".mp4":
         raise OutputError(f"Side by side is for eyes, and {out} holds values: name a file that ends in .mp4.")
     if suffix == ".mp4":
-        return ColorVideo(out, fps=fps, space=space, side_by_side=side_by_side, overwrite=overwrite)
+        return ColorVideo(out, fps=fps, side_by_side=side_by_side, overwrite=overwrite)
     if suffix == ".mkv":
         return DepthVideo(out, fps=fps, overwrite=overwrite)
     if suffix and not out.is_dir():
         raise OutputError(
             f"{out} has an unknown ending: name a file .mp4 (colours) or .mkv (16-bit values), or a folder."
         )
-    return DepthPictures(out, space=space, model=model, overwrite=overwrite)
+    return DepthPictures(out, overwrite=overwrite)
 
 
 def convert(
@@ -206,9 +204,8 @@ def convert(
     drop = "oldest" if source.live else "never"
     try:
         with depth.stream(source, color="bgr", drop=drop, smooth=smooth) as stream:  # type: ignore[arg-type]
-            for depth_map in stream:
-                assert stream.frame is not None
-                result.write(stream.index, stream.frame, depth_map)
+            for item in stream:
+                result.write(item)
                 yield result.frames
     finally:
         result.close()
@@ -294,20 +291,19 @@ class _VideoFile:
 class ColorVideo:
     """Colours for eyes, near is warm: .mp4; side by side, the photo is on the left."""
 
-    def __init__(self, path: Path, *, fps: float, space: str, side_by_side: bool, overwrite: bool) -> None:
+    def __init__(self, path: Path, *, fps: float, side_by_side: bool, overwrite: bool) -> None:
         self._file = _VideoFile(path, fps=fps, fourcc="mp4v", grey16=False, overwrite=overwrite)
-        self._space = space
         self._side_by_side = side_by_side
 
     @property
     def frames(self) -> int:
         return self._file.frames
 
-    def write(self, index: int, photo: Pixels, depth: DepthMap) -> None:
-        picture = colorize(depth, space=self._space)
+    def write(self, item: StreamItem) -> None:
+        picture = item.depth_map.colors()
         if self._side_by_side:
-            picture = np.hstack([photo, picture])
-        self._file.add(index, np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), dtype=np.uint8))
+            picture = np.hstack([item.photo, picture])
+        self._file.add(item.index, np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), dtype=np.uint8))
 
     def close(self) -> None:
         self._file.close()
@@ -323,8 +319,8 @@ class DepthVideo:
     def frames(self) -> int:
         return self._file.frames
 
-    def write(self, index: int, photo: Pixels, depth: DepthMap) -> None:
-        self._file.add(index, np.rint(depth * np.float32(65535)).astype(np.uint16))
+    def write(self, item: StreamItem) -> None:
+        self._file.add(item.index, to_16_bits(item.depth_map.values))
 
     def close(self) -> None:
         self._file.close()
@@ -333,20 +329,20 @@ class DepthVideo:
 class DepthPictures:
     """16-bit PNG, 000000_depth.png and on, by the frame's number in the source; made if it is not there."""
 
-    def __init__(self, folder: Path, *, space: str, model: str, overwrite: bool) -> None:
+    def __init__(self, folder: Path, *, overwrite: bool) -> None:
         self.frames = 0
         self._folder = folder
-        self._space, self._model, self._overwrite = space, model, overwrite
+        self._overwrite = overwrite
 
-    def write(self, index: int, photo: Pixels, depth: DepthMap) -> None:
+    def write(self, item: StreamItem) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
                 f"The folder {self._folder} cannot be made ({error.strerror}): name another one."
             ) from error
-        path = self._folder / f"{index:06d}_depth.png"
-        write_depth_png16(path, depth, space=self._space, model=self._model, overwrite=self._overwrite)
+        path = self._folder / f"{item.index:06d}_depth.png"
+        item.depth_map.save(path, overwrite=self._overwrite)
         self.frames += 1
 
     def close(self) -> None:

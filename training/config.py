@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fiffdepth_rt.space import Space
 from training.data import sets
 from training.objective import Method
 
@@ -116,7 +117,7 @@ class Real:
 class Data:
     """[data] What a batch is made of.
 
-    space: "depth" or "disparity", of the targets; written into the checkpoint.
+    space: of the targets, by its name in fiffdepth_rt.space; written into the checkpoint.
     batch: images of one optimiser step over all devices, half synthetic and half real.
     per_device: the most pairs (one synthetic image and one real) that a device takes at once; the rest of its
       share of `batch` is accumulated. The losses do not depend on it.
@@ -288,7 +289,7 @@ def _path(where: str, key: str) -> str:
 
 def _check(c: Config) -> None:
     """What no type can say."""
-    _one_of("data.space", c.data.space, ("depth", "disparity"))
+    _one_of("data.space", c.data.space, tuple(Space))
     _one_of("compute.precision", c.compute.precision, ("bf16", "fp16", "no"))
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")

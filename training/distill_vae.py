@@ -36,12 +36,13 @@ from safetensors import SafetensorError, safe_open
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.space import Space
 from training import loop, objective
 from training.config import Base
 from training.data import procedural
 from training.data.depth_maps import DepthPictures, depth_pictures, has_scenes
 from training.data.images import PhotoFolder, PhotoShards
-from training.data.samples import DataError, Real, SampleError, Space
+from training.data.samples import DataError, Real, SampleError
 from training.errors import TrainingError
 from training.weights import light as light_vae
 from training.weights.base import BaseError, BaseModel, load_base

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.space import Space
+
 Array = NDArray[np.float32]
 
 NEAREST_M = 1e-3
@@ -26,19 +28,17 @@ class Scores:
 
 
 def align(prediction: Array, truth_m: Array, valid: NDArray[np.bool_], *, space: str) -> NDArray[np.float64]:
-    """Affine-invariant H×W prediction -> metres, by least squares in its own space ("depth" or "disparity").
+    """Affine-invariant H×W prediction -> metres, by least squares in its own space.
 
     In disparity the truth is 1 / metres and the aligned disparity is kept ≥ 1e-3.
-    Raises ValueError for another space or fewer than 2 valid pixels.
+    Raises ValueError for an unknown space or fewer than 2 valid pixels.
     """
     if np.count_nonzero(valid) < 2:
         raise ValueError("Alignment needs at least 2 valid pixels; check the ground truth's range and units.")
     p = prediction.astype(np.float64)
-    if space == "depth":
+    if Space(space) is Space.DEPTH:
         return _fit_line(p, truth_m, valid)
-    if space == "disparity":
-        return 1 / np.maximum(_fit_line(p, 1 / np.where(valid, truth_m, 1), valid), 1e-3)
-    raise ValueError(f"Unknown space {space!r}: 'depth' or 'disparity'.")
+    return 1 / np.maximum(_fit_line(p, 1 / np.where(valid, truth_m, 1), valid), 1e-3)
 
 
 def _fit_line(

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from fiffdepth_rt.space import Space
 from training import config
 from training.data import mixing, sets
 from training.data.images import Labelled, open_photos
 from training.data.labels import LabelStore
 from training.data.mixing import Mixture, RealSource, SyntheticSource
-from training.data.samples import DataError, MetricDataset, Space
+from training.data.samples import DataError, MetricDataset
 from training.labelling.teachers import forbids_commerce
 
 

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from training.data.samples import MetricDataset, SampleError, Space
+from fiffdepth_rt.space import Space
+from training.data.samples import MetricDataset, SampleError
 from training.latents import decode, decode_photo, encode
 from training.metrics import NEAREST_M, score
 from training.objective import Half, feed_forward, filtered

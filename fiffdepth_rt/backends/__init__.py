@@ -60,14 +60,16 @@ class Backend(Protocol):
 class DeviceBackend(Backend, Protocol):
     """A backend that takes arrays on its GPU, and leaves its results there."""
 
-    def run_on_gpu(self, image: Any, *, color: str = "rgb", out: Any = "device", stream: Any = None) -> Any:
+    def run_on_gpu(
+        self, image: Any, *, color: str = "rgb", out: Any = "device", cuda_stream: Any = None
+    ) -> Any:
         """image -> depth map, one of them on the GPU at least, without a copy through the host.
 
-        image: uint8 h×w×3 on the grid, an array on the GPU (`device_arrays`) or on the host.
+        image: uint8 h×w×3 on the grid, an array on the GPU (`gpu.arrays`) or on the host.
         color: "rgb"; another one only for the error.
         out: "device" gives a DeviceDepth, "host" a numpy array; a float32 h×w array on the GPU is written and
             returned.
-        stream: the caller's (see `device_arrays.stream_handle`); None for CUDA's default stream. The work
+        cuda_stream: the caller's (see `gpu.arrays.stream_handle`); None for CUDA's default stream. The work
             waits for what was asked of it before, and what is asked of it afterwards waits for the work.
 
         Raises ImageError, SizeError, InferenceError, DeviceMemoryError.

@@ -30,6 +30,7 @@ from fiffdepth_rt.errors import (
     StageMismatchError,
     UnsafePathError,
 )
+from fiffdepth_rt.space import Space
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -37,7 +38,6 @@ GRAPHS = "graphs"
 MANIFEST_MAX_BYTES = 4 * 2**20
 BUNDLED = Path(__file__).parents[1] / "nano"
 
-OUTPUT_SPACES = ("depth", "disparity")
 DTYPES = ("uint8", "float16", "bfloat16", "float32")
 SYMBOLS = ("batch", "height", "width", "height/8", "width/8")
 
@@ -148,7 +148,7 @@ class Licence:
 class Manifest:
     """What an engine directory holds.
 
-    output_space: "depth" (0 = nearest, 1 = farthest) or "disparity" (1 = nearest, 0 = farthest).
+    output_space: what the values of its depth maps mean.
     files: every file of the directory but the manifest and timing.cache, by its path relative to it
         (with "/").
     provenance, parity: JSON as it was written; the runtime reports it and reads nothing in it.
@@ -156,7 +156,7 @@ class Manifest:
 
     name: str
     recipe: str
-    output_space: str
+    output_space: Space
     size: SizeLimits
     graph_sets: Mapping[str, GraphSet]
     files: Mapping[str, FileRecord]
@@ -405,7 +405,7 @@ def _manifest(content: object) -> Manifest:
     manifest = Manifest(
         name=_as(fields["name"], str, "name"),
         recipe=_as(fields["recipe"], str, "recipe"),
-        output_space=_one_of(fields["output_space"], OUTPUT_SPACES, "output_space"),
+        output_space=Space(_one_of(fields["output_space"], tuple(Space), "output_space")),
         size=_size(fields["size"], "size"),
         graph_sets={
             key: _graph_set(value, f"graph_sets.{key}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,24 @@ import numpy.typing as npt
 from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
 from fiffdepth_rt.gpu import cuda, dlpack
 from fiffdepth_rt.gpu.dlpack import packed_strides
+
+
+class CudaArray(Protocol):
+    """What torch, cupy and numba make."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+class DLPackArray(Protocol):
+    """What torch, cupy and jax make."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+DeviceArray = CudaArray | DLPackArray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +138,7 @@ def stream_handle(stream: Any) -> int | None:
         handle = stream.ptr
     if isinstance(handle, bool) or not isinstance(handle, (int, np.integer)) or handle < 0:
         raise InferenceError(
-            f"stream={stream!r} is no CUDA stream: pass a stream of torch or cupy, an object with "
+            f"cuda_stream={stream!r} is no CUDA stream: pass a stream of torch or cupy, an object with "
             "__cuda_stream__, or the handle as an int."
         )
     return int(handle) or cuda.DEFAULT_STREAM

@@ -122,7 +122,7 @@ def command(
 
 def _run(job: Job, depth: Depth, *, overwrite: bool) -> float:
     """One photo -> its files. Returns the seconds that inference took, without reading and writing files."""
-    from fiffdepth_rt import colorize, files
+    from fiffdepth_rt import files
 
     if not overwrite:
         for path in job.results.values():
@@ -131,15 +131,11 @@ def _run(job: Job, depth: Depth, *, overwrite: bool) -> float:
     start = time.perf_counter()
     depth_map = depth.infer(photo)
     seconds = time.perf_counter() - start
-    space = depth.output_space
     for name, path in job.results.items():
-        if name == "png16":
-            model = depth.manifest.name
-            files.write_depth_png16(path, depth_map, space=space, model=model, overwrite=overwrite)
-        elif name == "npy":
-            files.write_depth_npy(path, depth_map, overwrite=overwrite)
+        if name == "color":
+            files.write_color_png(path, depth_map.colors(), overwrite=overwrite)
         else:
-            files.write_color_png(path, colorize(depth_map, space=space), overwrite=overwrite)
+            depth_map.save(path, overwrite=overwrite)
     return seconds
 
 
@@ -170,7 +166,6 @@ def _summarize(done: Sequence[Job], seconds: float, depth: Depth) -> None:
         click.echo(f"{click.format_filename(done[0].photo.name)} -> {names} {where}")
     else:
         click.echo(f"{len(done)} photos -> {sum(len(job.results) for job in done)} files {where}")
-    black = {"depth": "nearest", "disparity": "farthest"}[depth.output_space]
-    click.echo(f"Values are {depth.output_space}: 0 is the {black}; relative, not metres.")
+    click.echo(depth.output_space.sentence)
     engine = f"{depth.manifest.name}, {depth.backend.name} on {depth.backend.device}, {depth.size} px"
     click.echo(f"Inference took {seconds / len(done):.2f} s per photo ({engine}).")

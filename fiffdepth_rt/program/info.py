@@ -13,8 +13,6 @@ from fiffdepth_rt.program import options
 if TYPE_CHECKING:
     from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanRecord, Stage
 
-_MEANING = {"depth": "0 = nearest, 1 = farthest", "disparity": "1 = nearest, 0 = farthest"}
-
 
 @click.command("info")
 @options.directory
@@ -44,7 +42,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     from fiffdepth_rt.engine_dir.manifest import STAGES
 
     yield "Model", f"{manifest.name} (recipe {manifest.recipe})"
-    yield "Output", f"{manifest.output_space}: {_MEANING[manifest.output_space]}; relative, not metres"
+    yield "Output", f"{manifest.output_space}: {manifest.output_space.ends()}; relative, not metres"
     size = manifest.size
     yield "Size", f"{size.default} px by default, {size.max} at most, in multiples of {size.multiple}"
     for precision, graphs in manifest.graph_sets.items():

@@ -78,15 +78,7 @@ def command(
         open_source(source) as opened,
         Depth(engine, backend=backend, device=device, size=size) as depth,
     ):
-        space = depth.output_space
-        result = open_result(
-            out,
-            fps=opened.fps,
-            space=space,
-            model=depth.manifest.name,
-            side_by_side=side_by_side,
-            overwrite=overwrite,
-        )
+        result = open_result(out, fps=opened.fps, side_by_side=side_by_side, overwrite=overwrite)
         start = time.perf_counter()
         try:
             with _on_ctrl_c(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
@@ -102,9 +94,8 @@ def command(
         per_s = result.frames / (time.perf_counter() - start)
         what = click.format_filename(opened.name), click.format_filename(out)
         click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second")
-        black = {"depth": "nearest", "disparity": "farthest"}[space]
         if out.suffix.lower() != ".mp4":
-            click.echo(f"Values are {space}: 0 is the {black}; relative, not metres.")
+            click.echo(depth.output_space.sentence)
 
 
 @contextmanager

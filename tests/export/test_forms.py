@@ -311,8 +311,8 @@ def test_every_form_goes_the_whole_way(tmp_path):
     photo = np.random.default_rng(3).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     for precision, grid_hw in (("fp32-72x104", (72, 104)), ("fp32-camera-240x320", (240, 320))):
         with Depth(tmp_path / "engines", precision=precision, threads=1) as depth:
-            assert depth.infer(photo).shape == (200, 300)
-            assert depth.infer(photo, at="grid").shape == grid_hw
+            assert depth.infer(photo).photo_hw == (200, 300)
+            assert depth.grid_for((200, 300)) == grid_hw
 
 
 @pytest.mark.soak

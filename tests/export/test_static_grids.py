@@ -29,4 +29,4 @@ def test_an_export_for_several_grids_is_one_directory_in_which_photos_find_their
             for photo_hw, grid in (((90, 160), (64, 128)), ((160, 90), (128, 64))):
                 photo = np.random.default_rng(0).integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
                 assert depth.grid_for(photo_hw) == grid
-                assert depth.infer(photo).shape == photo_hw
+                assert depth.infer(photo).photo_hw == photo_hw

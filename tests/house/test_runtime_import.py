@@ -39,8 +39,7 @@ import fiffdepth_rt
 
 with fiffdepth_rt.Depth(sys.argv[1]) as depth:
     d = depth.infer(np.full((100, 60, 3), 200, dtype=np.uint8))
-    picture = fiffdepth_rt.colorize(d, space=depth.output_space)
-print(d.shape, picture.shape, sorted(REFUSED & sys.modules.keys()))
+print(d.values.shape, d.colors().shape, sorted(REFUSED & sys.modules.keys()))
 """
     assert python(code, str(toy_dir)) == "(100, 60) (100, 60, 3) []\n"
 
@@ -52,7 +51,7 @@ def test_importing_loads_no_engine_and_no_photo_library() -> None:
 
 def test_importing_opens_no_file_outside_the_package() -> None:
     needed = python(
-        "import sys, fiffdepth_rt; fiffdepth_rt.Depth, fiffdepth_rt.colorize;"
+        "import sys, fiffdepth_rt; [getattr(fiffdepth_rt, name) for name in fiffdepth_rt.__all__];"
         "print(*(m for m in sys.modules if 'fiffdepth' not in m))"
     ).split()
     code = """
@@ -65,7 +64,7 @@ for name in sys.argv[2:]:
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 import fiffdepth_rt
-fiffdepth_rt.Depth, fiffdepth_rt.colorize  # loaded when asked for
+[getattr(fiffdepth_rt, name) for name in fiffdepth_rt.__all__]  # loaded when asked for
 print(len(opened), [path for path in opened if not path.startswith(sys.argv[1])])
 """
     count, others = python(code, str(PACKAGE), *needed).split(maxsplit=1)
@@ -106,6 +105,14 @@ print(logging.getLogger("fiffdepth_rt").handlers)
 
 
 def test_the_public_names_are_promises() -> None:
-    assert sorted(fiffdepth_rt.__all__) == ["Depth", "__version__", "colorize", "errors"]
+    assert sorted(fiffdepth_rt.__all__) == [
+        "Depth",
+        "DepthMap",
+        "Frame",
+        "Space",
+        "StreamItem",
+        "__version__",
+        "errors",
+    ]
     for name in fiffdepth_rt.__all__:
         assert hasattr(fiffdepth_rt, name)

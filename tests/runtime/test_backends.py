@@ -33,9 +33,10 @@ from fiffdepth_rt.errors import (
     SizeError,
     UnsafePathError,
 )
-from fiffdepth_rt.image import fit, to_grid
+from fiffdepth_rt.image import fit, to_grid, to_photo
 from fiffdepth_rt.machine import default_threads
 from tests.support.toy import (
+    grids_seen,
     toy_depth,
     toy_depth_latent,
     toy_golden,
@@ -267,24 +268,26 @@ def test_a_photo_goes_through_the_graphs_that_waste_least_of_it(tmp_path: Path, 
         for photo_hw, grid in (((90, 160), (64, 128)), ((160, 90), (128, 64)), ((99, 99), (128, 128))):
             photo = rng.integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
             assert opened.grid_for(photo_hw) == grid
-            depth = opened.infer(photo, at="grid")
-            fitted = to_grid(photo, fit(photo_hw, grid))
-            np.testing.assert_allclose(depth, toy_depth(fitted[None])[0], atol=1e-6)
-            assert opened.infer(photo).shape == photo_hw
-            assert np.array_equal(opened.infer(photo, at="grid"), depth)  # the same photo, the same grid
+            fitted = fit(photo_hw, grid)
+            expected = to_photo(toy_depth(to_grid(photo, fitted)[None])[0], fitted)
+            depth_map = opened.infer(photo)
+            assert depth_map.photo_hw == photo_hw
+            np.testing.assert_allclose(depth_map, expected, atol=1e-6)
+            assert np.array_equal(opened.infer(photo), depth_map)  # the same photo, the same grid
 
 
 def test_a_grid_can_be_asked_for_in_one_call_and_for_all(tmp_path: Path) -> None:
     directory = write_static_toy(tmp_path / "toy", *GRIDS)
     photo = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     with fiffdepth_rt.Depth(directory, threads=1) as opened:
-        assert opened.infer(photo, size=(128, 64), at="grid").shape == (128, 64)
-        assert opened.infer(photo, size=128, at="grid").shape == (64, 128)
-        assert [d.shape for d in opened.stream([photo] * 2, size=(128, 128))] == [(90, 160)] * 2
+        assert grids_seen(opened, lambda: opened.infer(photo, size=(128, 64))) == [(128, 64)]
+        assert grids_seen(opened, lambda: opened.infer(photo, size=128)) == [(64, 128)]
+        stream = opened.stream([photo] * 2, size=(128, 128))
+        assert grids_seen(opened, lambda: list(stream)) == [(128, 128)] * 2
         with pytest.raises(SizeError, match="there is one for 128x128, 128x64, 64x128"):
             opened.infer(photo, size=(192, 128))
     with fiffdepth_rt.Depth(directory, threads=1, size=(128, 128)) as opened:
-        assert opened.infer(photo, at="grid").shape == (128, 128)
+        assert grids_seen(opened, lambda: opened.infer(photo)) == [(128, 128)]
         assert opened.size == 128
     with pytest.raises(SizeError, match="No engine is here for the grid 64x64"):
         fiffdepth_rt.Depth(directory, size=(64, 64))

@@ -21,7 +21,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import fiffdepth_rt
-from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.program import program
 from tests.support.paths import ROOT
 
@@ -50,13 +49,13 @@ def test_a_photo_becomes_a_depth_picture_and_a_color_picture_beside_it(
     result = infer("kitchen.jpg")
     assert (result.exit_code, result.stderr) == (0, "")
     assert files_in(work) == {"kitchen.jpg", "hall.png", "kitchen_depth.png", "kitchen_color.png"}
-    expected = depth.infer(read_photo(work / "kitchen.jpg"))
+    expected = depth.infer(work / "kitchen.jpg")
     levels = cv2.imread(str(work / "kitchen_depth.png"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_allclose(levels, expected.astype(np.float64) * 65535, rtol=0, atol=0.51)
+    np.testing.assert_allclose(levels, np.asarray(expected, np.float64) * 65535, rtol=0, atol=0.51)
     with Image.open(work / "kitchen_depth.png") as picture:
         assert picture.text["Space"] == "depth" and picture.text["Model"] == "toy"
     colors = np.asarray(Image.open(work / "kitchen_color.png"))
-    np.testing.assert_array_equal(colors, fiffdepth_rt.colorize(expected, space="depth"))
+    np.testing.assert_array_equal(colors, expected.colors())
 
 
 def test_it_says_where_the_pictures_are_and_how_long_inference_took(work: Path) -> None:
@@ -70,7 +69,7 @@ def test_it_says_where_the_pictures_are_and_how_long_inference_took(work: Path) 
 def test_npy_holds_what_the_library_gives(work: Path, depth: fiffdepth_rt.Depth) -> None:
     assert infer("hall.png", "--format", "npy", "--size", "128").exit_code == 0
     assert files_in(work) == {"kitchen.jpg", "hall.png", "hall_depth.npy"}
-    expected = depth.infer(read_photo(work / "hall.png"), size=128)
+    expected = depth.infer(work / "hall.png", size=128)
     np.testing.assert_array_equal(np.load(work / "hall_depth.npy"), expected)
 
 
@@ -131,7 +130,7 @@ def test_bad_photos_are_skipped_and_counted_and_the_others_done(work: Path) -> N
     assert [line.split()[:2] for line in reports] == [
         ["Skipped:", "nowhere.jpg"],
         ["Skipped:", "notes.jpg"],
-        ["Skipped:", "cut.jpg:"],
+        ["Skipped:", "cut.jpg"],
     ]
     assert count == "3 of 5 skipped, for the reasons above."
     assert "2 photos -> 4 files" in result.stdout

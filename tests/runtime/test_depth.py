@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fiffdepth_rt
+from fiffdepth_rt.engine_dir.manifest import STAGES
 from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
-from tests.support.toy import toy_depth, write_toy_engine_dir
+from tests.support.toy import grids_seen, toy_depth, write_toy_engine_dir
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -39,23 +43,25 @@ def test_a_photo_of_any_size_goes_through_the_grid_and_back(depth: fiffdepth_rt.
 
 
 def test_a_portrait_photo_comes_back_portrait(depth: fiffdepth_rt.Depth, photo: np.ndarray) -> None:
-    d = depth.infer(photo)
-    assert d.shape == (320, 200)
-    assert d.dtype == np.float32
+    depth_map = depth.infer(photo)
+    assert depth_map.photo_hw == (320, 200)
+    d = depth_map.values
+    assert (d.shape, d.dtype) == ((320, 200), np.float32)
     assert d[80, 55] > d[240, 150] > d[300, 20]  # bright, grey, dark, each where the photo has it
 
 
 def test_a_landscape_photo_comes_back_landscape(depth: fiffdepth_rt.Depth, photo: np.ndarray) -> None:
-    d = depth.infer(photo.transpose(1, 0, 2))
+    d = depth.infer(photo.transpose(1, 0, 2)).values
     assert d.shape == (200, 320)
     assert d[55, 80] > d[150, 240] > d[20, 300]
 
 
-def test_the_grids_depth_map_is_given_on_request(depth: fiffdepth_rt.Depth) -> None:
+def test_the_backend_gives_the_grids_values_that_infer_brings_back(depth: fiffdepth_rt.Depth) -> None:
     image = noise(100, 300, 3)
-    on_grid = depth.infer(image, at="grid")
-    assert on_grid.shape == (128, 256)
-    np.testing.assert_array_equal(to_photo(on_grid, fit((100, 300), (128, 256))), depth.infer(image))
+    fitted = fit((100, 300), depth.grid_for((100, 300)))
+    on_grid = depth.backend.run(to_grid(image, fitted)[None])
+    assert on_grid.shape == (1, 128, 256)
+    np.testing.assert_array_equal(to_photo(on_grid[0], fitted), depth.infer(image))
 
 
 @pytest.mark.parametrize(
@@ -64,32 +70,62 @@ def test_the_grids_depth_map_is_given_on_request(depth: fiffdepth_rt.Depth) -> N
 def test_the_processing_size_is_the_callers_choice(
     depth: fiffdepth_rt.Depth, size: int, grid: tuple[int, int]
 ) -> None:
-    assert depth.infer(noise(80, 80, 3), size=size, at="grid").shape == grid
+    assert grids_seen(depth, lambda: depth.infer(noise(80, 80, 3), size=size)) == [grid]
 
 
 def test_the_size_given_at_the_door_is_the_default_of_every_call(toy_dir: Path) -> None:
     with fiffdepth_rt.Depth(toy_dir, size=384) as opened:
         assert opened.size == 384
-        assert opened.infer(noise(90, 120, 3), at="grid").shape == (320, 384)
+        assert grids_seen(opened, lambda: opened.infer(noise(90, 120, 3))) == [(320, 384)]
 
 
 def test_the_same_photo_twice_gives_the_same_bits(depth: fiffdepth_rt.Depth, toy_dir: Path) -> None:
     image = noise(211, 307, 3)
-    first = depth.infer(image)
-    assert first.tobytes() == depth.infer(image).tobytes()
+    first = depth.infer(image).values
+    assert first.tobytes() == depth.infer(image).values.tobytes()
     with fiffdepth_rt.Depth(toy_dir, threads=1) as another:
-        assert first.tobytes() == another.infer(image).tobytes()
+        assert first.tobytes() == another.infer(image).values.tobytes()
 
 
 def test_the_photo_is_left_as_it_was(depth: fiffdepth_rt.Depth) -> None:
     image = noise(64, 64, 3)
     before = image.copy()
-    d = depth.infer(image)
-    d[:] = 0
+    depth.infer(image)
     np.testing.assert_array_equal(image, before)
 
 
 # --- what may go in ---
+
+
+def test_a_photo_by_its_path_comes_out_as_a_viewer_shows_it(
+    depth: fiffdepth_rt.Depth, tmp_path: Path
+) -> None:
+    lying = noise(70, 90, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(lying).save(tmp_path / "phone.png", exif=exif)
+    upright = depth.infer(np.rot90(lying, -1))
+    assert upright.photo_hw == (90, 70)
+    for path in (tmp_path / "phone.png", str(tmp_path / "phone.png")):
+        np.testing.assert_array_equal(depth.infer(path), upright)
+        np.testing.assert_array_equal(depth.infer(path, color="bgr"), upright)  # a file says what it holds
+        np.testing.assert_array_equal(depth.infer_batch([path])[0], upright)
+
+
+def test_threads_may_read_files_at_once_and_warnings_stay_as_they_were(
+    depth: fiffdepth_rt.Depth, tmp_path: Path
+) -> None:
+    Image.fromarray(noise(64, 64, 3)).save(tmp_path / "photo.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        maps = list(pool.map(depth.infer, [tmp_path / "photo.png"] * 40))
+    assert all(np.array_equal(d, maps[0]) for d in maps)
+    assert warnings.filters == before
+
+
+def test_one_path_is_not_taken_for_a_batch_of_letters(depth: fiffdepth_rt.Depth) -> None:
+    with pytest.raises(ImageError, match=r"'photo\.jpg' is one path.*pass a list"):
+        depth.infer_batch("photo.jpg")
 
 
 def pictures() -> st.SearchStrategy[np.ndarray]:
@@ -119,7 +155,7 @@ def pictures() -> st.SearchStrategy[np.ndarray]:
 
 
 def check_any_picture(depth: fiffdepth_rt.Depth, picture: np.ndarray) -> None:
-    d = depth.infer(picture, size=128)
+    d = depth.infer(picture, size=128).values
     assert d.shape == picture.shape[:2]
     assert d.dtype == np.float32
     assert np.isfinite(d).all()
@@ -145,7 +181,7 @@ def test_every_uint8_picture_gives_finite_depth_in_0_1_many_times(
 
 
 def test_a_flat_picture_gives_a_flat_depth_map(depth: fiffdepth_rt.Depth) -> None:
-    d = depth.infer(np.full((50, 333, 3), 128, dtype=np.uint8))
+    d = depth.infer(np.full((50, 333, 3), 128, dtype=np.uint8)).values
     np.testing.assert_allclose(d, d[0, 0], atol=1e-6)
 
 
@@ -162,7 +198,7 @@ def test_layout_in_memory_changes_nothing(depth: fiffdepth_rt.Depth) -> None:
 def test_opencv_colors_are_understood_when_named(depth: fiffdepth_rt.Depth) -> None:
     image = noise(70, 90, 3)
     np.testing.assert_array_equal(depth.infer(image[:, :, ::-1], color="bgr"), depth.infer(image))
-    assert np.abs(depth.infer(image[:, :, ::-1]) - depth.infer(image)).max() > 0.01
+    assert np.abs(np.subtract(depth.infer(image[:, :, ::-1]), depth.infer(image))).max() > 0.01
 
 
 def test_a_pil_image_is_taken_in_its_own_colors(depth: fiffdepth_rt.Depth) -> None:
@@ -179,10 +215,10 @@ def test_a_pil_image_is_taken_in_its_own_colors(depth: fiffdepth_rt.Depth) -> No
         np.zeros((1, 32, 32, 3), dtype=np.uint8),
         np.zeros((0, 32, 3), dtype=np.uint8),
         np.full((32, 32, 3), np.nan, dtype=np.float32),
-        "photo.jpg",
+        "nowhere.jpg",
         None,
     ],
-    ids=["int64", "two channels", "four dimensions", "zero-sized", "NaN", "a path", "None"],
+    ids=["int64", "two channels", "four dimensions", "zero-sized", "NaN", "no such file", "None"],
 )
 def test_what_is_no_photo_is_refused_alone_and_in_a_batch(depth: fiffdepth_rt.Depth, bad: Any) -> None:
     with pytest.raises(ImageError):
@@ -201,21 +237,15 @@ def test_an_impossible_size_is_refused_with_what_is_possible(
         fiffdepth_rt.Depth(toy_dir, size=size)
 
 
-def test_an_unknown_place_for_the_result_is_refused(depth: fiffdepth_rt.Depth) -> None:
-    with pytest.raises(SizeError, match="'photo' or 'grid'"):
-        depth.infer(noise(32, 32, 3), at="middle")  # type: ignore[arg-type]
-
-
 # --- batches and threads ---
 
 
-@pytest.mark.parametrize("at", ["photo", "grid"])
-def test_a_batch_of_mixed_sizes_equals_one_by_one(depth: fiffdepth_rt.Depth, at: Any) -> None:
+def test_a_batch_of_mixed_sizes_equals_one_by_one(depth: fiffdepth_rt.Depth) -> None:
     shapes = [(64, 64, 3), (300, 200, 3), (128, 128), (200, 300, 4), (64, 64, 3), (16, 900, 3)]
     images = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
-    together = depth.infer_batch(iter(images), at=at)
+    together = depth.infer_batch(iter(images))
     for image, d in zip(images, together, strict=True):
-        np.testing.assert_allclose(d, depth.infer(image, at=at), atol=1e-5)
+        np.testing.assert_allclose(d, depth.infer(image), atol=1e-5)
 
 
 def test_a_batch_larger_than_one_call_takes_keeps_its_order(depth: fiffdepth_rt.Depth) -> None:
@@ -223,7 +253,7 @@ def test_a_batch_larger_than_one_call_takes_keeps_its_order(depth: fiffdepth_rt.
     images = [np.full((256, 256, 3), level, dtype=np.uint8) for level in levels]
     for level, d in zip(levels, depth.infer_batch(images), strict=True):
         np.testing.assert_allclose(
-            d, depth.infer(np.full((64, 64, 3), level, dtype=np.uint8))[0, 0], atol=1e-5
+            d, depth.infer(np.full((64, 64, 3), level, dtype=np.uint8)).values[0, 0], atol=1e-5
         )
 
 
@@ -233,9 +263,9 @@ def test_an_empty_batch_gives_an_empty_list(depth: fiffdepth_rt.Depth) -> None:
 
 def test_threads_that_share_a_depth_get_the_bits_they_would_get_alone(depth: fiffdepth_rt.Depth) -> None:
     images = [noise(100 + 9 * i, 160 - 7 * i, 3, seed=i) for i in range(12)]
-    alone = [depth.infer(image).tobytes() for image in images]
+    alone = [depth.infer(image).values.tobytes() for image in images]
     with ThreadPoolExecutor(8) as pool:
-        at_once = [d.tobytes() for d in pool.map(depth.infer, images * 4)]
+        at_once = [d.values.tobytes() for d in pool.map(depth.infer, images * 4)]
     assert at_once == alone * 4
 
 
@@ -261,8 +291,19 @@ def test_a_long_life_with_ever_new_sizes_takes_no_more_memory(toy_dir: Path) -> 
 @pytest.mark.parametrize("space", ["depth", "disparity"])
 def test_the_output_space_is_the_manifests(tmp_path: Path, space: str) -> None:
     with fiffdepth_rt.Depth(write_toy_engine_dir(tmp_path / "toy", output_space=space)) as opened:
-        assert opened.output_space == space
+        assert opened.output_space == space == opened.infer(noise(32, 32, 3)).space
         assert opened.describe()["output_space"] == space
+        json.dumps(opened.describe())
+
+
+def test_a_depth_map_says_which_graphs_computed_it(tmp_path: Path) -> None:
+    maps = []
+    for name, shift in (("one", 0.0), ("two", 0.0), ("three", 0.1)):
+        with fiffdepth_rt.Depth(write_toy_engine_dir(tmp_path / name, shift=shift)) as opened:
+            maps.append(opened.infer(noise(32, 32, 3)))
+            assert maps[-1].model_sha256 == opened.describe()["model_sha256"]
+    assert [d.model for d in maps] == ["toy"] * 3
+    assert maps[0].model_sha256 == maps[1].model_sha256 != maps[2].model_sha256
 
 
 def test_describe_tells_what_a_result_depends_on(toy_dir: Path) -> None:
@@ -277,6 +318,12 @@ def test_describe_tells_what_a_result_depends_on(toy_dir: Path) -> None:
     )
     assert said["size"] == {"default": 320, "max": 1024, "multiple": 64}
     assert said["sha256"]["unet"] == manifest.files["graphs/fp32/unet.onnx"].sha256
+    lines = [
+        f"{manifest.files[f'graphs/fp32/{s}.onnx'].sha256}  graphs/fp32/{s}.onnx\n" for s in sorted(STAGES)
+    ]
+    assert (
+        said["model_sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    )  # sha256sum * | sha256sum
     assert said["engine"]["threads"] == 1
     assert said["versions"]["fiffdepth_rt"] == fiffdepth_rt.__version__
 
@@ -296,35 +343,3 @@ def test_an_engine_that_overflows_is_an_error_and_not_a_picture(tmp_path: Path) 
         pytest.raises(InferenceError, match="not finite"),
     ):
         opened.infer(noise(32, 32, 3))
-
-
-# --- colours ---
-
-
-def test_near_is_bright_and_warm_in_either_space() -> None:
-    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    as_depth = fiffdepth_rt.colorize(ramp, space="depth")
-    as_disparity = fiffdepth_rt.colorize(1 - ramp, space="disparity")
-    assert (as_depth.shape, as_depth.dtype) == ((16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(as_depth, as_disparity)
-    near, far = as_depth[0, 0].astype(int), as_depth[-1, -1].astype(int)
-    assert near.sum() > 500
-    assert far.sum() < 30
-    middle = as_depth[8, 0].astype(int)
-    assert middle[0] > middle[2]  # more red than blue
-
-
-@pytest.mark.parametrize(
-    "depth_map, space",
-    [
-        (np.full((4, 4), np.nan, dtype=np.float32), "depth"),
-        (np.full((4, 4), 1.5, dtype=np.float32), "depth"),
-        (np.zeros((4, 4), dtype=np.uint8), "depth"),
-        (np.zeros((4, 4, 3), dtype=np.float32), "depth"),
-        (np.zeros((0, 4), dtype=np.float32), "depth"),
-        (np.zeros((4, 4), dtype=np.float32), "metres"),
-    ],
-)
-def test_what_is_no_depth_map_gets_no_colors(depth_map: np.ndarray, space: str) -> None:
-    with pytest.raises(ImageError):
-        fiffdepth_rt.colorize(depth_map, space=space)

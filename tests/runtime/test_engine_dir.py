@@ -21,7 +21,6 @@ from fiffdepth_rt.engine_dir.manifest import (
     HARDWARE_COMPATIBILITIES,
     JOURNEY,
     MANIFEST_MAX_BYTES,
-    OUTPUT_SPACES,
     SYMBOLS,
     FileRecord,
     GraphSet,
@@ -47,6 +46,7 @@ from fiffdepth_rt.errors import (
     StageMismatchError,
     UnsafePathError,
 )
+from fiffdepth_rt.space import Space
 
 UNET = "graphs/fp32/unet.onnx"
 
@@ -143,7 +143,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     return Manifest(
         name=draw(texts),
         recipe=draw(texts),
-        output_space=draw(st.sampled_from(OUTPUT_SPACES)),
+        output_space=draw(st.sampled_from(Space)),
         size=draw(sizes),
         graph_sets=sets,
         files={name: draw(records) for name in used},

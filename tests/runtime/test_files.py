@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fiffdepth_rt.errors import ImageError, OutputError
-from fiffdepth_rt.files import read_photo, write_color_png, write_depth_npy, write_depth_png16
+from fiffdepth_rt.files import read_photo, write_color_png
 
 ORIENTATION = 0x0112
 
@@ -26,12 +26,6 @@ ORIENTATION = 0x0112
 def scene() -> np.ndarray:
     """A 24×40 picture without any symmetry."""
     return np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def depth_map() -> np.ndarray:
-    """32×48, from 0 to 1 inclusive."""
-    return np.linspace(0, 1, 32 * 48, dtype=np.float32).reshape(32, 48)
 
 
 # --- photo file -> pixels ---
@@ -57,6 +51,23 @@ def test_a_phone_portrait_jpeg_is_portrait(tmp_path: Path, scene: np.ndarray) ->
     exif[ORIENTATION] = 6
     Image.fromarray(scene).save(tmp_path / "phone.jpg", exif=exif, quality=95)
     assert read_photo(tmp_path / "phone.jpg").shape == (40, 24, 3)
+
+
+def test_sixteen_bits_are_turned_upright_too(tmp_path: Path) -> None:
+    levels = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 8
+    Image.fromarray(levels * 100).save(tmp_path / "deep.png", exif=exif)
+    expected = ((np.rot90(levels).astype(np.uint32) * 100 + 128) // 257).astype(np.uint8)
+    np.testing.assert_array_equal(read_photo(tmp_path / "deep.png"), np.stack([expected] * 3, axis=-1))
+
+
+def test_a_photo_is_upright_though_the_rest_of_its_exif_is_damaged(tmp_path: Path, scene: np.ndarray) -> None:
+    """The orientation can be read, and an entry behind it points beyond the end."""
+    entries = struct.pack(">HHIHH", ORIENTATION, 3, 1, 6, 0) + struct.pack(">HHII", 0x8769, 4, 1, 0x7FFFFFFF)
+    exif = b"Exif\x00\x00MM\x00\x2a" + struct.pack(">IH", 8, 2) + entries + b"\x00" * 4
+    Image.fromarray(scene).save(tmp_path / "photo.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "photo.png"), np.rot90(scene, -1))
 
 
 def test_damaged_exif_does_not_stop_a_sound_photo(tmp_path: Path, scene: np.ndarray) -> None:
@@ -237,29 +248,7 @@ def test_every_damaged_file_is_read_or_refused_in_the_long_run(
     read_or_refuse(tmp_path_factory.getbasetemp(), content)
 
 
-# --- depth maps -> files ---
-
-
-@pytest.mark.parametrize("space", ["depth", "disparity"])
-def test_a_16_bit_depth_picture_holds_the_values_and_says_their_space(
-    tmp_path: Path, depth_map: np.ndarray, space: str
-) -> None:
-    path = tmp_path / "kitchen_depth.png"
-    write_depth_png16(path, depth_map, space=space, model="nano")
-    levels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert levels.dtype == np.uint16 and levels.min() == 0 and levels.max() == 65535
-    np.testing.assert_allclose(levels, depth_map.astype(np.float64) * 65535, rtol=0, atol=0.51)
-    with Image.open(path) as picture:
-        text = picture.text
-    black = {"depth": "0 = nearest", "disparity": "0 = farthest"}[space]
-    assert text["Space"] == space and text["Model"] == "nano" and black in text["Convention"]
-
-
-def test_npy_holds_the_very_values(tmp_path: Path, depth_map: np.ndarray) -> None:
-    write_depth_npy(tmp_path / "d.npy", depth_map)
-    read = np.load(tmp_path / "d.npy", allow_pickle=False)
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, depth_map)
+# --- pictures -> files ---
 
 
 def test_a_color_picture_holds_the_very_pixels(tmp_path: Path, scene: np.ndarray) -> None:
@@ -288,15 +277,16 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from fiffdepth_rt import files
+from fiffdepth_rt import DepthMap, files
 from fiffdepth_rt.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # Python ignores SIGXFSZ, so the write itself fails
 folder = Path(sys.argv[1])
 noise = np.random.default_rng(0).random((200, 200), dtype=np.float32)
+depth_map = DepthMap(values=noise, space="depth")
 colors = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 for write in (
-    lambda: files.write_depth_png16(folder / "a.png", noise, space="depth", model="m", overwrite=True),
-    lambda: files.write_depth_npy(folder / "b.npy", noise, overwrite=True),
+    lambda: depth_map.save(folder / "a.png", overwrite=True),
+    lambda: depth_map.save(folder / "b.npy", overwrite=True),
     lambda: files.write_color_png(folder / "c.png", colors, overwrite=True),
 ):
     try:

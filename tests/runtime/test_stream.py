@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fiffdepth_rt
 from fiffdepth_rt import smoothing
@@ -62,17 +64,19 @@ def _no_thread_is_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("inflight", [1, 2, 7])
 def test_a_stream_gives_the_same_bits_as_infer_in_order(depth: fiffdepth_rt.Depth, inflight: int) -> None:
-    streamed = [d.tobytes() for d in depth.stream(frames(20), size=64, inflight=inflight)]
-    assert streamed == [depth.infer(frame, size=64).tobytes() for frame in frames(20)]
+    streamed = [
+        item.depth_map.values.tobytes() for item in depth.stream(frames(20), size=64, inflight=inflight)
+    ]
+    assert streamed == [depth.infer(frame, size=64).values.tobytes() for frame in frames(20)]
 
 
 def test_bgr_frames_are_taken_as_infer_takes_them(depth: fiffdepth_rt.Depth) -> None:
-    (d,) = depth.stream([numbered(3)], color="bgr", size=64)
-    np.testing.assert_array_equal(d, depth.infer(numbered(3), color="bgr", size=64))
+    (item,) = depth.stream([numbered(3)], color="bgr", size=64)
+    np.testing.assert_array_equal(item.depth_map, depth.infer(numbered(3), color="bgr", size=64))
 
 
 def test_the_depth_maps_have_the_frames_size(depth: fiffdepth_rt.Depth, photo: np.ndarray) -> None:
-    assert [d.shape for d in depth.stream([photo] * 3)] == [(320, 200)] * 3
+    assert [item.depth_map.photo_hw for item in depth.stream([photo] * 3)] == [(320, 200)] * 3
 
 
 def test_no_frames_give_no_depth_maps(depth: fiffdepth_rt.Depth) -> None:
@@ -85,12 +89,33 @@ def test_an_exhausted_stream_stays_exhausted(depth: fiffdepth_rt.Depth) -> None:
     assert list(stream) == []
 
 
-def test_the_stream_tells_which_frame_a_depth_map_belongs_to(depth: fiffdepth_rt.Depth) -> None:
-    stream = depth.stream(frames(5), size=64)
-    assert (stream.index, stream.frame) == (-1, None)
-    for index, _ in enumerate(stream):
-        assert stream.index == index
-        np.testing.assert_array_equal(stream.frame, numbered(index))
+def test_an_item_holds_its_frames_number_and_photo_with_the_depth_map(depth: fiffdepth_rt.Depth) -> None:
+    items = list(depth.stream((numbered(index)[..., ::-1] for index in range(5)), color="bgr", size=64))
+    assert [item.index for item in items] == [0, 1, 2, 3, 4]
+    for item in items:
+        np.testing.assert_array_equal(item.photo, numbered(item.index))
+        assert item.tag is None
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            item.index = 7  # type: ignore[misc]
+
+
+def test_a_tag_rides_along_with_its_frame(depth: fiffdepth_rt.Depth) -> None:
+    stamps = [{"seconds": 10 + index} for index in range(4)]
+    source = [fiffdepth_rt.Frame(photo=numbered(i), tag=stamp) for i, stamp in enumerate(stamps)]
+    items = list(depth.stream([*source, numbered(4)], size=64))
+    assert all(item.tag is stamp for item, stamp in zip(items, stamps, strict=False))
+    assert items[4].tag is None  # a photo alone among them
+    for item in items:
+        np.testing.assert_array_equal(item.photo, numbered(item.index))
+
+
+def test_photos_by_their_paths_are_frames_too(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(numbered(index)).save(tmp_path / f"{index}.png")
+    items = list(depth.stream(sorted(tmp_path.iterdir()), color="bgr", size=64))
+    for item in items:
+        np.testing.assert_array_equal(item.photo, numbered(item.index))
+    assert len(items) == 3
 
 
 def test_a_source_may_use_the_same_memory_for_every_frame(depth: fiffdepth_rt.Depth) -> None:
@@ -101,8 +126,8 @@ def test_a_source_may_use_the_same_memory_for_every_frame(depth: fiffdepth_rt.De
             yield buffer
             buffer[:] = 0
 
-    streamed = [d.tobytes() for d in depth.stream(reusing(), size=64, inflight=4)]
-    assert streamed == [depth.infer(frame, size=64).tobytes() for frame in frames(30)]
+    streamed = [item.depth_map.values.tobytes() for item in depth.stream(reusing(), size=64, inflight=4)]
+    assert streamed == [depth.infer(frame, size=64).values.tobytes() for frame in frames(30)]
 
 
 def test_a_smoothed_stream_is_the_smoother_applied_frame_by_frame(depth: fiffdepth_rt.Depth) -> None:
@@ -111,8 +136,8 @@ def test_a_smoothed_stream_is_the_smoother_applied_frame_by_frame(depth: fiffdep
         return ((ramp + 9 * (index % 2)).astype(np.uint8) for index in range(count))
 
     smoother = smoothing.Smoother(5)
-    expected = [smoother(depth.infer(frame, size=64)) for frame in soft(12)]
-    streamed = list(depth.stream(soft(12), size=64, smooth=5))
+    expected = [smoother(depth.infer(frame, size=64).values) for frame in soft(12)]
+    streamed = [item.depth_map.values for item in depth.stream(soft(12), size=64, smooth=5)]
     np.testing.assert_array_equal(streamed, expected)
     assert any(
         not np.array_equal(s, depth.infer(f, size=64)) for s, f in zip(streamed, soft(12), strict=True)
@@ -171,18 +196,21 @@ def test_a_live_source_never_waits_and_the_latest_frame_wins(depth: fiffdepth_rt
     go_on = threading.Event()
     given = []
 
-    def camera() -> Iterator[np.ndarray]:
+    def camera() -> Iterator[fiffdepth_rt.Frame]:
         for index in range(100):
             given.append(index)
-            yield numbered(index)
+            yield fiffdepth_rt.Frame(photo=numbered(index), tag=f"{index} s")
         go_on.set()
 
     stream = depth.stream(camera(), size=64, drop="oldest", inflight=1)
-    indices = [stream.index for _ in itertools.islice(stream, 1)]
+    items = [next(stream)]
     assert go_on.wait(WAIT_S)  # the camera ran to its end though nobody took a second depth map
-    for d in stream:
-        indices.append(stream.index)
-        np.testing.assert_array_equal(d, depth.infer(numbered(stream.index), size=64))
+    items += stream
+    for item in items:
+        assert item.tag == f"{item.index} s"
+        np.testing.assert_array_equal(item.photo, numbered(item.index))
+        np.testing.assert_array_equal(item.depth_map, depth.infer(numbered(item.index), size=64))
+    indices = [item.index for item in items]
     assert given == list(range(100))
     assert indices == sorted(set(indices))
     assert indices[-1] == 99  # the last frame waited; the ones before it were replaced
@@ -200,8 +228,8 @@ def boom(after: int) -> Iterator[np.ndarray]:
 def test_an_error_of_the_source_comes_behind_the_frames_before_it(depth: fiffdepth_rt.Depth) -> None:
     stream, seen = depth.stream(boom(5), size=64), []
     with pytest.raises(OSError, match="the cable is out"):
-        for _ in stream:
-            seen.append(stream.index)
+        for item in stream:
+            seen.append(item.index)
     assert seen == [0, 1, 2, 3, 4]
     assert not stream_threads()
     assert list(stream) == []
@@ -278,8 +306,8 @@ def test_closing_from_another_thread_ends_a_loop_that_waits(depth: fiffdepth_rt.
 def test_a_frame_of_another_size_is_an_error_of_its_own(depth: fiffdepth_rt.Depth) -> None:
     stream, seen = depth.stream([numbered(0), numbered(1), numbered(2, 64, 48)], size=64), []
     with pytest.raises(FrameSizeError, match=r"Frame 2 has 64×48 px.*began with 48×64.*new stream"):
-        for _ in stream:
-            seen.append(stream.index)
+        for item in stream:
+            seen.append(item.index)
     assert seen == [0, 1]
 
 
@@ -289,8 +317,8 @@ def test_a_frame_of_another_size_is_an_error_of_its_own(depth: fiffdepth_rt.Dept
 def test_a_corrupt_frame_is_named_by_its_number(depth: fiffdepth_rt.Depth, damaged: object) -> None:
     stream, seen = depth.stream([numbered(0), numbered(1), damaged, numbered(3)], size=64), []
     with pytest.raises(CorruptFrameError, match=r"Frame 2 of the stream cannot be used.*leave them out") as e:
-        for _ in stream:
-            seen.append(stream.index)
+        for item in stream:
+            seen.append(item.index)
     assert isinstance(e.value, ImageError)  # whoever catches bad photos catches bad frames
     assert seen == [0, 1]
     assert not stream_threads()
@@ -300,8 +328,8 @@ def test_a_camera_that_disappears_is_not_taken_for_a_corrupt_frame(depth: fiffde
     """`while True: yield capture.read()[1]` gives None once the camera is unplugged."""
     stream, seen = depth.stream(itertools.chain(frames(3), itertools.repeat(None)), size=64), []
     with pytest.raises(SourceLostError, match=r"None for frame 3.*plug it in again"):
-        for _ in stream:
-            seen.append(stream.index)
+        for item in stream:
+            seen.append(item.index)
     assert seen == [0, 1, 2]
     assert not stream_threads()
 
@@ -310,8 +338,13 @@ def test_after_any_bad_frame_the_depth_is_still_usable(depth: fiffdepth_rt.Depth
     for bad in (None, np.zeros((48, 64, 2), np.uint8), numbered(2, 64, 48)):
         with pytest.raises(StreamError):
             list(depth.stream([numbered(0), bad], size=64))
-        (d,) = depth.stream([numbered(5)], size=64)
-        np.testing.assert_array_equal(d, depth.infer(numbered(5), size=64))
+        (item,) = depth.stream([numbered(5)], size=64)
+        np.testing.assert_array_equal(item.depth_map, depth.infer(numbered(5), size=64))
+
+
+def test_one_path_is_not_taken_for_a_stream_of_letters(depth: fiffdepth_rt.Depth) -> None:
+    with pytest.raises(StreamError, match=r"'walk\.mp4' is one path.*open_source"):
+        depth.stream("walk.mp4")
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,19 @@ def read(path: Path, *, raw: bool = False) -> list[np.ndarray]:
 def run(depth: fiffdepth_rt.Depth, clip: Path, out: Path, **options: object) -> Result:
     smooth = options.pop("smooth", None)
     with open_source(str(clip)) as source:
-        result = open_result(out, fps=source.fps, space=depth.output_space, model="toy", **options)  # type: ignore[arg-type]
+        result = open_result(out, fps=source.fps, **options)  # type: ignore[arg-type]
         assert list(convert(depth, source, result, smooth=smooth)) == list(range(1, result.frames + 1))  # type: ignore[arg-type]
     return result
 
 
-def expected(depth: fiffdepth_rt.Depth, clip: Path) -> list[np.ndarray]:
+def item(index: int, values: np.ndarray) -> fiffdepth_rt.StreamItem:
+    depth_map = fiffdepth_rt.DepthMap(values=values, space=fiffdepth_rt.Space.DEPTH)
+    return fiffdepth_rt.StreamItem(
+        index=index, photo=np.zeros((*values.shape, 3), np.uint8), depth_map=depth_map
+    )
+
+
+def expected(depth: fiffdepth_rt.Depth, clip: Path) -> list[fiffdepth_rt.DepthMap]:
     return [depth.infer(frame, color="bgr") for frame in read(clip)]
 
 
@@ -89,7 +96,7 @@ def test_a_16_bit_video_holds_exactly_the_depth_maps(
     run(depth, clip, tmp_path / "d.mkv")
     values = read(tmp_path / "d.mkv", raw=True)
     assert [value.dtype for value in values] == [np.uint16] * 20
-    np.testing.assert_array_equal(values, [np.rint(d * 65535) for d in expected(depth, clip)])
+    np.testing.assert_array_equal(values, [np.rint(d.values * 65535) for d in expected(depth, clip)])
 
 
 def test_a_colour_video_shows_the_depth_maps(depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path) -> None:
@@ -98,7 +105,7 @@ def test_a_colour_video_shows_the_depth_maps(depth: fiffdepth_rt.Depth, clip: Pa
     assert capture.get(cv2.CAP_PROP_FPS) == FPS
     capture.release()
     shown = read(tmp_path / "c.mp4")
-    colors = [fiffdepth_rt.colorize(d, space="depth")[:, :, ::-1] for d in expected(depth, clip)]
+    colors = [d.colors()[:, :, ::-1] for d in expected(depth, clip)]
     assert len(shown) == 20
     assert np.abs(np.subtract(shown, colors, dtype=np.float32)).mean() < 8  # what the codec costs
 
@@ -118,14 +125,14 @@ def test_a_folder_gets_a_16_bit_picture_for_each_frame(
     assert [p.name for p in pictures] == [f"{index:06d}_depth.png" for index in range(20)]
     for path, d in zip(pictures, expected(depth, clip), strict=True):
         with Image.open(path) as stored:
-            np.testing.assert_array_equal(np.asarray(stored), np.rint(d * 65535))
-            assert stored.text["Space"] == "depth"  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(np.asarray(stored), np.rint(d.values * 65535))
+            assert (stored.text["Space"], stored.text["Model"]) == ("depth", "toy")  # type: ignore[attr-defined]
 
 
 def test_of_an_odd_size_nothing_is_cut_off(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
-    result = open_result(tmp_path / "d.mkv", fps=25, space="depth", model="toy")
+    result = open_result(tmp_path / "d.mkv", fps=25)
     d = np.random.default_rng(0).random((33, 47), dtype=np.float32)
-    result.write(0, np.zeros((33, 47, 3), np.uint8), d)
+    result.write(item(0, d))
     result.close()
     (value,) = read(tmp_path / "d.mkv", raw=True)
     assert value.shape == (34, 48)
@@ -135,9 +142,9 @@ def test_of_an_odd_size_nothing_is_cut_off(depth: fiffdepth_rt.Depth, tmp_path: 
 @pytest.mark.parametrize("fps", [0.5, 23.976023976, 29.97002997, 59.94005994, 119.88011988, 240.0])
 def test_the_frame_rate_of_the_source_is_kept(fps: float, tmp_path: Path) -> None:
     for name in ("c.mp4", "d.mkv"):
-        result = open_result(tmp_path / name, fps=fps, space="depth", model="toy")
+        result = open_result(tmp_path / name, fps=fps)
         for index in range(4):
-            result.write(index, np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 0.5, np.float32))
+            result.write(item(index, np.full((32, 32), 0.5, np.float32)))
         result.close()
         capture = cv2.VideoCapture(str(tmp_path / name))
         assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-3)
@@ -145,9 +152,9 @@ def test_the_frame_rate_of_the_source_is_kept(fps: float, tmp_path: Path) -> Non
 
 
 def test_a_frame_stands_in_for_the_dropped_ones_before_it(tmp_path: Path) -> None:
-    result = open_result(tmp_path / "d.mkv", fps=25, space="depth", model="toy")
+    result = open_result(tmp_path / "d.mkv", fps=25)
     for index in (7, 8, 11):  # the recording starts with the first frame that was taken
-        result.write(index, np.zeros((32, 32, 3), np.uint8), np.full((32, 32), index / 100, np.float32))
+        result.write(item(index, np.full((32, 32), index / 100, np.float32)))
     result.close()
     assert result.frames == 3
     assert [round(int(v[0, 0]) * 100 / 65535) for v in read(tmp_path / "d.mkv", raw=True)] == [
@@ -162,9 +169,9 @@ def test_a_frame_stands_in_for_the_dropped_ones_before_it(tmp_path: Path) -> Non
 def test_smoothing_is_passed_on(depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path) -> None:
     run(depth, clip, tmp_path / "d.mkv", smooth=5)
     values = read(tmp_path / "d.mkv", raw=True)
-    streamed = list(depth.stream(read(clip), color="bgr", smooth=5))
+    streamed = [item.depth_map.values for item in depth.stream(read(clip), color="bgr", smooth=5)]
     np.testing.assert_array_equal(values, [np.rint(d * 65535) for d in streamed])
-    assert not np.array_equal(streamed, expected(depth, clip))
+    assert not np.array_equal(streamed, [d.values for d in expected(depth, clip)])
 
 
 def test_a_live_source_is_taken_latest_frame_first(
@@ -172,7 +179,7 @@ def test_a_live_source_is_taken_latest_frame_first(
 ) -> None:
     """A file that plays as a camera: it never waits, ends by disappearing, and what was taken is kept."""
     with Source(cv2.VideoCapture(str(clip)), "Camera 0", live=True) as camera:
-        result = open_result(tmp_path / "pictures", fps=camera.fps, space="depth", model="toy")
+        result = open_result(tmp_path / "pictures", fps=camera.fps)
         with pytest.raises(SourceLostError, match=r"Camera 0 gives no more frames after 20.*Plug it in"):
             list(convert(depth, camera, result))
     kept = {int(path.name[:6]): path for path in (tmp_path / "pictures").iterdir()}
@@ -182,7 +189,7 @@ def test_a_live_source_is_taken_latest_frame_first(
     for index, path in kept.items():
         with Image.open(path) as stored:
             d = depth.infer(frames[index], color="bgr")
-            np.testing.assert_array_equal(np.asarray(stored), np.rint(d * 65535))
+            np.testing.assert_array_equal(np.asarray(stored), np.rint(d.values * 65535))
 
 
 # --- bad weather ---
@@ -227,7 +234,7 @@ def test_a_frame_of_another_size_leaves_a_playable_file(depth: fiffdepth_rt.Dept
         def __iter__(self) -> Iterator[np.ndarray]:
             yield from (picture(0), picture(1), picture(2, 64, 48))
 
-    result = open_result(tmp_path / "c.mp4", fps=25, space="depth", model="toy")
+    result = open_result(tmp_path / "c.mp4", fps=25)
     with pytest.raises(fiffdepth_rt.errors.FrameSizeError, match="Frame 2 has 64×48 px"):
         list(convert(depth, Changing(), result))  # type: ignore[arg-type]
     assert len(read(tmp_path / "c.mp4")) == 2
@@ -265,18 +272,18 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, clip: Path, monkeypatch: 
 def test_a_result_that_is_there_is_not_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
-        open_result(tmp_path / name, fps=25, space="depth", model="toy")
+        open_result(tmp_path / name, fps=25)
     assert (tmp_path / name).read_text() == "precious"
 
 
 def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"\.mp4 .*\.mkv .*folder"):
-        open_result(tmp_path / "out.webm", fps=25, space="depth", model="toy")
+        open_result(tmp_path / "out.webm", fps=25)
 
 
 def test_side_by_side_is_for_colours(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"ends in \.mp4"):
-        open_result(tmp_path / "d.mkv", fps=25, space="depth", model="toy", side_by_side=True)
+        open_result(tmp_path / "d.mkv", fps=25, side_by_side=True)
 
 
 def test_a_folder_that_is_not_there_is_refused(depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path) -> None:
@@ -395,7 +402,7 @@ def test_a_long_video_needs_no_more_memory_than_a_short_one(toy_dir: Path, tmp_p
     clip = write_clip(tmp_path / "long.avi", 10_000, height=64, width=64, codec="MJPG")
     seen = {}
     with fiffdepth_rt.Depth(toy_dir, size=64, threads=1) as depth, open_source(str(clip)) as source:
-        result = open_result(tmp_path / name, fps=source.fps, space="depth", model="toy")
+        result = open_result(tmp_path / name, fps=source.fps)
         for done in convert(depth, source, result):
             if done in (2000, 10_000):
                 seen[done] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

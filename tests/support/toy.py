@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import (
     GraphSet,
     Licence,
@@ -36,6 +39,29 @@ LATENT = TensorSpec(name="latent", dtype="float32", shape=("batch", 4, "height/8
 DEPTH_LATENT = TensorSpec(name="depth_latent", dtype="float32", shape=("batch", 4, "height/8", "width/8"))
 DEPTH = TensorSpec(name="depth", dtype="float32", shape=("batch", "height", "width"))
 DEPTH_UNCLIPPED = TensorSpec(name="depth_unclipped", dtype="float32", shape=("batch", "height", "width"))
+
+
+def grids_seen(depth: Depth, call: Callable[[], object]) -> list[tuple[int, ...]]:
+    """The grids of the images that the engine computes while `call` runs."""
+    run, seen = depth.backend.run, []
+
+    def watched(image: np.ndarray) -> np.ndarray:
+        seen.extend([image.shape[1:3]] * len(image))
+        return run(image)
+
+    depth.backend.run = watched  # type: ignore[method-assign]
+    try:
+        call()
+    finally:
+        depth.backend.run = run  # type: ignore[method-assign]
+    return seen
+
+
+def infer_to(out: str, depth: Depth, photo: Any) -> object:
+    """A photo from anywhere -> its depth map on the "host" or on the "device"."""
+    if out == "host" and isinstance(photo, np.ndarray):
+        return depth.infer(photo)
+    return depth.infer_on_gpu(photo, out=out)
 
 
 def write_toy_engine_dir(

@@ -66,7 +66,7 @@ def test_too_few_pixels_and_an_unknown_space_are_refused() -> None:
     one = np.ones((2, 2), np.float32)
     with pytest.raises(ValueError, match="at least 2 valid"):
         metrics.score(one, one * 0, space="depth")
-    with pytest.raises(ValueError, match="Unknown space"):
+    with pytest.raises(ValueError, match="space='metres' is not known"):
         metrics.score(one, one, space="metres")
 
 

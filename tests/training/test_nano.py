@@ -72,7 +72,7 @@ def test_no_shipped_file_names_a_machine_s_folders() -> None:
 
 def test_a_photo_gets_a_depth_map_of_its_own_size_that_uses_the_range(nano: Depth) -> None:
     photo = read_photo(COFFEE)
-    depth = nano.infer(photo)
+    depth = nano.infer(photo).values
     assert depth.shape == photo.shape[:2]
     assert depth.dtype == np.float32
     assert depth.max() - depth.min() > 0.3
@@ -83,12 +83,12 @@ def test_on_scenes_it_never_saw_nano_is_far_better_than_the_ramp(nano: Depth) ->
     for i in range(24):
         scene = render_scene(HELD_OUT_SEED + 10**6 + i, (192, 256))
         truth = np.where(scene.depth_m < 80, scene.depth_m, 0)
-        errors.append(metrics.score(nano.infer(scene.photo), truth, space="depth", max_m=80).abs_rel)
+        errors.append(metrics.score(nano.infer(scene.photo).values, truth, space="depth", max_m=80).abs_rel)
         by_ramp.append(metrics.score(ramp(truth.shape), truth, space="depth", max_m=80).abs_rel)
     assert np.mean(errors) < 0.75 * np.mean(by_ramp)
 
 
 def test_a_mirrored_photo_gets_about_the_mirrored_depth(nano: Depth) -> None:
     photo = read_photo(COFFEE)
-    straight, mirrored = nano.infer(photo), nano.infer(photo[:, ::-1])[:, ::-1]
+    straight, mirrored = nano.infer(photo).values, nano.infer(photo[:, ::-1]).values[:, ::-1]
     assert np.abs(straight - mirrored).mean() < 0.1

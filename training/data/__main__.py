@@ -13,9 +13,10 @@ import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
 from training.data.check import Report, check
-from training.data.samples import DataError, Space
+from training.data.samples import DataError
 
 SHOWN = 20
 """Bad files on the screen; --report has all."""
@@ -100,7 +101,7 @@ def prepare(
 )
 @click.option(
     "--space",
-    type=click.Choice(["depth", "disparity"]),
+    type=click.Choice([str(space) for space in Space]),
     default="depth",
     show_default=True,
     help="What the pictures show.",

@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.space import Space
 from training.data import procedural, reading
 from training.data.normalise import normalise
-from training.data.samples import DataError, SampleError, Space
+from training.data.samples import DataError, SampleError
 
 SUFFIXES = (".png", ".npy")
 

@@ -20,9 +20,10 @@ from typing import Literal
 
 import numpy as np
 
+from fiffdepth_rt.space import Space
 from training.data import reading
 from training.data.normalise import to_pair
-from training.data.samples import DataError, MetricPair, Pair, SampleError, Space
+from training.data.samples import DataError, MetricPair, Pair, SampleError
 
 LICENCE = "CC BY-SA 3.0"
 SOURCE = "Hypersim (apple/ml-hypersim)"

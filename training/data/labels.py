@@ -25,17 +25,14 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load, save
 
 from fiffdepth_rt.atomic import replacing
-from training.data.samples import DataError, SampleError, Space
+from fiffdepth_rt.space import Space
+from training.data.samples import DataError, SampleError
 
 Dtype = Literal["uint16", "float16"]
 
 HEADER = "header.json"
 FORMAT = "fiffdepth-labels"
 FORMAT_VERSION = 1
-CONVENTION = {
-    "depth": "affine-invariant depth, 2 %/98 % normalised: -1 = nearest, +1 = farthest; not metres",
-    "disparity": "affine-invariant disparity, 2 %/98 % normalised: +1 = nearest, -1 = farthest",
-}
 ENCODING = {
     "uint16": "1 + round((picture + 1) / 2 * 65534); 0 = invalid",
     "float16": "picture; NaN = invalid",
@@ -63,7 +60,7 @@ class Header:
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("space", get_args(Space)), ("dtype", get_args(Dtype))):
+        for name, known in (("space", tuple(Space)), ("dtype", get_args(Dtype))):
             if getattr(self, name) not in known:
                 raise DataError(f"{name}={getattr(self, name)!r} is not known: say {' or '.join(known)}.")
 
@@ -169,9 +166,11 @@ def _printable(name: str) -> str:
 
 
 def _described(header: Header) -> dict[str, Any]:
+    space = Space(header.space)
+    ends = space.ends("-1", "+1")
     return {
         **dataclasses.asdict(header),
-        "convention": CONVENTION[header.space],
+        "convention": f"affine-invariant {space}, 2 %/98 % normalised: {ends}; not {space.unit}",
         "encoding": ENCODING[header.dtype],
     }
 

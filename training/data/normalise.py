@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import DataError, MetricPair, Pair, SampleError, Space
+from fiffdepth_rt.space import Space
+from training.data.samples import MetricPair, Pair, SampleError
 
 QUANTILES = (0.02, 0.98)
 MIN_RELIEF = 1e-3
@@ -24,20 +25,18 @@ def normalise(
     """depth_m H×W, valid bool H×W -> depth picture float32 H×W in [-1, 1].
 
     With (lo, hi) the 2 % and 98 % quantiles of z ("depth") or 1/z ("disparity") over valid pixels with z > 0:
-    picture = clip(2 (z - lo) / (hi - lo) - 1, -1, 1). Near is -1 in "depth" and +1 in "disparity".
+    picture = clip(2 (z - lo) / (hi - lo) - 1, -1, 1).
     Pixels that take no part keep their place in the order where they have a depth (a sky at 655 m is far);
     without one (z <= 0, NaN) they count as nearest, as zeros do in Marigold.
     Raises SampleError (by `name`) where nothing is valid or the relief is below MIN_RELIEF.
     """
     has_depth = depth_m > 0
     taking_part = valid & has_depth & np.isfinite(depth_m)
-    if space == "depth":
+    if Space(space) is Space.DEPTH:
         values = np.where(has_depth, depth_m, np.float32(0)).astype(np.float32, copy=False)
-    elif space == "disparity":
+    else:
         values = np.full(depth_m.shape, np.inf, np.float32)
         np.divide(1, depth_m, out=values, where=has_depth)
-    else:
-        raise DataError(f'There is no space "{space}": it is "depth" or "disparity".')
     lo, hi = _quantiles(values, taking_part, name)
     if not hi - lo > MIN_RELIEF * hi:
         raise SampleError(name, f"flat: its 2 % and 98 % quantiles are {lo:.6g} and {hi:.6g} ({space})")

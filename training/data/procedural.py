@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from fiffdepth_rt.space import Space
 from training.data.normalise import normalise as normalise_depth
-from training.data.samples import DataError, Pair, SampleError, Space
+from training.data.samples import DataError, Pair, SampleError
 from training.scenes.layouts import FAR_M
 from training.scenes.render import render_scene
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.space import Space
 from training.data import reading
 from training.data.normalise import to_pair
-from training.data.samples import DataError, MetricPair, Pair, Space
+from training.data.samples import DataError, MetricPair, Pair
 
 NEAREST_M, FARTHEST_M = 1e-3, 10.0
 """Valid depths lie strictly between these: beyond, RGB-D cameras guess."""

@@ -16,8 +16,9 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from fiffdepth_rt.space import Space
 from training.data import hypersim, rgbd, vkitti
-from training.data.samples import DataError, Dataset, MetricDataset, PhotoFilter, Space
+from training.data.samples import DataError, Dataset, MetricDataset, PhotoFilter
 
 Holds = Literal["metres", "pictures", "photos"]
 

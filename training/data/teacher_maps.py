@@ -20,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.space import Space
 from training.data.normalise import MIN_RELIEF, QUANTILES, normalise, renormalise
-from training.data.samples import DataError, SampleError, Space
+from training.data.samples import DataError, SampleError
 
 Output = Literal["disparity", "depth", "metres"]
 TeacherMap = NDArray[np.float32]

@@ -16,9 +16,10 @@ from typing import Literal
 
 import numpy as np
 
+from fiffdepth_rt.space import Space
 from training.data import reading
 from training.data.normalise import to_pair
-from training.data.samples import DataError, MetricPair, Pair, SampleError, Space
+from training.data.samples import DataError, MetricPair, Pair, SampleError
 
 LICENCE = "CC BY-NC-SA 3.0"
 SOURCE = "Virtual KITTI 2.0.3 (Naver Labs Europe)"

@@ -23,6 +23,7 @@ import transformers
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.space import Space
 from training.data.images import open_photos
 from training.data.labels import LabelStore
 from training.data.samples import DataError
@@ -46,7 +47,7 @@ Examples:
     help="Depth Anything as a folder or hub id, or a model of ours as an engine directory or checkpoint.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", show_default="IMAGES-labels",
     help="Folder of the labels. Labels that are there already are kept.")
-@click.option("--space", type=click.Choice(["depth", "disparity"]), default="depth",
+@click.option("--space", type=click.Choice([str(space) for space in Space]), default="depth",
     help="What the labels and the student that learns from them say.")
 @click.option("--dtype", type=click.Choice(["uint16", "float16"]), default="uint16",
     help="16-bit PNG, or float16 in safetensors.")
@@ -62,7 +63,7 @@ def main(
     images: Path,
     teacher: str,
     out: Path | None,
-    space: labelling.Space,
+    space: Space,
     dtype: labelling.Dtype,
     batch: int,
     workers: int,

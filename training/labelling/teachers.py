@@ -196,7 +196,7 @@ class EngineTeacher:
         return self._depth.grid_for(photo_hw)
 
     def __call__(self, photos: Sequence[Pixels]) -> list[TeacherMap]:
-        return self._depth.infer_batch(photos)
+        return [depth_map.values for depth_map in self._depth.infer_batch(photos)]
 
 
 def network_hw(photo_hw: tuple[int, int], *, shorter: int, multiple: int) -> tuple[int, int]:

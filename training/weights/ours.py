@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 class CheckpointInfo:
     """What a checkpoint says of itself; written into the safetensors metadata as JSON.
 
-    output_space: "depth" (0 = near) or "disparity" (1 = near), see Convention in fiffdepth_rt.depth.
+    output_space: what the depth maps' values mean, by its name in fiffdepth_rt.space.
     size_default, size_max: longer side of the processed image in pixels.
     """
 

@@ -113,9 +113,11 @@ class TensorRtBackend:
                 start += images
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def run_on_gpu(self, image: Any, *, color: str = "rgb", out: Any = "device", stream: Any = None) -> Any:
+    def run_on_gpu(
+        self, image: Any, *, color: str = "rgb", out: Any = "device", cuda_stream: Any = None
+    ) -> Any:
         with self._opened():
-            caller = device_arrays.stream_handle(stream) or cuda.DEFAULT_STREAM
+            caller = device_arrays.stream_handle(cuda_stream) or cuda.DEFAULT_STREAM
             with cuda.on_gpu(self._gpu_index):
                 return self._run_on_gpu(image, color, out, caller)
 

@@ -164,7 +164,7 @@ def test_an_engine_on_the_cpu_keeps_nothing_on_a_gpu(depth: fiffdepth_rt.Depth) 
     with pytest.raises(
         BackendUnavailableError, match="onnxruntime on cpu takes and gives arrays on the host"
     ):
-        depth.infer(np.zeros((64, 64, 3), np.uint8), out="device")
+        depth.infer_on_gpu(np.zeros((64, 64, 3), np.uint8))
     assert depth.describe()["cuda_graph"] is None
 
 

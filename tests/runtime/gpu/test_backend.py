@@ -39,7 +39,15 @@ from fiffdepth_rt.errors import (
 )
 from tests.support.gpu_stand_in import Cuda, install
 from tests.support.plans import L4, StandInBuilder, edit, fixed, profile, record
-from tests.support.toy import toy_depth, toy_depth_latent, toy_latent, toy_unclipped, write_toy_engine_dir
+from tests.support.toy import (
+    grids_seen,
+    infer_to,
+    toy_depth,
+    toy_depth_latent,
+    toy_latent,
+    toy_unclipped,
+    write_toy_engine_dir,
+)
 from tests.support.watched_copies import D2D, D2H, H2D, watched_copies
 
 GRIDS = ((128, 192), (64, 128))
@@ -129,8 +137,8 @@ def test_a_photo_goes_on_the_grid_that_wastes_least(built: Path, cuda: Cuda) -> 
         assert depth.backend.grid_for((200, 300), None) == (128, 192)
         assert depth.backend.grid_for((200, 400), None) == (64, 128)
         photo = image(3, (200, 300))
-        assert depth.infer(photo).shape == (200, 300)
-        assert depth.infer(photo, at="grid").shape == (128, 192)
+        assert depth.infer(photo).photo_hw == (200, 300)
+        assert grids_seen(depth, lambda: depth.infer(photo)) == [(128, 192)]
 
 
 def test_each_stage_alone_is_its_plain_twin(built: Path, cuda: Cuda) -> None:
@@ -167,7 +175,7 @@ def test_a_stream_of_frames_keeps_its_order_and_its_memory(built: Path, cuda: Cu
         frames = [image(seed) for seed in range(20)]
         before, seen = None, 0
         for found, frame in zip(depth.stream(iter(frames)), frames, strict=True):
-            np.testing.assert_allclose(found, toy_depth(frame[None])[0], atol=1e-6)
+            np.testing.assert_allclose(found.depth_map, toy_depth(frame[None])[0], atol=1e-6)
             seen += 1
             if seen == 5:
                 before = cuda.left_over()
@@ -196,7 +204,7 @@ def test_a_frame_makes_the_copies_of_its_route_and_no_other(
         photos = {"host": image(), "device": OnGpu(cuda, image())}
         for (source, out), (first, last) in ROUTES.items():
             for _ in range(4):
-                depth.infer(photos[source], out=out)
+                infer_to(out, depth, photos[source])
                 made = copies.take()
                 assert [(copy.kind, copy.nbytes) for copy in made] == [(first, pixels), (last, values)]
                 assert all(cuda.is_pinned(copy.host) for copy in made if copy.host is not None)
@@ -207,9 +215,9 @@ def test_a_cuda_graph_is_for_one_shape_its_copies_and_its_staging_buffer(built: 
         photos = {"host": image(), "device": OnGpu(cuda, image())}
         for (source, out), captured in zip(ROUTES, (2, 4, 6, 7), strict=True):  # two staging buffers, or none
             for _ in range(4):
-                depth.infer(photos[source], out=out)
+                infer_to(out, depth, photos[source])
             assert depth.describe()["cuda_graph"] == f"on: {captured} captured so far"
-        depth.infer(OnGpu(cuda, image(0, GRIDS[1])), out="device")
+        depth.infer_on_gpu(OnGpu(cuda, image(0, GRIDS[1])), out="device")
         assert depth.describe()["cuda_graph"] == "on: 8 captured so far"
 
 
@@ -218,7 +226,7 @@ def test_from_gpu_to_gpu_nothing_touches_the_host(built: Path, cuda: Cuda) -> No
         given = OnGpu(cuda, image())
         out = OnGpu(cuda, np.zeros(GRIDS[0], np.float32))
         for _ in range(3):
-            assert depth.infer(given, out=out) is out
+            assert depth.infer_on_gpu(given, out=out) is out
         assert {copy.kind for copy in copies.take()} == {D2D}
         cuda.cudaStreamSynchronize(1)
         np.testing.assert_allclose(out.values(), toy_depth(image()[None])[0], atol=1e-6)
@@ -231,13 +239,14 @@ def test_a_result_on_the_gpu_is_the_one_on_the_host(built: Path, cuda: Cuda) -> 
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
         expected = depth.infer(image(1))
         for _ in range(3):
-            kept = depth.infer(OnGpu(cuda, image(1)), out="device")
+            kept = depth.infer_on_gpu(OnGpu(cuda, image(1)), out="device")
             depth.infer(image(2))  # another frame does not write over it
             np.testing.assert_array_equal(kept.to_host(), expected)
-        np.testing.assert_array_equal(depth.infer(OnGpu(cuda, image(1))), expected)
-        np.testing.assert_array_equal(depth.infer(image(1), out="device").to_host(), expected)
+        np.testing.assert_array_equal(depth.infer_on_gpu(OnGpu(cuda, image(1)), out="host"), expected)
+        np.testing.assert_array_equal(depth.infer_on_gpu(image(1), out="device").to_host(), expected)
         np.testing.assert_array_equal(
-            depth.infer(image(1), out="device", color="bgr").to_host(), depth.infer(image(1)[..., ::-1])
+            depth.infer_on_gpu(image(1), out="device", color="bgr").to_host(),
+            depth.infer(image(1)[..., ::-1]),
         )
 
 
@@ -255,7 +264,7 @@ def test_work_waits_for_the_callers_stream_and_the_stream_for_the_work(built: Pa
             cuda.bytes_at(given.address, image().nbytes)[:] = image(5).reshape(-1)
 
         cuda.ask(stream.cuda_stream, write)
-        depth.infer(given, out=out, stream=stream)
+        depth.infer_on_gpu(given, out=out, cuda_stream=stream)
         cuda.ask(stream.cuda_stream, lambda: read.append(out.values()))
         assert read == []
         cuda.cudaStreamSynchronize(stream.cuda_stream)
@@ -263,7 +272,7 @@ def test_work_waits_for_the_callers_stream_and_the_stream_for_the_work(built: Pa
 
         cuda.bytes_at(given.address, image().nbytes)[:] = 0
         cuda.ask(stream.cuda_stream, write)
-        found = depth.infer(given, stream=stream)  # nobody but infer makes the GPU work
+        found = depth.infer_on_gpu(given, out="host", cuda_stream=stream)  # nobody else makes the GPU work
         np.testing.assert_allclose(found, toy_depth(image(5)[None])[0], atol=1e-6)
 
 
@@ -275,13 +284,15 @@ def test_the_stream_that_an_array_names_is_waited_for(built: Path, cuda: Cuda) -
             producer,
             lambda: cuda.bytes_at(given.address, image().nbytes).__setitem__(slice(None), image(4).ravel()),
         )
-        np.testing.assert_allclose(depth.infer(given), toy_depth(image(4)[None])[0], atol=1e-6)
+        np.testing.assert_allclose(
+            depth.infer_on_gpu(given, out="host"), toy_depth(image(4)[None])[0], atol=1e-6
+        )
 
 
 def test_a_consumer_waits_for_a_result_on_the_gpu(built: Path, cuda: Cuda) -> None:
     consumer = cuda.cudaStreamCreateWithFlags(1)[1]
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
-        kept = depth.infer(OnGpu(cuda, image(6)), out="device")
+        kept = depth.infer_on_gpu(OnGpu(cuda, image(6)), out="device")
         assert kept.__cuda_array_interface__["stream"] is not None  # not written yet
         capsule = kept.__dlpack__(stream=consumer)
         cuda.cudaStreamSynchronize(consumer)
@@ -308,17 +319,17 @@ def test_a_crop_is_taken_row_by_row(built: Path, cuda: Cuda) -> None:
             "data": (given.address + 30, True),
         }
         expected = toy_depth(whole[None, :, 10:202])[0]
-        np.testing.assert_allclose(depth.infer(given), expected, atol=1e-6)
+        np.testing.assert_allclose(depth.infer_on_gpu(given, out="host"), expected, atol=1e-6)
 
 
 def test_a_size_without_an_engine_names_both_ways(built: Path, cuda: Cuda) -> None:
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
         for out in ("host", "device"):
             with pytest.raises(SizeError, match=r"128x192, 64x128. Two ways: resize.*--camera 120x160"):
-                depth.infer(OnGpu(cuda, image(0, (120, 160))), out=out)
+                depth.infer_on_gpu(OnGpu(cuda, image(0, (120, 160))), out=out)
         with pytest.raises(SizeError, match=r"cannot stay on the GPU.*Two ways: at='grid'.*--camera 120x160"):
-            depth.infer(image(0, (120, 160)), out="device")
-        assert depth.infer(image(0, (120, 160)), out="device", at="grid").shape in GRIDS
+            depth.infer_on_gpu(image(0, (120, 160)), out="device")
+        assert depth.infer_on_gpu(image(0, (120, 160)), out="device", at="grid").shape in GRIDS
 
 
 @pytest.mark.parametrize(
@@ -332,34 +343,38 @@ def test_a_size_without_an_engine_names_both_ways(built: Path, cuda: Cuda) -> No
 )
 def test_an_array_that_is_no_photo_is_refused(built: Path, cuda: Cuda, array: np.ndarray, said: str) -> None:
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth, pytest.raises(ImageError, match=said):
-        depth.infer(OnGpu(cuda, array))
+        depth.infer_on_gpu(OnGpu(cuda, array), out="host")
 
 
 def test_what_cannot_be_taken_from_a_gpu_is_said(built: Path, cuda: Cuda) -> None:
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
         planes = OnGpu(cuda, image(), strides=(192, 1, 128 * 192))
         with pytest.raises(ImageError, match="not side by side"):
-            depth.infer(planes)
+            depth.infer_on_gpu(planes, out="host")
         with pytest.raises(ImageError, match="reverse the channels on the GPU"):
-            depth.infer(OnGpu(cuda, image()), color="bgr")
+            depth.infer_on_gpu(OnGpu(cuda, image()), color="bgr", out="host")
         with pytest.raises(ImageError, match="out='gpu' is not known"):
-            depth.infer(image(), out="gpu")
+            depth.infer_on_gpu(image(), out="gpu")
+        with pytest.raises(ImageError, match="on the host, and so is the result: call infer"):
+            depth.infer_on_gpu(image(), out="host")
+        with pytest.raises(SizeError, match="'photo' or 'grid'"):
+            depth.infer_on_gpu(image(), at="middle")
         with pytest.raises(SizeError, match="writable, contiguous float32 array of 128×192"):
-            depth.infer(image(), out=OnGpu(cuda, np.zeros((128, 192), np.float16)))
+            depth.infer_on_gpu(image(), out=OnGpu(cuda, np.zeros((128, 192), np.float16)))
         with pytest.raises(InferenceError, match="is no CUDA stream"):
-            depth.infer(OnGpu(cuda, image()), stream="main")
+            depth.infer_on_gpu(OnGpu(cuda, image()), cuda_stream="main", out="host")
         cuda.cudaSetDevice(1)
         elsewhere = OnGpu(cuda, image())
         cuda.cudaSetDevice(0)
         with pytest.raises(ImageError, match=r"lies on cuda:1, and this engine is on cuda:0"):
-            depth.infer(elsewhere)
+            depth.infer_on_gpu(elsewhere, out="host")
 
 
 def test_an_engine_on_the_host_says_that_it_takes_no_gpu_array(built: Path, cuda: Cuda) -> None:
     with fiffdepth_rt.Depth(built, backend="onnxruntime", threads=1) as depth:
-        for arguments in ({"image": OnGpu(cuda, image())}, {"image": image(), "out": "device"}):
+        for arguments in ({"photo": OnGpu(cuda, image())}, {"photo": image(), "out": "device"}):
             with pytest.raises(BackendUnavailableError, match="takes and gives arrays on the host"):
-                depth.infer(**arguments)
+                depth.infer_on_gpu(**arguments)
 
 
 # --- which plans run, and where ---
@@ -379,7 +394,7 @@ def test_the_second_gpu_is_used_and_the_callers_stays_current(built: Path, cuda:
     with fiffdepth_rt.Depth(built, backend="tensorrt", device="cuda:1") as depth:
         assert depth.describe()["device"] == "cuda:1"
         found = depth.infer(image(2))
-        kept = depth.infer(image(2), out="device")
+        kept = depth.infer_on_gpu(image(2), out="device")
         np.testing.assert_array_equal(kept.to_host(), found)
         assert kept.__dlpack_device__() == (2, 1)
         assert {gpu for _, _, gpu in cuda.memory.values()} == {None, 1}
@@ -477,11 +492,11 @@ def test_a_cameras_graphs_take_arrays_of_the_cameras_size(toy_dir: Path, cuda: C
         frame = image(0, (120, 168))
         expected = toy_depth(frame[None])[0]
         with watched_copies() as copies:
-            kept = depth.infer(OnGpu(cuda, frame), out="device")
+            kept = depth.infer_on_gpu(OnGpu(cuda, frame), out="device")
             assert {copy.kind for copy in copies.take()} == {D2D}
         np.testing.assert_allclose(kept.to_host(), expected, atol=1e-6)
         np.testing.assert_allclose(depth.infer(frame), expected, atol=1e-6)
-        np.testing.assert_allclose(depth.infer(frame, out="device").to_host(), expected, atol=1e-6)
+        np.testing.assert_allclose(depth.infer_on_gpu(frame, out="device").to_host(), expected, atol=1e-6)
 
 
 # --- bad weather ---
@@ -503,11 +518,11 @@ def test_an_engine_that_fails_brings_tensorrts_log_and_runs_again(
 ) -> None:
     with fiffdepth_rt.Depth(built, backend="tensorrt", cuda_graph=cuda_graph) as depth:
         cuda.engines_say = "Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
-        for out in ("host", "device"):
+        for call in (depth.infer, depth.infer_on_gpu):
             with pytest.raises(
                 InferenceError, match=r"could not run plans/encoder.*an illegal memory access"
             ):
-                depth.infer(image(), out=out)
+                call(image())
         cuda.engines_say = "Error Code 2: OutOfMemory (Requested size was 734003200 bytes.)"
         with pytest.raises(DeviceMemoryError, match=r"running plans/encoder.*needs 700 MiB") as error:
             depth.infer(image())
@@ -550,7 +565,7 @@ def test_memory_that_runs_out_at_inference_leaves_the_engine_usable(built: Path,
         expected = depth.infer(image())
         cuda.total = cuda.used() + 1000
         with pytest.raises(DeviceMemoryError, match="no room for a depth map of 128×192") as error:
-            depth.infer(image(), out="device")
+            depth.infer_on_gpu(image(), out="device")
         assert (error.value.needed_bytes, error.value.free_bytes) == (128 * 192 * 4, 1000)
         np.testing.assert_array_equal(depth.infer(image()), expected)
 
@@ -559,7 +574,7 @@ def test_closing_frees_everything_and_later_calls_are_told(built: Path, cuda: Cu
     depth = fiffdepth_rt.Depth(built, backend="tensorrt")
     for _ in range(3):
         depth.infer(image())
-    kept = depth.infer(image(), out="device")
+    kept = depth.infer_on_gpu(image(), out="device")
     depth.close()
     depth.close()
     gc.collect()
@@ -568,7 +583,7 @@ def test_closing_frees_everything_and_later_calls_are_told(built: Path, cuda: Cu
     del kept
     gc.collect()
     assert cuda.left_over() == (0, 0, 0, 0)
-    for call in (lambda: depth.infer(image()), lambda: depth.infer(image(), out="device")):
+    for call in (lambda: depth.infer(image()), lambda: depth.infer_on_gpu(image(), out="device")):
         with pytest.raises(InferenceError, match="closed"):
             call()
 

@@ -28,7 +28,7 @@ from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
 from fiffdepth_rt.gpu import cuda
 from tests.support.paths import ROOT
 from tests.support.plans import AT_GOLDEN, GOLDEN_GRID, edit, plan_files
-from tests.support.toy import toy_depth, write_toy_engine_dir
+from tests.support.toy import infer_to, toy_depth, write_toy_engine_dir
 from tests.support.watched_copies import D2D, D2H, H2D, watched_copies
 
 _usable = here.usable()
@@ -195,7 +195,7 @@ def test_a_frame_makes_the_copies_of_its_route_and_no_other(
     ):
         for (source, out), made in routes.items():
             for _ in range(4):
-                depth.infer(photos[source], out=out)
+                infer_to(out, depth, photos[source])
                 assert [copy.kind for copy in copies.take()] == made
 
 
@@ -204,18 +204,18 @@ def test_torch_in_the_same_process_gives_and_takes_without_the_host(
 ) -> None:
     expected = depth.infer(image(3))
     given = torch.from_numpy(image(3)).cuda()
-    kept = depth.infer(given, out="device")
+    kept = depth.infer_on_gpu(given, out="device")
     taken = torch.from_dlpack(kept)
     assert taken.device == torch.device("cuda:0") and taken.data_ptr() == kept.address
     np.testing.assert_array_equal(taken.cpu().numpy(), expected)
     np.testing.assert_array_equal(torch.as_tensor(kept, device="cuda").cpu().numpy(), expected)
     mine = torch.empty(GRIDS[0], device="cuda")
-    assert depth.infer(given, out=mine) is mine
+    assert depth.infer_on_gpu(given, out=mine) is mine
     np.testing.assert_array_equal(mine.cpu().numpy(), expected)
     product = torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")  # torch still works
     assert float(product[0, 0]) == 64
     with pytest.raises(SizeError, match="Two ways"):
-        depth.infer(torch.zeros((100, 100, 3), dtype=torch.uint8, device="cuda"))
+        depth.infer_on_gpu(torch.zeros((100, 100, 3), dtype=torch.uint8, device="cuda"), out="host")
 
 
 def test_torchs_stream_is_honoured(depth: fiffdepth_rt.Depth, torch: Any) -> None:
@@ -230,7 +230,7 @@ def test_torchs_stream_is_honoured(depth: fiffdepth_rt.Depth, torch: Any) -> Non
             given.zero_()
             torch.cuda._sleep(2_000_000)  # the photo is written long after infer is called
             given.copy_(source, non_blocking=True)
-            depth.infer(given, out=mine, stream=stream)
+            depth.infer_on_gpu(given, out=mine, cuda_stream=stream)
             result = mine.clone()
         stream.synchronize()
         np.testing.assert_array_equal(result.cpu().numpy(), expected)
@@ -240,7 +240,7 @@ def test_cupy_gives_and_takes_without_the_host(depth: fiffdepth_rt.Depth) -> Non
     cupy = pytest.importorskip("cupy")
     expected = depth.infer(image(4))
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        kept = depth.infer(cupy.asarray(image(4)), out="device", stream=stream)
+        kept = depth.infer_on_gpu(cupy.asarray(image(4)), out="device", cuda_stream=stream)
         np.testing.assert_array_equal(cupy.asnumpy(cupy.asarray(kept)), expected)
 
 
@@ -292,7 +292,7 @@ def test_memory_that_runs_out_is_a_typed_error_and_the_engine_stays_usable(
         with pytest.raises(DeviceMemoryError, match="MiB are free"):
             fiffdepth_rt.Depth(built, backend="tensorrt")
         with pytest.raises(DeviceMemoryError) as error:
-            kept = [depth.infer(image(), out="device") for _ in range(10_000)]
+            kept = [depth.infer_on_gpu(image(), out="device") for _ in range(10_000)]
             assert not kept  # 1 GB of results found room
         assert error.value.needed_bytes == 128 * 192 * 4 and error.value.free_bytes is not None
         np.testing.assert_array_equal(depth.infer(image()), expected)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.normalise import normalise, renormalise
-from training.data.samples import DataError, SampleError
+from training.data.samples import SampleError
 
 RAMP = np.linspace(1, 11, 10_001, dtype=np.float32).reshape(73, 137)
 EVERYWHERE = np.ones(RAMP.shape, np.bool_)
@@ -68,7 +68,7 @@ def test_nothing_valid_and_a_flat_wall_are_refused_by_name(space: str) -> None:
 
 
 def test_an_unknown_space_is_refused() -> None:
-    with pytest.raises(DataError, match='"depth" or "disparity"'):
+    with pytest.raises(ValueError, match="'depth' or 'disparity'"):
         normalise(RAMP, EVERYWHERE, space="inverse")
 
 
