@@ -80,14 +80,14 @@ class NvidiaDriver:
 
     version: such as "580.65.06"; None where there is no driver, or it does not answer.
     gpus: in the driver's order, which is that of `nvidia-smi`, whatever CUDA_VISIBLE_DEVICES says.
-    failure, mend: why nobody can tell which GPUs are here, and what to do about it; "" where the driver
+    failure, fix: why nobody can tell which GPUs are here, and what to do about it; "" where the driver
         answered, and where there is none.
     """
 
     version: str | None = None
     gpus: tuple[NvidiaGpu, ...] = ()
     failure: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def describe(self) -> tuple[str, ...]:
         """Each GPU as "name, driver, memory": "NVIDIA L4, 550.54.15, 23034 MiB"."""
@@ -113,7 +113,7 @@ def nvidia_driver() -> NvidiaDriver:
     except Exception as error:  # a broken wheel fails in its own ways
         return NvidiaDriver(
             failure=f"nvidia-ml-py cannot be imported: {error}",
-            mend="pip install --force-reinstall nvidia-ml-py",
+            fix="pip install --force-reinstall nvidia-ml-py",
         )
     try:
         with _nvml() as nvml:
@@ -126,7 +126,7 @@ def nvidia_driver() -> NvidiaDriver:
     except Exception as error:  # NVMLError of many kinds; a library that is damaged fails in its own ways
         return NvidiaDriver(
             failure=f"the NVIDIA driver is here but fails: {error}",
-            mend="reboot, or install the driver again; `nvidia-smi` must list the GPU",
+            fix="reboot, or install the driver again; `nvidia-smi` must list the GPU",
         )
 
 

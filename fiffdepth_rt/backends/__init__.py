@@ -80,13 +80,13 @@ class DeviceBackend(Backend, Protocol):
 class Usability:
     """Whether an engine works on this machine.
 
-    why: one sentence, also where it is usable. mend: the command that helps, or "" if none is needed.
+    why: one sentence, also where it is usable. fix: the command that helps, or "" if none is needed.
     versions: of everything looked at, by distribution name. error: what asking for it by name raises.
     """
 
     name: str
     usable: bool
     why: str
-    mend: str
+    fix: str
     versions: Mapping[str, str]
     error: type[BackendUnavailableError] = BackendUnavailableError

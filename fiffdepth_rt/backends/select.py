@@ -117,7 +117,7 @@ def open_backend(
             return engine.open(
                 engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph
             )
-        reasons.append(f"{usability.why}. Run: {usability.mend}")
+        reasons.append(f"{usability.why}. Run: {usability.fix}")
         error_kind = usability.error
     raise (error_kind if len(candidates) == 1 else BackendUnavailableError)(" ".join(reasons))
 

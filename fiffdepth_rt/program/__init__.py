@@ -54,7 +54,7 @@ def program() -> None:
       fiffdepth doctor
 
     The first writes kitchen_depth.png and kitchen_color.png beside the photo; the second says what works on
-    this machine, and what mends the rest.
+    this machine, and what fixes the rest.
     """
 
 

@@ -1,4 +1,4 @@
-"""`fiffdepth doctor`: what works on this machine, what does not, and the command that mends it.
+"""`fiffdepth doctor`: what works on this machine, what does not, and the command that fixes it.
 
 Nothing here may raise: every look at the machine is wrapped, and libraries are imported only inside it, so
 that the doctor still speaks where NumPy or OpenCV cannot be imported.
@@ -44,13 +44,13 @@ class Finding:
     """One look at the machine.
 
     verdict: "ok"; "note" (a choice that is not installed; nothing is broken); "problem" (no depth maps, or
-    wrong ones, until it is mended). mend: a command or an instruction; None where there is nothing to do.
+    wrong ones, until it is fixed). fix: a command or an instruction; None where there is nothing to do.
     """
 
     subject: str
     verdict: Verdict
     found: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Diagnosis:
         return all(finding.verdict != "problem" for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """{"healthy": bool, "findings": [{"subject", "verdict", "found", "mend"}, ...]}"""
+        """{"healthy": bool, "findings": [{"subject", "verdict", "found", "fix"}, ...]}"""
         return {"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}
 
 
@@ -74,7 +74,7 @@ class Diagnosis:
 @options.verbose
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Say what works on this machine, what does not, and what mends it.
+    """Say what works on this machine, what does not, and what fixes it.
 
     Each backend with the reason why it is not usable, TensorRT, library versions, the GPU, wheels that
     overwrite each other, and whether the bundled model is intact. The exit status is 1 if there is a problem.
@@ -91,8 +91,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     else:
         for finding in diagnosis.findings:
             click.echo(f"{finding.verdict:9}{finding.subject}: {finding.found}")
-            if finding.mend:
-                click.echo(f"{'':9}-> {finding.mend}")
+            if finding.fix:
+                click.echo(f"{'':9}-> {finding.fix}")
         click.echo("No problems." if diagnosis.healthy else "Problems: run what stands behind their arrows.")
     ctx.exit(0 if diagnosis.healthy else 1)
 
@@ -121,7 +121,7 @@ def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Findin
                 subject=subject,
                 verdict="problem",
                 found=f"could not be examined: {type(error).__name__}: {error}",
-                mend="pip install --force-reinstall 'fiffdepth-rt[cpu]'",
+                fix="pip install --force-reinstall 'fiffdepth-rt[cpu]'",
             )
         )
     return findings
@@ -143,7 +143,7 @@ def _libraries() -> Iterator[Finding]:
                 subject=wheel,
                 verdict="problem",
                 found=f"cannot be imported: {error}",
-                mend=f"pip install --force-reinstall {wheel}",
+                fix=f"pip install --force-reinstall {wheel}",
             )
         else:
             yield Finding(subject=wheel, verdict="ok", found=str(version))
@@ -156,7 +156,7 @@ def _onnxruntime_wheels() -> Iterator[Finding]:
             subject="ONNX Runtime wheels",
             verdict="problem",
             found=f"{_list(found)} are installed together and overwrite each other's files",
-            mend=f"pip uninstall -y {' '.join(found)} && pip install 'fiffdepth-rt[cpu]'   "
+            fix=f"pip uninstall -y {' '.join(found)} && pip install 'fiffdepth-rt[cpu]'   "
             "(or [gpu] with an NVIDIA GPU)",
         )
 
@@ -168,7 +168,7 @@ def _opencv_wheels() -> Iterator[Finding]:
             subject="OpenCV wheels",
             verdict="note",
             found=f"{_list(found)} are installed together and overwrite each other's files",
-            mend=f"pip uninstall -y {' '.join(found)} && pip install opencv-python-headless",
+            fix=f"pip uninstall -y {' '.join(found)} && pip install opencv-python-headless",
         )
 
 
@@ -179,7 +179,7 @@ def _list(versions: dict[str, str]) -> str:
 def _gpu() -> Iterator[Finding]:
     driver = nvidia_driver()
     if driver.failure:
-        yield Finding(subject="NVIDIA GPU", verdict="note", found=driver.failure, mend=driver.mend)
+        yield Finding(subject="NVIDIA GPU", verdict="note", found=driver.failure, fix=driver.fix)
         return
     if driver.version is None:
         yield Finding(subject="NVIDIA GPU", verdict="ok", found="none (no NVIDIA driver); the CPU is used")
@@ -198,7 +198,7 @@ def _gpu() -> Iterator[Finding]:
             subject="NVIDIA GPU",
             verdict="note",
             found="the ONNX Runtime that is installed does not use it",
-            mend="pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'",
+            fix="pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'",
         )
 
 
@@ -213,7 +213,7 @@ def _backends() -> Iterator[Finding]:
             subject=f"backend {usability.name}",
             verdict=verdict,
             found=f"{'usable' if usability.usable else 'not usable'}: {usability.why}",
-            mend=None if usability.usable else usability.mend,
+            fix=None if usability.usable else usability.fix,
         )
 
 
@@ -228,7 +228,7 @@ def _bundled_model() -> Iterator[Finding]:
             subject="bundled model",
             verdict="problem",
             found=str(error),
-            mend="pip install --force-reinstall --no-deps fiffdepth-rt",
+            fix="pip install --force-reinstall --no-deps fiffdepth-rt",
         )
         return
     size = sum(record.bytes for record in manifest.files.values())

@@ -190,7 +190,7 @@ def test_every_engine_of_the_table_can_say_whether_it_is_usable() -> None:
         said = engine.usable()
         assert said.name == engine.name
         assert said.why
-        assert said.usable or said.mend
+        assert said.usable or said.fix
 
 
 def test_onnxruntime_is_usable_here_and_says_its_version() -> None:

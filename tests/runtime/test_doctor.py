@@ -64,7 +64,7 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_command(monkeypatch:
     monkeypatch.setitem(sys.modules, "cv2", None)  # how Python itself marks a module that cannot be imported
     opencv = finding("opencv-python-headless")
     assert opencv.verdict == "problem" and "cannot be imported" in opencv.found
-    assert opencv.mend == "pip install --force-reinstall opencv-python-headless"
+    assert opencv.fix == "pip install --force-reinstall opencv-python-headless"
 
 
 def test_no_engine_at_all_is_a_problem_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_no_engine_at_all_is_a_problem_with_its_command(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, engine, None)
     backend = finding("backend onnxruntime")
     assert backend.verdict == "problem" and backend.found.startswith("not usable: ")
-    assert backend.mend is not None and "fiffdepth-rt[cpu]" in backend.mend
+    assert backend.fix is not None and "fiffdepth-rt[cpu]" in backend.fix
     assert not examine().healthy
 
 
@@ -82,8 +82,8 @@ def test_two_wheels_of_onnx_runtime_are_a_problem(tmp_path: Path, monkeypatch: p
     wheels = finding("ONNX Runtime wheels")
     assert wheels.verdict == "problem"
     assert "onnxruntime-gpu 1.20.1" in wheels.found and "overwrite each other" in wheels.found
-    assert wheels.mend is not None
-    assert wheels.mend.startswith(
+    assert wheels.fix is not None
+    assert wheels.fix.startswith(
         "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'fiffdepth-rt[cpu]'"
     )
 
@@ -102,7 +102,7 @@ def test_a_gpu_that_the_cpu_wheel_leaves_idle_is_worth_a_note(
     nvml_stand_in.install(monkeypatch, Nvml(Gpu(name="NVIDIA L4", total=23034 * 2**20)))
     gpu, idle = (found for found in examine().findings if found.subject == "NVIDIA GPU")
     assert (gpu.verdict, gpu.found) == ("ok", "NVIDIA L4, 550.54.15, 23034 MiB")
-    assert (idle.verdict, idle.mend) == (
+    assert (idle.verdict, idle.fix) == (
         "note",
         "pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'",
     )
@@ -112,7 +112,7 @@ def test_a_driver_that_fails_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) ->
     nvml_stand_in.install(monkeypatch, Nvml(says=nvml_stand_in.DRIVER_NOT_LOADED))
     gpu = finding("NVIDIA GPU")
     assert (gpu.verdict, gpu.found) == ("note", "the NVIDIA driver is here but fails: Driver Not Loaded")
-    assert gpu.mend is not None and "install the driver again" in gpu.mend
+    assert gpu.fix is not None and "install the driver again" in gpu.fix
     assert examine().healthy
 
 
@@ -120,7 +120,7 @@ def test_without_nvidia_ml_py_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "pynvml", None)
     gpu = finding("NVIDIA GPU")
     assert gpu.verdict == "note" and gpu.found.startswith("nvidia-ml-py cannot be imported")
-    assert gpu.mend == "pip install --force-reinstall nvidia-ml-py"
+    assert gpu.fix == "pip install --force-reinstall nvidia-ml-py"
 
 
 def test_no_gpu_is_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_the_bundled_model_is_verified(toy_dir: Path) -> None:
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     model = finding("bundled model")
     assert model.verdict == "problem" and "unet.onnx" in model.found
-    assert model.mend == "pip install --force-reinstall --no-deps fiffdepth-rt"
+    assert model.fix == "pip install --force-reinstall --no-deps fiffdepth-rt"
 
 
 def test_metadata_that_is_damaged_does_not_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_each_problem_and_note_says_what_mends_it(
         monkeypatch.setitem(sys.modules, module, None)
     findings = examine().findings
     assert sum(found.verdict == "problem" for found in findings) == 8
-    assert all(found.mend for found in findings if found.verdict != "ok")
+    assert all(found.fix for found in findings if found.verdict != "ok")
 
 
 def test_the_text_shows_each_finding_and_the_exit_status_tells_of_problems(toy_dir: Path) -> None:
@@ -181,7 +181,7 @@ def test_json_holds_the_same(toy_dir: Path) -> None:
     diagnosis = json.loads(result.stdout)
     assert diagnosis == examine().as_json()
     assert diagnosis["healthy"] is False
-    assert {"subject", "verdict", "found", "mend"} == set(diagnosis["findings"][0])
+    assert {"subject", "verdict", "found", "fix"} == set(diagnosis["findings"][0])
 
 
 def test_it_changes_no_environment() -> None:

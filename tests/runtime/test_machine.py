@@ -34,7 +34,7 @@ ORIN = Gpu(name="Orin", total=None)  # its memory is the host's, and NVML does n
 
 def test_without_a_driver_there_are_no_gpus_and_nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, None)
-    assert nvidia_driver() == NvidiaDriver(version=None, gpus=(), failure="", mend="")
+    assert nvidia_driver() == NvidiaDriver(version=None, gpus=(), failure="", fix="")
     assert gpu_memory(0) is None and gpu_memory_of(os.getpid()) is None
 
 
@@ -60,7 +60,7 @@ def test_a_driver_that_fails_is_a_value_with_its_reason_and_its_mend(
     install(monkeypatch, Nvml(L4, says=says))
     found = nvidia_driver()
     assert found.failure == f"the NVIDIA driver is here but fails: {words}"
-    assert "nvidia-smi" in found.mend and found.gpus == () and found.version is None
+    assert "nvidia-smi" in found.fix and found.gpus == () and found.version is None
     assert gpu_memory(0) is None and gpu_memory_of(1) is None
 
 
@@ -75,7 +75,7 @@ def test_a_library_that_lacks_a_function_is_a_value_too(monkeypatch: pytest.Monk
 def test_without_pynvml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     found = nvidia_driver()
-    assert found.failure.startswith("nvidia-ml-py cannot be imported") and "nvidia-ml-py" in found.mend
+    assert found.failure.startswith("nvidia-ml-py cannot be imported") and "nvidia-ml-py" in found.fix
     assert gpu_memory(0) is None and gpu_memory_of(1) is None
 
 

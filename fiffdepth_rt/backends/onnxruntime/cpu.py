@@ -56,13 +56,13 @@ def usable() -> Usability:
         why = f"onnxruntime {onnxruntime.__version__} with {providers}"
     except Exception as error:  # a broken wheel fails in its own ways
         why = f"onnxruntime cannot be imported ({error})" if versions else "onnxruntime is not installed"
-        mend = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[cpu]'"
-        return Usability(name=NAME, usable=False, why=why, mend=mend, versions=versions)
-    mend = ""
+        fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[cpu]'"
+        return Usability(name=NAME, usable=False, why=why, fix=fix, versions=versions)
+    fix = ""
     if len(versions) > 1:
         why += "; its CPU and its GPU wheel are both installed and have overwritten each other"
-        mend = f"pip uninstall -y {' '.join(_WHEELS)} && pip install 'fiffdepth-rt[cpu]'  # or [gpu]"
-    return Usability(name=NAME, usable=True, why=why, mend=mend, versions=versions)
+        fix = f"pip uninstall -y {' '.join(_WHEELS)} && pip install 'fiffdepth-rt[cpu]'  # or [gpu]"
+    return Usability(name=NAME, usable=True, why=why, fix=fix, versions=versions)
 
 
 def open_backend(

@@ -37,9 +37,9 @@ def usable() -> Usability:
         why = f"openvino {openvino.__version__.partition('-')[0]}; this CPU {units}"
     except Exception as error:  # a broken wheel fails in its own ways
         why = f"openvino cannot be imported ({error})" if versions else "openvino is not installed"
-        mend = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
-        return Usability(name=NAME, usable=False, why=why, mend=mend, versions=versions)
-    return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
+        fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
+        return Usability(name=NAME, usable=False, why=why, fix=fix, versions=versions)
+    return Usability(name=NAME, usable=True, why=why, fix="", versions=versions)
 
 
 def computes_bf16() -> bool:

@@ -87,7 +87,7 @@ def _check_graph(plan: PlanRecord, manifest: Manifest, directory: Path) -> None:
 
 
 def check_fits(plan: PlanRecord, target: Target, directory: Path) -> None:
-    """Raises PlanVersionError or PlanGpuError, with what mends it, unless the plan may run on `target`."""
+    """Raises PlanVersionError or PlanGpuError, with what fixes it, unless the plan may run on `target`."""
     if parse_version(plan.tensorrt_version) != parse_version(target.tensorrt_version):
         raise PlanVersionError(
             f"{plan.file} was built by TensorRT {plan.tensorrt_version}; this machine has "

@@ -35,10 +35,10 @@ def usable() -> Usability:
         gpu = _find_gpu(0, version)
     except _UnusableError as error:
         return Usability(
-            name=NAME, usable=False, why=error.why, mend=error.mend, versions=versions, error=error.kind
+            name=NAME, usable=False, why=error.why, fix=error.fix, versions=versions, error=error.kind
         )
     why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
-    return Usability(name=NAME, usable=True, why=why, mend="", versions=versions)
+    return Usability(name=NAME, usable=True, why=why, fix="", versions=versions)
 
 
 def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
@@ -51,7 +51,7 @@ def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
         version = _import_tensorrt()
         gpu = _find_gpu(index, version)
     except _UnusableError as error:
-        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.mend}") from error
+        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.fix}") from error
     target = Target(
         gpu_name=gpu.name,
         compute_capability=gpu.compute_capability,
@@ -74,12 +74,12 @@ class _UnusableError(Exception):
     """Why TensorRT cannot be used here, the command that helps, and the kind of error that a caller gets."""
 
     def __init__(
-        self, why: str, mend: str, kind: type[BackendUnavailableError] = BackendUnavailableError
+        self, why: str, fix: str, kind: type[BackendUnavailableError] = BackendUnavailableError
     ) -> None:
         super().__init__(why)
         self.kind = kind
         self.why = why.rstrip(".")
-        self.mend = mend
+        self.fix = fix
 
 
 def _import_tensorrt() -> str:

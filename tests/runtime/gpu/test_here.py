@@ -44,7 +44,7 @@ def test_usable_never_raises_and_says_why(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
         usability = here.usable()
-        assert not usability.usable and words in usability.why and usability.mend
+        assert not usability.usable and words in usability.why and usability.fix
         with pytest.raises(BackendUnavailableError, match="Run: "):
             here.require()
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
