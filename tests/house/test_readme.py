@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import tracked
 from tests.support.paths import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -17,13 +18,6 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def _blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def _tracked() -> set[str]:
-    # Untracked but not ignored files count too, so that the promise holds before the commit.
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return {name for name in out.split("\0") if name and (ROOT / name).exists()}
 
 
 PYTHON_BLOCKS = [
@@ -74,7 +68,7 @@ def test_every_entry_of_the_readme_tree_exists_and_has_a_caption() -> None:
 def test_every_room_and_every_module_of_the_runtime_is_in_the_readme_tree() -> None:
     """A room (a folder of modules) stands for its files; the runtime's own files are named one by one."""
     tree, missing = _tree(), set()
-    for name in _tracked():
+    for name in tracked():
         path = Path(name)
         hidden = path.parts[0].startswith(".")
         if hidden or path.name == "__init__.py" or path.parts[0] in ("tests", "README.md"):
@@ -95,10 +89,3 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
             assert (document.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
-def test_make_targets_in_the_documents_exist(document: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = set(re.findall(r"`make ([a-z-]+)", document.read_text(encoding="utf-8")))
-    assert named <= targets
