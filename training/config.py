@@ -2,18 +2,24 @@
 
 Every key has its default here and its line in `training/configs/fiffdepth.toml`. A key that is unknown, of
 the wrong type or out of range is a ConfigError that names it, and the nearest key there is.
+
+msgspec decides whether a table has the types and ranges that stand here; `_check` decides the rest, and the
+sentences are ours.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import enum
+import re
 import sys
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from fiffdepth_rt.space import Space
 from training.data import sets
@@ -29,8 +35,13 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names the file, the key, and what would be right."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+FromZero = Annotated[int, Meta(ge=0)]
+FromOne = Annotated[int, Meta(ge=1)]
+AboveZero = Annotated[float, Meta(gt=0)]
+Sizes = tuple[tuple[int, ...], ...]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[run] How long, how often saved, and where.
 
     folder: everything that the run writes. An interrupted run goes on by the same command.
@@ -44,15 +55,14 @@ class Run:
 
     folder: str
     name: str = "fiffdepth"
-    seed: int = 2024
-    steps: int = 30_000
-    state_every: int = 500
-    checkpoint_every: int = 5_000
-    size: int = 640
+    seed: FromZero = 2024
+    steps: FromOne = 30_000
+    state_every: FromOne = 500
+    checkpoint_every: FromOne = 5_000
+    size: Annotated[int, Meta(ge=64)] = 640
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Base:
+class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[base] The weights that training starts from.
 
     model: a diffusers folder, a single .safetensors (ours or LDM's), or a Hub id.
@@ -71,8 +81,7 @@ class Base:
     licence: str = "not stated"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Synthetic:
+class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[[data.synthetic]] A set of photos with exact depth.
 
     kind: the layout under `path`: "hypersim", "vkitti", or another of training/data/sets.py with depth.
@@ -88,13 +97,12 @@ class Synthetic:
     path: str
     split: str = "train"
     frames: str = ""
-    weight: float = 1.0
-    sizes: tuple[tuple[int, ...], ...] = ()
-    max_zoom: float = 1.0
+    weight: AboveZero = 1.0
+    sizes: Sizes = ()
+    max_zoom: Annotated[float, Meta(ge=1)] = 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Real:
+class Real(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[[data.real]] Photos without depth, and the teacher's labels of them.
 
     photos: a folder of photos, or of WebDataset shards.
@@ -108,13 +116,12 @@ class Real:
     photos: str
     labels: str
     licence: str = "not stated"
-    weight: float = 1.0
-    sizes: tuple[tuple[int, ...], ...] = ()
-    max_zoom: float = 1.5
+    weight: AboveZero = 1.0
+    sizes: Sizes = ()
+    max_zoom: Annotated[float, Meta(ge=1)] = 1.5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[data] What a batch is made of.
 
     space: of the targets, by its name in fiffdepth_rt.space; written into the checkpoint.
@@ -129,19 +136,18 @@ class Data:
     real: the sets with a teacher's labels; none where method.teacher is "off".
     """
 
-    space: str = "depth"
-    batch: int = 32
-    per_device: int = 4
-    flip: float = 0.5
-    views: int = 0
-    workers: int = 4
-    prefetch: int = 2
+    space: Space = Space.DEPTH
+    batch: Annotated[int, Meta(ge=2)] = 32
+    per_device: FromOne = 4
+    flip: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    views: FromZero = 0
+    workers: FromZero = 4
+    prefetch: FromOne = 2
     synthetic: tuple[Synthetic, ...] = ()
     real: tuple[Real, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[optimizer] AdamW, its learning rate, and what is averaged.
 
     lr: reached after the warm-up.
@@ -153,17 +159,16 @@ class Optimizer:
     ema: decay of the averaged weights, which are then the ones written for export; 0: none.
     """
 
-    lr: float = 3e-5
-    warmup: int = 100
+    lr: AboveZero = 3e-5
+    warmup: FromZero = 100
     decay_steps: int = 25_000
-    floor: float = 0.01
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
+    floor: AboveZero = 0.01
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    clip: Annotated[float, Meta(ge=0)] = 1.0
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compute:
+class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[compute] How a step is computed.
 
     precision: "bf16", "fp16" (with loss scaling) or "no" (fp32). Weights and losses are fp32 in all of them.
@@ -172,13 +177,12 @@ class Compute:
       Set data.views with it, or no cut-out is ever met again.
     """
 
-    precision: str = "bf16"
+    precision: Literal["bf16", "fp16", "no"] = "bf16"
     gradient_checkpointing: bool = True
     cache: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Validation:
+class Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[validation] AbsRel and δ1 on a held-out split, and the pictures for TensorBoard.
 
     every: steps between validations.
@@ -187,14 +191,13 @@ class Validation:
     pictures_every: steps between pictures (photo, target, d0, d−1); 0: none.
     """
 
-    every: int = 1_000
-    images: int = 100
+    every: FromOne = 1_000
+    images: FromOne = 100
     set: Synthetic | None = None
-    pictures_every: int = 500
+    pictures_every: FromZero = 500
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run. method: [method], see training.objective.Method."""
 
     run: Run
@@ -221,56 +224,51 @@ def load(path: Path) -> Config:
 
 
 def parse(table: Mapping[str, Any]) -> Config:
-    """Nested tables -> Config. Raises ConfigError."""
-    config: Config = _table(Config, table, "")
+    """Nested tables -> Config. An int stands for a float, nothing else is converted. Raises ConfigError."""
+    try:
+        config = msgspec.convert(table, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_in_our_words(error, table)) from error
     _check(config)
     return config
 
 
 def plain(config: Config) -> dict[str, Any]:
     """Config -> JSON values, for metadata and for comparison."""
-    return dataclasses.asdict(config)
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    return values
 
 
-def _table(cls: Any, table: Any, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"[{where}] has to be a table, not {table!r}.")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in table:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"{_path(where, key)} is no key. Did you mean {near}? "
-                f"{f'[{where}]' if where else 'The file'} takes: {', '.join(fields)}."
-            )
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise ConfigError(f"{_path(where, name)} is missing, and has no default.")
-    values = {key: _value(hints[key], value, _path(where, key)) for key, value in table.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise ConfigError(f"[{where}] {error}") from error
+# ---- what msgspec refuses, in our words ----
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """One value of the type that its field is annotated with; an int stands for a float, nothing else."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return _table(hint, value, where)
+def _in_our_words(error: msgspec.ValidationError, table: Any) -> str:
+    """A sentence that names the key, its value, and what would be right."""
+    said, found_at, at = str(error).rpartition(" - at `$.")
+    said, where = (said, at.rstrip("`")) if found_at else (at, "")
+    hint, value = _at(where, table)
+    if found := re.fullmatch("Object contains unknown field `(.*)`", said):
+        keys = hint.__struct_fields__
+        near = difflib.get_close_matches(found[1], keys, n=1, cutoff=0.0)[0]
+        takes = f"{f'[{where}]' if where else 'The file'} takes: {', '.join(keys)}."
+        return f"{_path(where, found[1])} is no key. Did you mean {near}? {takes}"
+    if found := re.fullmatch("Object missing required field `(.*)`", said):
+        return f"{_path(where, found[1])} is missing, and has no default."
+    if isinstance(error.__cause__, ValueError):  # from a __post_init__
+        return f"[{where}] {error.__cause__}"
+    ranges, hint = _ranges(hint)
+    if _is_table(hint):
+        return f"[{where}] has to be a table, not {value!r}."
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where} has to be a list, not {value!r}.")
-        element = typing.get_args(hint)[0]
-        return tuple(_value(element, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where} = {value!r} has to be {_NAMES[hint]}, not {_NAMES[type(value)]}.")
-    return value
+        return f"{where} has to be a list, not {value!r}."
+    if allowed := _choices(hint):
+        if isinstance(value, str):
+            return _none_of(where, value, allowed)
+        hint = str
+    if ranges and isinstance(value, int | float) and "got" not in said:
+        return f"{where} = {value} has to be {ranges}."
+    given = _NAMES.get(type(value), type(value).__name__)
+    return f"{where} = {value!r} has to be {_NAMES[hint]}, not {given}."
 
 
 _NAMES = {
@@ -283,14 +281,53 @@ _NAMES = {
 }
 
 
+def _at(where: str, table: Any) -> tuple[Any, Any]:
+    """msgspec's path, such as data.synthetic[1].kind -> the type that is expected there, the value that is.
+
+    A field that may be None is expected to hold what it holds otherwise.
+    """
+    hint: Any = Config
+    for key, index in re.findall(r"(\w+)|\[(\d+)\]", where):
+        table = table[key or int(index)]
+        if key:
+            hint = typing.get_type_hints(hint, include_extras=True)[key]
+            if type(None) in typing.get_args(hint):
+                hint = typing.get_args(hint)[0]
+        else:
+            hint = typing.get_args(hint)[0]
+    return hint, table
+
+
+def _ranges(hint: Any) -> tuple[str, Any]:
+    """A field's type -> its limits in words ("" where it has none), and the type without them."""
+    if typing.get_origin(hint) is not Annotated:
+        return "", hint
+    bare, limits = typing.get_args(hint)
+    if limits.ge is not None and limits.le is not None:
+        return f"from {limits.ge} to {limits.le}", bare
+    words = (("at least", limits.ge), ("above", limits.gt), ("at most", limits.le), ("below", limits.lt))
+    return " and ".join(f"{word} {limit}" for word, limit in words if limit is not None), bare
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The values of a Literal or an enumeration; () for another type."""
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return tuple(str(choice.value) for choice in hint)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def _is_table(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+
+
 def _path(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
+# ---- what no type can say ----
+
+
 def _check(c: Config) -> None:
-    """What no type can say."""
-    _one_of("data.space", c.data.space, tuple(Space))
-    _one_of("compute.precision", c.compute.precision, ("bf16", "fp16", "no"))
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")
     exact = [(f"data.synthetic[{i}]", s) for i, s in enumerate(c.data.synthetic)]
@@ -309,48 +346,25 @@ def _check(c: Config) -> None:
             'or set method.teacher = "off".'
         )
     for where, source in [*exact, *((f"data.real[{i}]", r) for i, r in enumerate(c.data.real))]:
-        _at_least(f"{where}.weight", source.weight, 0, above=True)
-        _at_least(f"{where}.max_zoom", source.max_zoom, 1)
         for size in source.sizes:
             if len(size) != 2 or any(side < 8 or side % 8 for side in size):
                 raise ConfigError(f"{where}.sizes: {list(size)} is no [height, width] in multiples of 8.")
-    if c.data.batch < 2 or c.data.batch % 2:
+    if c.data.batch % 2:
         raise ConfigError(f"data.batch = {c.data.batch} has to be even: half synthetic, half real.")
-    for where, number, least in (
-        ("run.seed", c.run.seed, 0),
-        ("run.steps", c.run.steps, 1),
-        ("run.state_every", c.run.state_every, 1),
-        ("run.checkpoint_every", c.run.checkpoint_every, 1),
-        ("run.size", c.run.size, 64),
-        ("data.per_device", c.data.per_device, 1),
-        ("data.views", c.data.views, 0),
-        ("data.workers", c.data.workers, 0),
-        ("data.prefetch", c.data.prefetch, 1),
-        ("optimizer.warmup", c.optimizer.warmup, 0),
-        ("optimizer.clip", c.optimizer.clip, 0),
-        ("optimizer.weight_decay", c.optimizer.weight_decay, 0),
-        ("validation.every", c.validation.every, 1),
-        ("validation.images", c.validation.images, 1),
-        ("validation.pictures_every", c.validation.pictures_every, 0),
-    ):
-        _at_least(where, number, least)
-    _at_least("optimizer.lr", c.optimizer.lr, 0, above=True)
-    _at_least("optimizer.floor", c.optimizer.floor, 0, above=True)
-    _at_least("optimizer.decay_steps", c.optimizer.decay_steps, c.optimizer.warmup, above=True)
-    if not 0 <= c.data.flip <= 1:
-        raise ConfigError(f"data.flip = {c.data.flip} has to be from 0 to 1.")
-    if not 0 <= c.optimizer.ema < 1:
-        raise ConfigError(f"optimizer.ema = {c.optimizer.ema} has to be at least 0 and below 1.")
+    if c.optimizer.decay_steps <= c.optimizer.warmup:
+        raise ConfigError(
+            f"optimizer.decay_steps = {c.optimizer.decay_steps} has to be above {c.optimizer.warmup}, "
+            "the steps of warm-up."
+        )
     if "/" in c.run.name or not c.run.name.strip("."):
         raise ConfigError(f"run.name = {c.run.name!r} becomes a file name: leave out slashes.")
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.0)[0]
-        raise ConfigError(f'{where} = "{value}": one of {", ".join(allowed)}. Did you mean "{near}"?')
+        raise ConfigError(_none_of(where, value, allowed))
 
 
-def _at_least(where: str, value: float, least: float, *, above: bool = False) -> None:
-    if not (value > least if above else value >= least):
-        raise ConfigError(f"{where} = {value} has to be {'above' if above else 'at least'} {least}.")
+def _none_of(where: str, value: str, allowed: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.0)[0]
+    return f'{where} = "{value}": one of {", ".join(allowed)}. Did you mean "{near}"?'

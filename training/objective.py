@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import torch
 from diffusers import DDPMScheduler
 
@@ -164,8 +165,7 @@ def latent_valid(valid: torch.Tensor) -> torch.Tensor:
 # ---- eq. 7 ----
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The paper's method; other values of the first three are the ablations of its Fig. 7.
 
     trajectory: "blend" (eq. 2), "image" (b0 = x0, no depth in it), "off" (no L_k).

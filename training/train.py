@@ -30,6 +30,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from diffusers.training_utils import EMAModel
+from msgspec import structs
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
@@ -88,7 +89,7 @@ def train(config: Config) -> Path:
 def dry_run(config: Config) -> str:
     """Load everything, compute one step, write nothing -> shapes, memory, disk and cost, in words."""
     accelerator = make_accelerator(config)
-    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, cache=""))
+    config = structs.replace(config, compute=structs.replace(config.compute, cache=""))
     run = Training(config, accelerator)
     mixture = dataclasses.replace(sources.mixture(config), workers=0, stop=1)
     terms = sources.licence_terms(config, mixture)
@@ -368,7 +369,7 @@ def main() -> None:
         if args.max_steps is not None:
             if args.max_steps < 1:
                 raise ConfigError(f"--max-steps {args.max_steps} has to be at least 1.")
-            config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=args.max_steps))
+            config = structs.replace(config, run=structs.replace(config.run, steps=args.max_steps))
         with logging_redirect_tqdm():
             done = dry_run(config) if args.dry_run else train(config)
     except (TrainingError, ConfigError, BaseError, DataError, SampleError, FiffDepthError) as error:

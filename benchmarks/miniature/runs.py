@@ -10,6 +10,7 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def run(
     record = {
         "variant": name,
         "seed": seed,
-        "method": dataclasses.asdict(method),
+        "method": msgspec.to_builtins(method),
         "real": dataclasses.asdict(score_pictures(on_real, worlds.test.depth_m)),
         "synthetic": dataclasses.asdict(score_pictures(on_synthetic, worlds.synthetic_test.depth_m)),
         "last_losses": parts,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import datetime
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,11 @@ def test_every_key_is_explained_in_its_class_and_in_the_shipped_file(section: st
     shipped: Any = config.tomllib.loads(text)
     for part in section.split("."):
         shipped = shipped[part][0] if isinstance(shipped[part], list) else shipped[part]
-    for field in dataclasses.fields(cls):
-        assert re.search(rf"\b{field.name}\b", cls.__doc__ or ""), field.name
-        assert field.name in shipped, field.name
-        if field.name == "sizes" or not isinstance(shipped[field.name], dict | list):
-            assert re.search(rf"^{field.name} = .*# .*\w", text, flags=re.MULTILINE), field.name
+    for name in cls.__struct_fields__:
+        assert re.search(rf"\b{name}\b", cls.__doc__ or ""), name
+        assert name in shipped, name
+        if name == "sizes" or not isinstance(shipped[name], dict | list):
+            assert re.search(rf"^{name} = .*# .*\w", text, flags=re.MULTILINE), name
 
 
 def test_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
@@ -85,6 +86,24 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
         ({"optimizer": {"lr": 0.0}}, "optimizer.lr = 0.0 has to be above 0"),
         ({"optimizer": {"ema": 1.0}}, "optimizer.ema"),
         ({"run": {"name": "a/b"}}, "file name"),
+        ({"run": {"steps": 0}}, "run.steps = 0 has to be at least 1."),
+        ({"run": {"steps": 1.0}}, "run.steps = 1.0 has to be a whole number, not a number"),
+        ({"run": {"folder": datetime.date(2026, 1, 1)}}, "has to be text in quotes, not date"),
+        ({"data": {"flip": 1.5}}, "data.flip = 1.5 has to be from 0 to 1."),
+        ({"data": {"flip": float("nan")}}, "data.flip = nan has to be from 0 to 1."),
+        ({"data": {"flip": 10**400}}, "has to be from 0 to 1."),
+        ({"optimizer": {"ema": -0.1}}, "optimizer.ema = -0.1 has to be at least 0 and below 1."),
+        ({"optimizer": {"decay_steps": 2}}, "optimizer.decay_steps = 2 has to be above 2"),
+        (
+            {"compute": {"precision": 16}},
+            "compute.precision = 16 has to be text in quotes",
+        ),
+        ({"validation": {"set": 4}}, "[validation.set] has to be a table, not 4."),
+        (
+            {"validation": {"set": {"kind": "hypersim"}}},
+            "validation.set.path is missing",
+        ),
+        ({"method": {"gamma": "half"}}, "method.gamma = 'half' has to be a number, not text in quotes"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_key_and_remedy(changes: dict[str, Any], said: str) -> None:
@@ -97,6 +116,23 @@ def test_a_missing_key_without_default_is_named() -> None:
     del incomplete["base"]["model"]
     with pytest.raises(ConfigError, match=r"base\.model is missing"):
         config.parse(incomplete)
+
+
+def test_a_wrong_value_deep_in_a_list_is_named_with_its_place() -> None:
+    wrong = table()
+    wrong["data"]["synthetic"][1]["weight"] = 0
+    with pytest.raises(ConfigError, match=r"data\.synthetic\[1\]\.weight = 0 has to be above 0\."):
+        config.parse(wrong)
+    wrong["data"]["synthetic"][1] = {"kind": "hypersim", "path": "p", "sizes": [[480, "wide"]]}
+    with pytest.raises(ConfigError, match=r"data\.synthetic\[1\]\.sizes\[0\]\[1\] = 'wide' has to be"):
+        config.parse(wrong)
+    with pytest.raises(ConfigError, match=r"nothing is no key\. Did you mean .* The file takes: run,"):
+        config.parse({**table(), "nothing": 1})
+
+
+def test_a_configuration_survives_the_way_to_metadata_and_back() -> None:
+    c = config.parse(table())
+    assert config.parse(json.loads(json.dumps(config.plain(c)))) == c
 
 
 def test_a_size_that_no_latent_fits_is_refused() -> None:

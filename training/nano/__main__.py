@@ -30,6 +30,7 @@ import functools
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -376,7 +377,7 @@ def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None
                 size_max=1024,
                 licence="Apache-2.0",
                 data_sources=tuple(sources),
-                training=dataclasses.asdict(plan),
+                training=msgspec.to_builtins(plan),
             ),
         ),
     )
