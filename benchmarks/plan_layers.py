@@ -1,6 +1,10 @@
 """What TensorRT made of the graphs: the layers of this machine's plans, and whether attention was fused.
 
 python -m benchmarks.plan_layers engines/fiffdepth
+
+`polygraphy inspect model PLAN --model-type engine --show layers` prints the layers of one plan. This command
+is kept beside it: it knows which plans run here, fills stripped plans, and counts fused attention; and
+polygraphy (0.53) divides the number of layers by the number of profiles, which is one per grid and batch.
 """
 
 from __future__ import annotations

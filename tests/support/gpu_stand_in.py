@@ -167,8 +167,8 @@ class Cuda:
 
     # --- work ---
 
-    def ask(self, stream: int, work: Callable[[], None], *, checked: bool = True) -> None:
-        """Put work behind what was asked of a stream, or into the graph that is being captured."""
+    def enqueue(self, stream: int, work: Callable[[], None], *, checked: bool = True) -> None:
+        """Put work behind what is enqueued in a stream, or into the CUDA graph that is being captured."""
         stream = int(stream) or 1
         with self.work:
             gpu = self._gpu_of_stream[stream]
@@ -209,7 +209,7 @@ class Cuda:
             self.bytes_at(from_, (rows - 1) * pitch + width)
         if kind is not kinds.cudaMemcpyDeviceToHost:
             self.bytes_at(to, rows * to_pitch)
-        self.ask(stream, copy)
+        self.enqueue(stream, copy)
         return (0,)
 
     # --- events ---
@@ -225,7 +225,7 @@ class Cuda:
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         token = self._events[event] = _Token(int(stream) or 1)
-        self.ask(stream, lambda: setattr(token, "reached", True))
+        self.enqueue(stream, lambda: setattr(token, "reached", True))
         return (0,)
 
     def cudaEventSynchronize(self, event: int) -> Any:
@@ -238,7 +238,7 @@ class Cuda:
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:
         token = self._events[event]
-        self.ask(stream, lambda: self._reach(token), checked=False)
+        self.enqueue(stream, lambda: self._reach(token), checked=False)
         return (0,)
 
     def _reach(self, token: _Token | None) -> None:
@@ -273,7 +273,7 @@ class Cuda:
     def cudaGraphLaunch(self, executable: int, stream: int) -> Any:
         self.launches += 1
         for work in self._graphs[executable]:
-            self.ask(stream, work)
+            self.enqueue(stream, work)
         return (0,)
 
     def left_over(self) -> tuple[int, int, int, int]:
@@ -359,7 +359,7 @@ class _Context:
                 flat = np.ascontiguousarray(output).reshape(-1).view(np.uint8)
                 cuda.bytes_at(self._addresses[name], flat.nbytes)[:] = flat
 
-        self._engine.cuda.ask(stream, run)
+        self._engine.cuda.enqueue(stream, run)
         return True
 
     def _dtype(self) -> Any:

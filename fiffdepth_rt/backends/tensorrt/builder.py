@@ -1,7 +1,11 @@
 """ONNX graph -> TensorRT plan, on this GPU.
 
 Written against the names that TensorRT 10.3 to 11.4 share, and 8.5.3 as far as it has them. What differs
-between versions is decided in versions.py, by number; here, its words are looked up.
+between versions is decided in versions.py, by number; here, the names are looked up.
+
+Why not polygraphy's loaders (read: 0.53): they give TensorRT a logger of their own, so a BuildError could
+not carry TensorRT's words; they write the timing cache in place, so a killed build leaves a torn one; and
+they allow a plan to run code on the host, which opened.py forbids. Where polygraphy helps: docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -29,7 +33,10 @@ from fiffdepth_rt.errors import BuildError
 
 
 class TensorRtBuilder:
-    """TensorRT and the GPU of this machine. Raises BackendUnavailableError where one of them is missing."""
+    """Builds and opens plans with the TensorRT and the GPU of this machine: a `build.Builder`.
+
+    Raises BackendUnavailableError where TensorRT or the GPU is missing.
+    """
 
     def __init__(self) -> None:
         self.target, gpu = require()
@@ -38,7 +45,7 @@ class TensorRtBuilder:
     def build(
         self, job: PlanJob, into: BinaryIO, *, timing_cache: Path, on_progress: OnProgress | None
     ) -> None:
-        """Graph -> plan, written to `into`. Raises BuildError with TensorRT's log, OutputError."""
+        """ONNX graph -> plan, written to `into`. Raises BuildError with TensorRT's log, OutputError."""
         with kept_lines() as lines:
             try:
                 plan = _build(job, timing_cache, on_progress)
@@ -60,7 +67,7 @@ class TensorRtBuilder:
 
 
 class _BuildFailedError(Exception):
-    """What was being done when TensorRT gave up; why is in its log."""
+    """What was being done when TensorRT gave up. The reason is in TensorRT's log."""
 
 
 def _build(job: PlanJob, timing_cache: Path, on_progress: OnProgress | None) -> Any:
@@ -134,7 +141,7 @@ def _config(builder: Any, job: PlanJob, version: Version) -> Any:
 
 
 def _use_timing_cache(config: Any, path: Path) -> Any:
-    """The directory's timing cache, or an empty one where it is of another GPU or TensorRT, or damaged."""
+    """Use the directory's timing cache, or an empty one where the file is of another GPU or TensorRT."""
     for content in (_read(path), b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -143,7 +150,7 @@ def _use_timing_cache(config: Any, path: Path) -> Any:
 
 
 def _keep_timing_cache(config: Any, path: Path) -> None:
-    """Timings -> the file, with those that another build has put there meanwhile. Raises OutputError."""
+    """Timings -> the file, together with what another build has put there meanwhile. Raises OutputError."""
     cache = config.get_timing_cache()
     if cache is None:
         return
@@ -155,7 +162,7 @@ def _keep_timing_cache(config: Any, path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """The file's content; nothing where it is not there, or is a link out of the directory."""
+    """The file's content; empty where there is no file, or a link, which may lead out of the directory."""
     try:
         return b"" if path.is_symlink() else path.read_bytes()
     except OSError:
@@ -163,7 +170,7 @@ def _read(path: Path) -> bytes:
 
 
 def _monitor(stage: str, on_progress: OnProgress | None) -> Any:
-    """A trt.IProgressMonitor that tells `on_progress`. What that raises, and Ctrl-C, ends the build."""
+    """A trt.IProgressMonitor that calls `on_progress`. What `on_progress` raises ends the build."""
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -176,7 +183,7 @@ def _monitor(stage: str, on_progress: OnProgress | None) -> Any:
             self._phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """False ends the build; an exception would have to cross TensorRT's own frames."""
+            """False ends the build: an exception could not pass through TensorRT's own frames."""
             try:
                 phase, fraction = self._phases.step(phase_name, step)
                 if on_progress is not None:

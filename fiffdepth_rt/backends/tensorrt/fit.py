@@ -18,7 +18,7 @@ from fiffdepth_rt.errors import BackendUnavailableError, PlanGpuError, PlanMisma
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lane:
-    """One shape that photos can take through all three stages. plans: by stage."""
+    """A shape of images that has a plan for all three stages. plans: by stage."""
 
     precision: str
     profile: PlanProfile
@@ -26,10 +26,10 @@ class Lane:
 
 
 def lanes(manifest: Manifest, precisions: Sequence[str], target: Target, directory: Path) -> tuple[Lane, ...]:
-    """The shapes that the plans of these graph sets take here, in the order in which they were built.
+    """The lanes of these graph sets on `target`, in the order in which their plans were built.
 
-    Raises PlanMismatchError (PlanVersionError, PlanGpuError) where there are plans, and none is for `target`;
-    BackendUnavailableError where there are none, or no shape has one for every stage.
+    Raises PlanMismatchError (PlanVersionError, PlanGpuError) where the directory holds plans and none of them
+    is for `target`; BackendUnavailableError where it holds none, or no shape has a plan for every stage.
     """
     listed = [plan for plan in manifest.plans if plan.precision in precisions]
     fitting, misfits = [], list[PlanMismatchError]()
@@ -54,7 +54,7 @@ def lanes(manifest: Manifest, precisions: Sequence[str], target: Target, directo
 
 
 def ready_sets(manifest: Manifest, target: Target, directory: Path) -> tuple[str, ...]:
-    """The graph sets with plans that run here."""
+    """The graph sets that have a lane on `target`."""
     ready = []
     for precision in manifest.graph_sets:
         try:
@@ -66,7 +66,11 @@ def ready_sets(manifest: Manifest, target: Target, directory: Path) -> tuple[str
 
 
 def _complete(plans: Sequence[PlanRecord]) -> Iterable[Lane]:
-    """Of several plans for a shape: this GPU's own before one for its whole capability, then the newest."""
+    """Plans -> lanes.
+
+    Where several plans serve a stage of a shape, a plan for this GPU alone comes before one for every GPU of
+    its compute capability, and a newer plan before an older one.
+    """
     ranked = sorted(enumerate(plans), key=lambda one: (one[1].hardware_compatibility == "none", one[0]))
     best = {(plan.precision, profile, plan.stage): plan for _, plan in ranked for profile in plan.profiles}
     shapes = dict.fromkeys((plan.precision, profile) for plan in plans for profile in plan.profiles)

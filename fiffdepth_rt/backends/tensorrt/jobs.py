@@ -34,14 +34,15 @@ NUMBER_FORMATS = ("fp16", "bf16", "fp32")  # best first, where nobody says which
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to build.
+    """What to build, as `fiffdepth build` was asked.
 
     grids: (height, width) in px; empty for a square of the model's default size.
     batches: each goes with each grid.
     precision: a graph set; None for the first of NUMBER_FORMATS that TensorRT can read here.
-    static: a plan per grid and batch, instead of one with a profile for each.
-    opt_level: 0 to 5, more is slower to build; workspace_mib: MiB of scratch memory; None for TensorRT's own.
-    strip_plan: leave the weights out of the plan. hardware_compatible: for every GPU of this capability.
+    static: a plan for each grid and batch, instead of one plan with a profile for each.
+    opt_level: 0 to 5, more is slower to build. workspace_mib: MiB of scratch memory. None: TensorRT's choice.
+    strip_plan: leave the weights out of the plan.
+    hardware_compatible: build for every GPU of this compute capability.
     command: what was typed, for the manifest.
     """
 
@@ -58,7 +59,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanJob:
-    """One plan to build. record: as the manifest shall list it; graph: the ONNX file; stage: its tensors."""
+    """One plan to build.
+
+    record: what the manifest will say of the plan. graph: the ONNX file. stage: the graph's tensors.
+    """
 
     record: PlanRecord
     graph: Path
@@ -152,8 +156,8 @@ def choose_profiles(
 ) -> tuple[PlanProfile, ...]:
     """One profile for each grid and batch, in the order of the request.
 
-    photo_grids: those of the golden photos. If none of them was asked for, the first that these graphs take
-    is added with batch 1: a plan that was never held against a photo is not worth listing.
+    photo_grids: the grids of the golden photos. If none of these grids was asked for, the first that the
+    graphs take is added with batch 1: a plan that was never compared on a photo is not worth listing.
 
     Raises SizeError for a grid or batch that the graphs do not take.
     """
@@ -229,7 +233,7 @@ def plan_jobs(
     precision: str,
     profiles: tuple[PlanProfile, ...],
 ) -> tuple[tuple[PlanJob, ...], ...]:
-    """What to build, as journeys: one job for each stage, and one journey, or one per profile if static."""
+    """Profiles -> journeys of one job per stage: one journey for all profiles; if static, one for each."""
     graphs = manifest.graph_sets[precision]
     journeys = [(profile,) for profile in profiles] if request.static else [profiles]
     return tuple(
@@ -284,7 +288,7 @@ def plan_file(
     hardware_compatible: bool = False,
     static: PlanProfile | None = None,
 ) -> str:
-    """The name of a plan, relative to its engine directory. static: the one profile it is for."""
+    """The name of a plan, relative to its engine directory. static: the profile of a static plan."""
     name = "any" if hardware_compatible else target.gpu_name
     # The first characters of two names may be all that differs, so none is dropped, only replaced.
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "gpu"
@@ -296,5 +300,5 @@ def plan_file(
 
 
 def find_built(plans: Collection[PlanRecord], wanted: PlanRecord) -> PlanRecord | None:
-    """The plan that is `wanted` in everything but when and how it was built."""
+    """The listed plan that equals `wanted` in everything but `built`: date, seconds, command."""
     return next((plan for plan in plans if dataclasses.replace(plan, built=wanted.built) == wanted), None)

@@ -17,7 +17,7 @@ log = logging.getLogger("fiffdepth_rt.tensorrt")
 
 @functools.cache
 def logger() -> Any:
-    """The one trt.ILogger of this process: TensorRT keeps the first that it is given."""
+    """The one trt.ILogger of this process: TensorRT goes on using the first logger that it is given."""
     import tensorrt as trt
 
     severity = trt.ILogger.Severity
@@ -34,14 +34,14 @@ def logger() -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.keepers: list[deque[str]] = []
+            self.kept: list[deque[str]] = []  # one for each `kept_lines` that is under way
 
         def log(self, severity: Any, text: str) -> None:
             level = levels.get(severity, logging.INFO)
             log.log(level, "%s", text)
             if level >= logging.INFO:
-                for keeper in self.keepers:
-                    keeper.append(f"{logging.getLevelName(level)}: {text}")
+                for lines in self.kept:
+                    lines.append(f"{logging.getLevelName(level)}: {text}")
 
     return Logger()
 
@@ -50,12 +50,12 @@ def logger() -> Any:
 def kept_lines() -> Iterator[deque[str]]:
     """The lines that TensorRT says until the block ends, from INFO up, with their level."""
     lines: deque[str] = deque(maxlen=LINES_KEPT)
-    keepers = logger().keepers
-    keepers.append(lines)
+    kept = logger().kept
+    kept.append(lines)
     try:
         yield lines
     finally:
-        keepers[:] = [keeper for keeper in keepers if keeper is not lines]
+        kept[:] = [other for other in kept if other is not lines]
 
 
 def reason(lines: deque[str]) -> str:
@@ -65,12 +65,12 @@ def reason(lines: deque[str]) -> str:
 
 
 def says_no_memory(lines: Iterable[str]) -> bool:
-    """Whether TensorRT's log tells of memory that is not there."""
+    """Whether these lines of TensorRT's log say that GPU memory ran out."""
     return any(_NO_MEMORY.search(line) for line in lines)
 
 
 def requested_bytes(lines: Iterable[str]) -> int | None:
-    """How much TensorRT asked for, the largest number that its log names; None where it names none."""
+    """The largest number of bytes that these lines say was requested; None where they name none."""
     found = [int(match[1]) for line in lines for match in _REQUESTED.finditer(line)]
     return max(found, default=None)
 

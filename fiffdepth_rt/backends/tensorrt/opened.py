@@ -145,7 +145,7 @@ def deserialize(plan: Path, job: PlanJob) -> Any:
     with kept_lines() as lines:
         runtime = trt.Runtime(logger())
         if hasattr(runtime, "engine_host_code_allowed"):
-            runtime.engine_host_code_allowed = False  # a plan is data; ours hold no programs
+            runtime.engine_host_code_allowed = False  # a plan is data: it may not run code on the host
         content = plan.read_bytes()
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:

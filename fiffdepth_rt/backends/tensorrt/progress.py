@@ -1,4 +1,4 @@
-"""Nested phases of a build -> how far it is. What TensorRT tells, step by step, as one number."""
+"""How far a build is: the nested phases that TensorRT reports, step by step -> one fraction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """How far the build of one plan is: fraction, 0 to 1, of `phase`, the outermost in TensorRT's words."""
+    """How far the build of one plan is.
+
+    phase: the outermost phase, in TensorRT's words. fraction: how much of this phase is done, 0 to 1.
+    """
 
     stage: str
     phase: str
@@ -39,7 +42,7 @@ class Phases:
             self._phases[name] = _Phase(parent=parent, steps=max(1, steps))
 
     def step(self, name: str, step: int) -> tuple[str, float]:
-        """A step, counted from 0, is complete -> the outermost phase around it, and its fraction."""
+        """A step, counted from 0, is complete -> the outermost phase around it, and this phase's fraction."""
         with self._lock:
             if name not in self._phases:
                 return name, 0.0
@@ -54,7 +57,7 @@ class Phases:
             self._phases.pop(name, None)
 
     def _fraction(self, name: str) -> float:
-        """Steps done, and of the step under way what the furthest phase inside it has done."""
+        """Steps that are done, plus the furthest fraction of the phases inside the step under way."""
         phase = self._phases[name]
         inside = [self._fraction(child) for child, other in self._phases.items() if other.parent == name]
         reached = min(1.0, (phase.done + max(inside, default=0.0)) / phase.steps)

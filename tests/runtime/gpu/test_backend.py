@@ -263,15 +263,15 @@ def test_work_waits_for_the_callers_stream_and_the_stream_for_the_work(built: Pa
         def write() -> None:  # the caller's own kernel, not run yet when infer is called
             cuda.bytes_at(given.address, image().nbytes)[:] = image(5).reshape(-1)
 
-        cuda.ask(stream.cuda_stream, write)
+        cuda.enqueue(stream.cuda_stream, write)
         depth.infer_on_gpu(given, out=out, cuda_stream=stream)
-        cuda.ask(stream.cuda_stream, lambda: read.append(out.values()))
+        cuda.enqueue(stream.cuda_stream, lambda: read.append(out.values()))
         assert read == []
         cuda.cudaStreamSynchronize(stream.cuda_stream)
         np.testing.assert_allclose(read[0], toy_depth(image(5)[None])[0], atol=1e-6)
 
         cuda.bytes_at(given.address, image().nbytes)[:] = 0
-        cuda.ask(stream.cuda_stream, write)
+        cuda.enqueue(stream.cuda_stream, write)
         found = depth.infer_on_gpu(given, out="host", cuda_stream=stream)  # nobody else makes the GPU work
         np.testing.assert_allclose(found, toy_depth(image(5)[None])[0], atol=1e-6)
 
@@ -280,7 +280,7 @@ def test_the_stream_that_an_array_names_is_waited_for(built: Path, cuda: Cuda) -
     producer = cuda.cudaStreamCreateWithFlags(1)[1]
     with fiffdepth_rt.Depth(built, backend="tensorrt") as depth:
         given = OnGpu(cuda, np.zeros_like(image()), stream=producer)
-        cuda.ask(
+        cuda.enqueue(
             producer,
             lambda: cuda.bytes_at(given.address, image().nbytes).__setitem__(slice(None), image(4).ravel()),
         )
