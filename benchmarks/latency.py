@@ -37,6 +37,7 @@ from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.machine import default_threads
+from fiffdepth_rt.program.options import parse_hw
 
 RESULTS = Path(__file__).parent / "results"
 # By name: importing them would bring torch along, which a table of ours alone does not need in this process.
@@ -260,15 +261,6 @@ def slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", words.lower())) or "unknown"
 
 
-def _parse_hw(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+)x(\d+)", value.lower())
-    if found is None:
-        raise click.BadParameter(f"{value!r} is no size: say height x width in px, like 512x512")
-    return int(found[1]), int(found[2])
-
-
 _PATH: Any = click.Path(path_type=Path, exists=True)
 _COUNT = click.IntRange(min=1)
 
@@ -276,7 +268,8 @@ _COUNT = click.IntRange(min=1)
 # fmt: off
 @click.command()
 @click.argument("directories", metavar="[DIR]...", nargs=-1, type=_PATH)
-@click.option("--size", metavar="HxW", callback=_parse_hw, help="Photo in px; default: the model's square.")
+@click.option("--photo", "photo_hw", metavar="HxW", callback=parse_hw,
+              help="Height x width of the photo, in px. By default a square of the first model's size.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1, for every row.")
 @click.option("--threads", type=_COUNT, help="For every row on the CPU; by default the physical cores.")
 @click.option("--runs", metavar="N", type=_COUNT, default=20, show_default=True, help="Timed runs of a row.")
@@ -295,7 +288,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--save", "keep", is_flag=True, help="Keep report, JSON and picture in benchmarks/results/.")
 def main(
     directories: tuple[Path, ...],
-    size: tuple[int, int] | None,
+    photo_hw: tuple[int, int] | None,
     device: str,
     threads: int | None,
     runs: int,
@@ -317,14 +310,14 @@ def main(
 
     \b
     Examples:
-      python -m benchmarks.latency engines/fiffdepth --size 128x128 --save
+      python -m benchmarks.latency engines/fiffdepth --photo 128x128 --save
 
     The whole proof takes several directories (full and light VAE) and adds --checkpoint CKPT --peers
     --growth --records FILE. A killed run goes on with the same command.
     """
     plan = Plan(
         directories=directories or (engine_dir.BUNDLED,),
-        size_hw=size,
+        size_hw=photo_hw,
         device=device,
         threads=threads or default_threads(),
         runs=runs,

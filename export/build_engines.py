@@ -144,7 +144,7 @@ def _check_bf16_here(options: Options) -> None:
         if form.precision is not Precision.BF16 or form.camera_hw is not None:
             continue
         if not openvino.computes_bf16():
-            log.info("OpenVINO computes no bf16 here. Where it does: python -m fiffdepth_rt.verify DIR")
+            log.info("OpenVINO computes no bf16 here. Where it does: fiffdepth verify DIR")
             return
         try:
             record_parity(options.output, backend=openvino.NAME, precision=form.name)

@@ -6,6 +6,7 @@ shift, not metres), in the model's `output_space`; space.py says what 0 and 1 me
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import platform
@@ -269,6 +270,12 @@ class Depth:
     def backend(self) -> Backend:
         """The opened engine, stage by stage; for benchmarks and parity checks."""
         return self._backend
+
+    def with_backend(self, backend: Backend) -> Depth:
+        """The same directory and size on another backend, such as one that wraps this one to time it."""
+        other = copy.copy(self)
+        other._backend = backend
+        return other
 
     def describe(self) -> dict[str, Any]:
         """What runs here: everything that a result depends on, as JSON would hold it.

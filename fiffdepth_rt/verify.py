@@ -1,6 +1,6 @@
 """Does an engine on this machine compute what the checkpoint does? Golden values -> rows of the manifest.
 
-    python -m fiffdepth_rt.verify engines/fiffdepth --backend openvino --precision bf16
+    fiffdepth verify engines/fiffdepth --backend openvino --precision bf16
 
 The export judged its graphs on the machine where it ran; another processor or another library computes in its
 own way, bfloat16 above all. What agrees is recorded in the manifest's parity table, in place of what was
@@ -14,19 +14,33 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import click
 
 from fiffdepth_rt.backends import Backend
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.engine_dir import golden as parity
 from fiffdepth_rt.engine_dir.manifest import STAGES, EngineDir, open_engine_dir, read_manifest, write_manifest
-from fiffdepth_rt.errors import FiffDepthError, ParityError
+from fiffdepth_rt.errors import ParityError
 
 _ADVICE = "Use another precision or backend, and report it."
+
+
+def check_parity(
+    directory: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> tuple[parity.Row, ...]:
+    """Engine directory -> rows of its stages and the chain on this engine, per image; nothing is written.
+
+    The engine is chosen as `Depth` does. Raises what opening it raises, ParityError where it is beyond a gate
+    or nothing can be compared.
+    """
+    engine_dir = open_engine_dir(directory)
+    return _measure_parity(engine_dir, backend, device, precision, threads)[0]
 
 
 def record_parity(
@@ -35,24 +49,19 @@ def record_parity(
     backend: str = "auto",
     device: str | None = None,
     precision: str | None = None,
+    threads: int | None = None,
 ) -> tuple[parity.Row, ...]:
-    """Engine directory -> the same, with rows for this engine: its stages and the chain, per image.
+    """Engine directory -> the same, with the rows of `check_parity` in its manifest.
 
-    The engine is chosen as `Depth` does. Raises what opening it raises, ParityError where it is beyond a gate
-    or nothing can be compared, OutputError.
+    Raises what check_parity raises, OutputError.
     """
     engine_dir = open_engine_dir(directory)
-    with contextlib.closing(_open(engine_dir, backend, device, precision)) as opened:
-        keys = families(engine_dir.manifest)[opened.precision].values()
-        rows = [row for key in keys for row in _compare(engine_dir, opened, key)]
-        versions = {key: value for key, value in opened.describe().items() if isinstance(value, str)}
-        versions.pop("cache", None)  # a place on this machine
-    parity.judge(rows, advice=_ADVICE)
+    rows, versions = _measure_parity(engine_dir, backend, device, precision, threads)
     new = [{**row.to_json(), "engine": versions, "date": datetime.date.today().isoformat()} for row in rows]
     manifest = read_manifest(engine_dir.path)
     table = replace_rows(manifest.parity, new)
     write_manifest(engine_dir.path, dataclasses.replace(manifest, parity=table))
-    return tuple(rows)
+    return rows
 
 
 def replace_rows(
@@ -67,8 +76,19 @@ def replace_rows(
     return (*(row for row in table if whose(row) not in replaced), *new)
 
 
-def _open(engine_dir: EngineDir, backend: str, device: str | None, precision: str | None) -> Backend:
-    return open_backend(engine_dir, backend=backend, device=device, precision=precision, threads=None)
+def _measure_parity(
+    engine_dir: EngineDir, backend: str, device: str | None, precision: str | None, threads: int | None
+) -> tuple[tuple[parity.Row, ...], dict[str, str]]:
+    """The rows, all within their gates, and what tells the engine that gave them from another."""
+    with contextlib.closing(
+        open_backend(engine_dir, backend=backend, device=device, precision=precision, threads=threads)
+    ) as opened:
+        keys = families(engine_dir.manifest)[opened.precision].values()
+        rows = tuple(row for key in keys for row in _compare(engine_dir, opened, key))
+        versions = {key: value for key, value in opened.describe().items() if isinstance(value, str)}
+    versions.pop("cache", None)  # a place on this machine
+    parity.judge(rows, advice=_ADVICE)
+    return rows, versions
 
 
 def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[parity.Row]:
@@ -106,26 +126,3 @@ def _takes(engine_dir: EngineDir, key: str, values: Mapping[str, parity.StageVal
         for dim, side in zip(dims[1:3], sides[1:3], strict=True)
     )
     return fits and on_grid
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="onnxruntime, openvino or tensorrt.")
-@click.option("--device", help="cpu, cuda, cuda:1.")
-@click.option("--precision", help="Graph set. By default the backend's first choice.")
-def main(directory: Path, backend: str, device: str | None, precision: str | None) -> None:
-    """Hold an engine against DIRECTORY's golden values, and record the result in its manifest."""
-    try:
-        rows = record_parity(directory, backend=backend, device=device, precision=precision)
-    except FiffDepthError as error:
-        raise click.ClickException(str(error)) from error
-    for row in rows:
-        click.echo(
-            f"{row.graph_set} {row.backend} {row.stage:7s} {row.image:12s} {row.grid:9s} "
-            f"max {row.max_abs:.1e}  mean {row.mean_abs:.1e}  of std {row.reference_std:.2g}  "
-            f"{'ok' if row.gated else 'not gated'}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,7 @@ from fiffdepth_rt.backends.select import ENGINES
 from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
 from fiffdepth_rt.image import as_rgb, fit, to_grid
-from fiffdepth_rt.program.latency import FULL_HD_HW, engine_clock
+from fiffdepth_rt.program.latency import FULL_HD_HW, TimedBackend
 
 STREAM_FRAMES = 5  # at least; the first two fill the stream
 _COMPUTES_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -101,9 +101,10 @@ def measure(spec: Spec) -> Row:
 def _frames(spec: Spec, depth: Depth, photo: Any) -> tuple[list[float], list[float]]:
     """Seconds of each run, and what of them was outside the engine."""
     repeated(lambda: depth.infer(photo), spec.warm_up, budget_s=spec.budget_s, at_least=0)
-    with engine_clock(depth) as inside:
-        wall = repeated(lambda: seconds(lambda: depth.infer(photo)), spec.runs, budget_s=spec.budget_s)
-    return wall, [all_s - engine_s for all_s, engine_s in zip(wall, inside, strict=True)]
+    backend = TimedBackend(depth.backend)
+    clocked = depth.with_backend(backend)
+    wall = repeated(lambda: seconds(lambda: clocked.infer(photo)), spec.runs, budget_s=spec.budget_s)
+    return wall, [all_s - engine_s for all_s, engine_s in zip(wall, backend.seconds, strict=True)]
 
 
 def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:

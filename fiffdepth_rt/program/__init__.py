@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program import bench, build, doctor, infer, info, video
+from fiffdepth_rt.program import bench, build, doctor, infer, info, verify, video
 from fiffdepth_rt.program.terminal import show_traceback
 from fiffdepth_rt.version import __version__
 
@@ -39,7 +39,15 @@ class _Program(click.Group):
 
 @click.group(
     cls=_Program,
-    commands=(infer.command, video.command, info.command, build.command, doctor.command, bench.command),
+    commands=(
+        infer.command,
+        video.command,
+        info.command,
+        build.command,
+        verify.command,
+        bench.command,
+        doctor.command,
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="fiffdepth")

@@ -7,17 +7,18 @@ from pathlib import Path
 import click
 
 from fiffdepth_rt.program import options
+from fiffdepth_rt.program.options import EngineChoice
 
 
 @click.command("bench")
 @options.directory
-@options.backend
-@options.device
+@options.engine_choice
 @click.option(
-    "--size",
+    "--photo",
+    "photo_hw",
     metavar="HxW",
     callback=options.parse_hw,
-    help="Photo, height x width in px. By default a square of the size that the model was made for.",
+    help="Height x width of the photo, in px. By default a square of the size that the model was made for.",
 )
 @click.option(
     "--runs", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Timed runs."
@@ -33,9 +34,8 @@ from fiffdepth_rt.program import options
 @options.verbose
 def command(
     directory: Path | None,
-    backend: str,
-    device: str | None,
-    size: tuple[int, int] | None,
+    choice: EngineChoice,
+    photo_hw: tuple[int, int] | None,
     runs: int,
     warm_up: int,
 ) -> None:
@@ -47,11 +47,11 @@ def command(
     \b
     Examples:
       fiffdepth bench
-      fiffdepth bench --size 192x256 --runs 50
-      fiffdepth bench engines/fiffdepth --backend onnxruntime --device cpu
+      fiffdepth bench --photo 192x256 --runs 50
+      fiffdepth bench engines/fiffdepth --backend onnxruntime --threads 1
     """
-    from fiffdepth_rt.program.latency import measure
+    from fiffdepth_rt.program.latency import measure_latency
 
-    report = measure(directory, backend=backend, device=device, photo_hw=size, runs=runs, warm_up=warm_up)
+    report = measure_latency(directory, choice, photo_hw=photo_hw, runs=runs, warm_up=warm_up)
     click.echo(report.to_markdown())
     click.echo(report.to_json())

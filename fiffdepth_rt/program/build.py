@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress
 
 
-def _parse_grids(
-    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[int, int], ...]:
-    """("512x512", "384x640") -> ((512, 512), (384, 640))"""
-    return tuple(hw for value in values if (hw := options.parse_hw(ctx, option, value)) is not None)
-
-
 @click.command("build")
 @click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
 @click.option(
@@ -32,7 +25,7 @@ def _parse_grids(
     "grids",
     metavar="HxW",
     multiple=True,
-    callback=_parse_grids,
+    callback=options.parse_grids,
     help="Grid to build for, height x width in px; may be given again. By default a square of the size that "
     "the model was made for.",
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,12 @@ from fiffdepth_rt.program import options
 from fiffdepth_rt.program.terminal import moving_line, say, show_traceback
 
 if TYPE_CHECKING:
+    from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.depth import Depth
+    from fiffdepth_rt.depth_map import DepthMap
+    from fiffdepth_rt.image import Pixels
     from fiffdepth_rt.program.inputs import Job
+    from fiffdepth_rt.program.options import EngineChoice
 
 
 def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -40,14 +46,8 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     help="Folder for the results; made if it is not there. By default beside each photo.",
 )
 @options.engine
-@options.backend
-@options.device
-@click.option(
-    "--size",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Longer side, in px, at which the model sees the photo. By default what the model was made for.",
-)
+@options.engine_choice
+@options.size
 @click.option(
     "--format",
     "formats",
@@ -57,7 +57,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     show_default=True,
     help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1].",
 )
-@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@options.overwrite
 @options.verbose
 @click.pass_context
 def command(
@@ -65,9 +65,8 @@ def command(
     images: tuple[str, ...],
     out: Path | None,
     engine: Path | None,
-    backend: str,
-    device: str | None,
-    size: int | None,
+    choice: EngineChoice,
+    size: Size,
     formats: tuple[str, ...],
     overwrite: bool,
 ) -> None:
@@ -82,7 +81,7 @@ def command(
       fiffdepth infer photos -o depth --overwrite
       fiffdepth infer 'photos/**/*.jpg' --format png16
       fiffdepth infer kitchen.jpg --size 512 --format npy,color
-      fiffdepth infer kitchen.jpg --engine engines/fiffdepth --device cpu
+      fiffdepth infer kitchen.jpg --engine engines/fiffdepth --precision fp32 --threads 2
 
     kitchen.jpg becomes kitchen_depth.png (16-bit grey; its PNG text says whether black is near or far) and
     kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.
@@ -90,24 +89,26 @@ def command(
     A photo that cannot be used, or whose results are there already, is reported and skipped; the others are
     done, and the exit status is 1.
     """
-    from fiffdepth_rt.depth import Depth
-    from fiffdepth_rt.program.inputs import find_photos, plan
+    from fiffdepth_rt.program.inputs import find_photos, jobs_for
 
     found = find_photos(images)
-    jobs = plan(found.photos, formats, out)
+    jobs = jobs_for(found.photos, formats, out)
     for error in found.errors:
         _report(ctx, error)
     skipped = len(found.errors)
     done: list[Job] = []
     seconds = 0.0
     if jobs:
-        with Depth(engine, backend=backend, device=device, size=size) as depth:
+        with choice.open(engine, size=size) as depth:
             if out is not None:
                 _make_folder(out)
-            with moving_line("Photos", unit="photo", total=len(jobs), disable=len(jobs) < 2) as line:
-                for job in jobs:
+            with (
+                moving_line("Photos", unit="photo", total=len(jobs), disable=len(jobs) < 2) as line,
+                closing(_convert(jobs, depth, overwrite=overwrite)) as outcomes,
+            ):
+                for job, outcome in outcomes:
                     try:
-                        seconds += _run(job, depth, overwrite=overwrite)
+                        seconds += outcome.result()
                         done.append(job)
                     except FiffDepthError as photo_error:
                         _report(ctx, photo_error)
@@ -120,23 +121,37 @@ def command(
         ctx.exit(1)
 
 
-def _run(job: Job, depth: Depth, *, overwrite: bool) -> float:
-    """One photo -> its files. Returns the seconds that inference took, without reading and writing files."""
-    from fiffdepth_rt import files
+def _convert(
+    jobs: Sequence[Job], depth: Depth, *, overwrite: bool
+) -> Generator[tuple[Job, Future[float]], None, None]:
+    """Photos -> their files: each job, in order, with the seconds that inference took or what went wrong.
 
-    if not overwrite:
-        for path in job.results.values():
-            files.refuse_existing(path)
-    photo = files.read_photo(job.photo)
-    start = time.perf_counter()
-    depth_map = depth.infer(photo)
-    seconds = time.perf_counter() - start
-    for name, path in job.results.items():
-        if name == "color":
-            files.write_color_png(path, depth_map.colors(), overwrite=overwrite)
-        else:
-            depth_map.save(path, overwrite=overwrite)
-    return seconds
+    The next photo is read, and the results before it are written, while one photo is computed.
+    """
+    from fiffdepth_rt import files
+    from fiffdepth_rt.program.overlap import overlapped
+
+    def read(job: Job) -> Pixels:
+        if not overwrite:
+            for path in job.results.values():
+                files.refuse_existing(path)
+        return files.read_photo(job.photo)
+
+    def compute(photo: Pixels) -> tuple[DepthMap, float]:
+        start = time.perf_counter()
+        depth_map = depth.infer(photo)
+        return depth_map, time.perf_counter() - start
+
+    def write(job: Job, computed: tuple[DepthMap, float]) -> float:
+        depth_map, seconds = computed
+        for name, path in job.results.items():
+            if name == "color":
+                files.write_color_png(path, depth_map.colors(), overwrite=overwrite)
+            else:
+                depth_map.save(path, overwrite=overwrite)
+        return seconds
+
+    return overlapped(jobs, read=read, compute=compute, write=write)
 
 
 def _make_folder(out: Path) -> None:

@@ -87,7 +87,7 @@ def _looks_like_a_photo(path: Path) -> bool:
     return known and not hidden and not path.name.endswith(_RESULTS) and path.is_file()
 
 
-def plan(photos: Sequence[Path], formats: Sequence[str], folder: Path | None) -> list[Job]:
+def jobs_for(photos: Sequence[Path], formats: Sequence[str], folder: Path | None) -> list[Job]:
     """Photos -> jobs. Results go to `folder`, or beside each photo where that is None.
 
     Raises OutputError if two photos would write the same file, or a result would replace one of the photos.

@@ -6,22 +6,25 @@ in host memory.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from fiffdepth_rt.backends import Array, Backend
+from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import STAGES
-from fiffdepth_rt.image import as_rgb, fit, to_grid
+from fiffdepth_rt.image import Pixels, as_rgb, fit, to_grid
 from fiffdepth_rt.machine import machine_card
+from fiffdepth_rt.program.options import EngineChoice
 
 FULL_HD_HW = (1080, 1920)
 
@@ -46,8 +49,8 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """One measurement.
+class LatencyReport:
+    """One measurement of `measure_latency`.
 
     photo_hw, grid_hw: px.
     load_ms: importing the engine, checking the engine directory with its hashes, opening it.
@@ -113,23 +116,21 @@ class Report:
         )
 
 
-def measure(
-    engine_dir: str | Path | None,
+def measure_latency(
+    engine_dir: Path | None,
+    choice: EngineChoice,
     *,
-    backend: str = "auto",
-    device: str | None = None,
     photo_hw: tuple[int, int] | None = None,
     runs: int = 20,
     warm_up: int = 3,
-) -> Report:
-    """Engine directory (None: the bundled model) -> Report.
+) -> LatencyReport:
+    """Engine directory (None: the bundled model), on the engine chosen -> LatencyReport.
 
     The photo is noise of photo_hw px, processed at its own longer side. None: a square at the default size.
     Raises what Depth and Depth.infer raise.
     """
     opening = time.perf_counter()
-    size = None if photo_hw is None else max(photo_hw)
-    depth = Depth(engine_dir, backend=backend, device=device, size=size)
+    depth = choice.open(engine_dir, size=None if photo_hw is None else max(photo_hw))
     load_s = time.perf_counter() - opening
     with depth:
         photo_hw = photo_hw or (depth.size, depth.size)
@@ -137,13 +138,13 @@ def measure(
         first_s = _seconds(lambda: depth.infer(photo))
         for _ in range(warm_up):
             depth.infer(photo)
-        wall_s, engine_s = timed_frames(depth, photo, runs=runs)
+        wall_s, engine_s = time_frames(depth, photo, runs=runs)
         grid_hw = depth.grid_for(photo_hw)
         stages = _time_stages(depth, to_grid(photo, fit(photo_hw, grid_hw))[None], runs=runs, warm_up=warm_up)
         full_hd = as_rgb(np.random.default_rng(1).integers(0, 256, (*FULL_HD_HW, 3), dtype=np.uint8))
         depth.infer(full_hd)
-        full_hd_s = timed_frames(depth, full_hd, runs=min(runs, _FULL_HD_RUNS))
-        return Report(
+        full_hd_s = time_frames(depth, full_hd, runs=min(runs, _FULL_HD_RUNS))
+        return LatencyReport(
             model=depth.manifest.name,
             backend=depth.backend.name,
             device=depth.backend.device,
@@ -173,36 +174,59 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def timed_frames(depth: Depth, photo: Any, *, runs: int) -> tuple[list[float], list[float]]:
-    """photo -> seconds of each run end to end, and seconds of the engine's part of it."""
-    with engine_clock(depth) as engine_s:
-        wall_s = [_seconds(lambda: depth.infer(photo)) for _ in range(runs)]
-    return wall_s, engine_s
+def time_frames(depth: Depth, photo: Pixels, *, runs: int) -> tuple[list[float], list[float]]:
+    """photo -> seconds of each run end to end, and seconds of the engine's part of the same run."""
+    backend = TimedBackend(depth.backend)
+    timed = depth.with_backend(backend)
+    wall_s = [_seconds(lambda: timed.infer(photo)) for _ in range(runs)]
+    return wall_s, backend.seconds
 
 
-@contextlib.contextmanager
-def engine_clock(depth: Depth) -> Iterator[list[float]]:
-    """Notes how long each call of the engine takes, in seconds, in the list given.
+class TimedBackend:
+    """A Backend that notes how long each `run` took; everything else is as in the backend it is made of.
 
-    Measured inside the same runs: an engine that is called again and again by itself finds its memory in the
-    caches, and what is left over would look like host overhead.
+    seconds: of each `run` so far. It is for runs that are timed end to end as well: an engine that is called
+    again and again by itself finds its memory in the caches, and what is left over would look like host
+    overhead.
     """
-    taken: list[float] = []
-    backend: Any = depth.backend
-    run = backend.run
 
-    def clocked(image_BHW3: Any) -> Any:
+    def __init__(self, backend: Backend) -> None:
+        self.seconds: list[float] = []
+        self._backend = backend
+
+    @property
+    def name(self) -> str:
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        return self._backend.device
+
+    @property
+    def precision(self) -> str:
+        return self._backend.precision
+
+    def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
+        return self._backend.grid_for(photo_hw, size)
+
+    def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
         try:
-            return run(image_BHW3)
+            return self._backend.run(image_BHW3)
         finally:
-            taken.append(time.perf_counter() - start)
+            self.seconds.append(time.perf_counter() - start)
 
-    backend.run = clocked
-    try:
-        yield taken
-    finally:
-        del backend.run  # the class's own is there again
+    def run_stage(self, stage: str, value: Array) -> Array:
+        return self._backend.run_stage(stage, value)
+
+    def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
+        return self._backend.run_unclipped(depth_latent)
+
+    def describe(self) -> dict[str, Any]:
+        return self._backend.describe()
+
+    def close(self) -> None:
+        self._backend.close()
 
 
 def _overhead_ms(wall_s: Sequence[float], engine_s: Sequence[float]) -> float:

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fiffdepth_rt.program.terminal import log_to_stderr
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from fiffdepth_rt.backends.grids import Size
+    from fiffdepth_rt.depth import Depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """Which engine is to run: --backend, --device, --precision and --threads, as `Depth` takes them."""
+
+    backend: str
+    device: str | None
+    precision: str | None
+    threads: int | None
+
+    def open(self, directory: Path | None, *, size: Size = None) -> Depth:
+        """Engine directory (None: the bundled model) -> Depth on this engine. Raises what Depth raises."""
+        from fiffdepth_rt.depth import Depth
+
+        return Depth(
+            directory,
+            backend=self.backend,
+            device=self.device,
+            precision=self.precision,
+            size=size,
+            threads=self.threads,
+        )
+
+
+def engine_choice(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the four options of an EngineChoice to a command, which gets them as one argument, `choice`."""
+
+    @_backend
+    @_device
+    @_precision
+    @_threads
+    @functools.wraps(command)
+    def with_choice(
+        *, backend: str, device: str | None, precision: str | None, threads: int | None, **others: Any
+    ) -> None:
+        choice = EngineChoice(backend=backend, device=device, precision=precision, threads=threads)
+        command(choice=choice, **others)
+
+    return with_choice
 
 
 def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -25,6 +69,46 @@ def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     return int(match[1]), int(match[2])
 
 
+def parse_grids(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """("512x512", "384x640") -> ((512, 512), (384, 640))"""
+    return tuple(hw for value in values if (hw := parse_hw(ctx, option, value)) is not None)
+
+
+def _parse_size(ctx: click.Context, option: click.Parameter, value: str | None) -> Size:
+    """ "512" -> 512; "384x512" -> (384, 512)"""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,6}", value):
+        return int(value)
+    if re.fullmatch(r"\d{1,6}x\d{1,6}", value):
+        return parse_hw(ctx, option, value)
+    reason = f"{value!r} is no size: say px along the longer side, such as 512, or a grid, such as 384x512."
+    raise click.BadParameter(reason, ctx, option)
+
+
+_backend = click.option(
+    "--backend",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Inference engine, such as onnxruntime; auto takes the best one that works here.",
+)
+_device = click.option(
+    "--device", metavar="D", help="cpu, cuda or cuda:1. By default what the engine prefers."
+)
+_precision = click.option(
+    "--precision",
+    metavar="P",
+    help="Which of the directory's graph sets, such as bf16. By default the engine's first choice.",
+)
+_threads = click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Threads of an engine on the CPU. By default one for each physical core.",
+)
 verbose = click.option(
     "-v",
     "--verbose",
@@ -40,16 +124,14 @@ engine = click.option(
     type=click.Path(path_type=Path),
     help="Engine directory. By default the bundled model, nano.",
 )
-backend = click.option(
-    "--backend",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="Inference engine, such as onnxruntime; auto takes the best one that works here.",
+size = click.option(
+    "--size",
+    metavar="N",
+    callback=_parse_size,
+    help="Longer side, in px, at which the model sees a photo or frame; or a grid, HxW. By default what the "
+    "model was made for.",
 )
-device = click.option(
-    "--device", metavar="D", help="cpu, cuda or cuda:1. By default what the engine prefers."
-)
+overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
 directory = click.argument(
     "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path), default=None
 )

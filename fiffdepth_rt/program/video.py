@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,19 +16,24 @@ from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program import options
 from fiffdepth_rt.program.terminal import moving_line, say, wants_details
 
+if TYPE_CHECKING:
+    from fiffdepth_rt.backends.grids import Size
+    from fiffdepth_rt.program.options import EngineChoice
+
 
 @click.command("video")
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@options.engine
-@options.backend
-@options.device
+@click.argument("source", metavar="IN -o OUT")
 @click.option(
-    "--size",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Longer side, in px, at which the model sees a frame. By default what the model was made for.",
+    "-o",
+    "--out",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A video that ends in .mp4 or .mkv, or a folder.",
 )
+@options.engine
+@options.engine_choice
+@options.size
 @click.option(
     "--smooth",
     metavar="N",
@@ -36,7 +41,7 @@ from fiffdepth_rt.program.terminal import moving_line, say, wants_details
     help="Take flicker away. N is how many frames a correction lasts, such as 30. By default off.",
 )
 @click.option("--side-by-side", is_flag=True, help="The video itself on the left. For .mp4.")
-@click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
+@options.overwrite
 @options.verbose
 @click.pass_context
 def command(
@@ -44,9 +49,8 @@ def command(
     source: str,
     out: Path,
     engine: Path | None,
-    backend: str,
-    device: str | None,
-    size: int | None,
+    choice: EngineChoice,
+    size: Size,
     smooth: float | None,
     side_by_side: bool,
     overwrite: bool,
@@ -60,24 +64,20 @@ def command(
 
     \b
     Examples:
-      fiffdepth video walk.mp4 walk_color.mp4
-      fiffdepth video walk.mp4 walk_both.mp4 --side-by-side --smooth 30
-      fiffdepth video walk.mp4 walk_depth.mkv
-      fiffdepth video walk.mp4 walk_depth --size 512 --overwrite
+      fiffdepth video walk.mp4 -o walk_color.mp4
+      fiffdepth video walk.mp4 -o walk_both.mp4 --side-by-side --smooth 30
+      fiffdepth video walk.mp4 -o walk_depth.mkv
+      fiffdepth video walk.mp4 -o walk_depth --size 512 --overwrite
 
     A camera is not made to wait: of the frames that come while one is computed, the latest is taken. Ctrl-C
     ends a recording; the file plays up to there. So it does when a camera disappears, or a video turns out to
     be damaged; that is reported, and the exit status is 1.
     """
-    from fiffdepth_rt.depth import Depth
     from fiffdepth_rt.video import convert, open_result, open_source
 
     if not wants_details(ctx):
         _silence_video_library()
-    with (
-        open_source(source) as opened,
-        Depth(engine, backend=backend, device=device, size=size) as depth,
-    ):
+    with open_source(source) as opened, choice.open(engine, size=size) as depth:
         result = open_result(out, fps=opened.fps, side_by_side=side_by_side, overwrite=overwrite)
         start = time.perf_counter()
         try:
@@ -131,4 +131,7 @@ def _silence_video_library() -> None:
     import cv2
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4.10 to 4.12
+        cv2.setLogLevel(0)  # silent
+    else:  # 4.13 and on
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

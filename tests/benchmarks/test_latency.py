@@ -278,7 +278,7 @@ def test_one_command_measures_every_row_from_any_folder_and_ends_in_json(
     toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a file in a folder beside nothing; then again in this process, to which every row is known."""
-    words = [str(toy_dir), "--size", "64x96", "--runs", "1", "--warm-up", "1"]
+    words = [str(toy_dir), "--photo", "64x96", "--runs", "1", "--warm-up", "1"]
     words += ["--records", str(tmp_path / "rows.jsonl")]
     first = start_as_a_file(ROOT / "benchmarks" / "latency.py", *words, folder=tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
@@ -290,7 +290,7 @@ def test_one_command_measures_every_row_from_any_folder_and_ends_in_json(
     ]
     assert dataclasses.asdict(table()).keys() == report.keys() and report["import_ms"] > 0
     assert all(not r["error"] and r["peak_host_mib"] > 0 for r in report["rows"])
-    assert report["command"].startswith("python -m benchmarks.latency toy --size 64x96 ")
+    assert report["command"].startswith("python -m benchmarks.latency toy --photo 64x96 ")
     assert str(tmp_path) not in first.stdout
 
     monkeypatch.setattr(latency, "RESULTS", tmp_path / "results")
@@ -304,7 +304,7 @@ def test_one_command_measures_every_row_from_any_folder_and_ends_in_json(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--size", "64"], "is no size: say height x width in px"),
+        (["--photo", "64"], "is no size: say height x width in px"),
         (["nowhere"], "does not exist"),
         (["--runs", "0"], "0 is not in the range"),
     ],

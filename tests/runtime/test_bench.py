@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 import fiffdepth_rt
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.program import program
-from fiffdepth_rt.program.latency import Timing, engine_clock, measure, timed_frames
+from fiffdepth_rt.program.latency import TimedBackend, Timing, measure_latency, time_frames
+from fiffdepth_rt.program.options import EngineChoice
 from tests.support.paths import ROOT
 
 BRIEF = ("--runs", "4", "--warm-up", "1")
@@ -27,11 +28,11 @@ def bench(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The engine directory and what `fiffdepth bench --size 100x200` prints of it."""
+    """The engine directory and what `fiffdepth bench --photo 100x200` prints of it."""
     from tests.support.toy import write_toy_engine_dir
 
     path = write_toy_engine_dir(tmp_path_factory.mktemp("bench") / "toy")
-    result = bench(str(path), "--size", "100x200", *BRIEF)
+    result = bench(str(path), "--photo", "100x200", *BRIEF)
     assert (result.exit_code, result.stderr) == (0, "")
     return path, result.stdout
 
@@ -57,18 +58,17 @@ def test_the_last_line_is_json_with_every_figure(answer: tuple[Path, str]) -> No
 
 
 def test_the_host_overhead_is_what_the_engine_does_not_explain_in_the_same_runs(toy_dir: Path) -> None:
-    photo = np.zeros((64, 64, 3), dtype=np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     with fiffdepth_rt.Depth(toy_dir, threads=1, size=64) as depth:
-        before = depth.backend.run
-        with engine_clock(depth) as engine_s:
-            clocked = depth.backend.run
-            depth.infer(photo)
-            depth.infer_batch([photo, photo])
-            with pytest.raises(ImageError):
-                depth.infer(photo[..., :2])
-        assert len(engine_s) == 2 and all(s > 0 for s in engine_s)
-        assert depth.backend.run == before != clocked
-        wall_s, engine_s = timed_frames(depth, photo, runs=3)
+        backend = TimedBackend(depth.backend)
+        timed = depth.with_backend(backend)
+        np.testing.assert_array_equal(timed.infer(photo), depth.infer(photo))
+        timed.infer_batch([photo, photo])
+        with pytest.raises(ImageError):
+            timed.infer(photo[..., :2])
+        assert len(backend.seconds) == 2 and all(s > 0 for s in backend.seconds)
+        assert timed.describe() == depth.describe() and timed.size == 64
+        wall_s, engine_s = time_frames(depth, photo, runs=3)
     assert all(0 < inside < wall for wall, inside in zip(wall_s, engine_s, strict=True))
 
 
@@ -99,19 +99,22 @@ def test_percentiles_are_those_of_the_runs() -> None:
     assert (timing.p50_ms, timing.p90_ms, timing.p99_ms) == pytest.approx((50, 90, 99))
 
 
-def test_without_a_size_it_takes_the_model_s_default(toy_dir: Path) -> None:
-    report = measure(toy_dir, runs=1, warm_up=1)
+def test_without_a_photo_s_size_it_takes_the_model_s_default(toy_dir: Path) -> None:
+    choice = EngineChoice(backend="auto", device=None, precision=None, threads=None)
+    report = measure_latency(toy_dir, choice, runs=1, warm_up=1)
     assert report.photo_hw == report.grid_hw == (256, 256)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--size", "99999x99999"), "from 16 to 1024 px"),
-        (("--size", "8x64"), "too small"),
-        (("--size", "64"), "is no size: say height x width in px"),
-        (("--size", "-1x64"), "is no size"),
+        (("--photo", "99999x99999"), "from 16 to 1024 px"),
+        (("--photo", "8x64"), "too small"),
+        (("--photo", "64"), "is no size: say height x width in px"),
+        (("--photo", "-1x64"), "is no size"),
         (("--backend", "abacus"), "backend='abacus' is not known"),
+        (("--precision", "fp64"), "precision='fp64' is not here"),
+        (("--threads", "0"), "0 is not in the range"),
         (("--runs", "0"), "0 is not in the range"),
     ],
 )

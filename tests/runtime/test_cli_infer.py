@@ -73,6 +73,25 @@ def test_npy_holds_what_the_library_gives(work: Path, depth: fiffdepth_rt.Depth)
     np.testing.assert_array_equal(np.load(work / "hall_depth.npy"), expected)
 
 
+def test_size_may_be_a_grid(work: Path, depth: fiffdepth_rt.Depth) -> None:
+    assert infer("hall.png", "--format", "npy", "--size", "192x128").exit_code == 0
+    expected = depth.infer(work / "hall.png", size=(192, 128))
+    np.testing.assert_array_equal(np.load(work / "hall_depth.npy"), expected)
+
+
+def test_many_photos_of_different_sizes_give_what_each_gives_alone(
+    work: Path, photo: np.ndarray, depth: fiffdepth_rt.Depth
+) -> None:
+    sizes = [(height, 40 + 7 * height % 90) for height in range(30, 110, 10)]
+    for height, width in sizes:
+        Image.fromarray(photo[:height, :width]).save(work / f"p{height:03d}.png")
+    assert infer("p*.png", "--format", "npy", "-o", "out").exit_code == 0
+    for height, width in sizes:
+        values = np.load(work / "out" / f"p{height:03d}_depth.npy")
+        assert values.shape == (height, width)
+        np.testing.assert_array_equal(values, depth.infer(photo[:height, :width]))
+
+
 def test_a_turned_phone_photo_gives_an_upright_depth_map(work: Path, photo: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be shown standing
@@ -155,7 +174,12 @@ def test_results_that_are_there_are_kept_unless_overwrite_is_said(work: Path) ->
         (("kitchen.jpg", "-o", "out.png"), "-o names a folder"),
         (("kitchen.jpg", "-o", "kitchen.jpg/out"), "cannot be made .*: name another one after -o"),
         (("kitchen.jpg", "--size", "4096"), "takes whole numbers from 16 to 1024 px"),
+        (("kitchen.jpg", "--size", "large"), "'large' is no size: say px along the longer side"),
+        (("kitchen.jpg", "--size", "100x100"), "100x100 .*64"),
         (("kitchen.jpg", "--backend", "abacus"), "backend='abacus' is not known"),
+        (("kitchen.jpg", "--precision", "fp64"), "precision='fp64' is not here"),
+        (("kitchen.jpg", "--precision", "bf16", "--backend", "onnxruntime"), "onnxruntime cannot run bf16"),
+        (("kitchen.jpg", "--threads", "0"), "'--threads': 0 is not in the range"),
         (("kitchen.jpg", "--device", "toaster"), "device='toaster' is not known"),
         (("kitchen.jpg", "--engine", "nowhere"), "nowhere is not an engine directory"),
         (("kitchen.jpg", "--format", "jpg"), "'jpg' is no format"),

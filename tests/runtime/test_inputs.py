@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.program.inputs import find_photos, plan
+from fiffdepth_rt.program.inputs import find_photos, jobs_for
 
 BOTH = ("png16", "color")
 
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path) -> None:
 
 def test_results_lie_beside_the_photo_or_in_the_folder_for_them() -> None:
     photos = [Path("a/kitchen.v2.jpg")]
-    beside, elsewhere = plan(photos, BOTH, None), plan(photos, ("npy",), Path("out"))
+    beside, elsewhere = jobs_for(photos, BOTH, None), jobs_for(photos, ("npy",), Path("out"))
     assert beside[0].results == {
         "png16": Path("a/kitchen.v2_depth.png"),
         "color": Path("a/kitchen.v2_color.png"),
@@ -139,12 +139,12 @@ def test_results_lie_beside_the_photo_or_in_the_folder_for_them() -> None:
 )
 def test_two_photos_never_become_one_file(photos: tuple[str, str], out: str | None) -> None:
     with pytest.raises(OutputError, match="would both become") as caught:
-        plan([Path(photo) for photo in photos], BOTH, Path(out) if out else None)
+        jobs_for([Path(photo) for photo in photos], BOTH, Path(out) if out else None)
     assert all(photo in str(caught.value) for photo in photos)
 
 
 def test_photos_of_one_name_in_two_folders_keep_their_results_apart() -> None:
-    jobs = plan([Path("a/kitchen.jpg"), Path("b/kitchen.jpg")], BOTH, None)
+    jobs = jobs_for([Path("a/kitchen.jpg"), Path("b/kitchen.jpg")], BOTH, None)
     assert len({path for job in jobs for path in job.results.values()}) == 4
 
 
@@ -152,11 +152,11 @@ def test_two_ways_to_one_folder_are_one_folder(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OutputError, match="would both become"):
-        plan([tmp_path / "real/kitchen.jpg", tmp_path / "link/kitchen.png"], BOTH, None)
+        jobs_for([tmp_path / "real/kitchen.jpg", tmp_path / "link/kitchen.png"], BOTH, None)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_result_never_replaces_one_of_the_photos(order: int) -> None:
     photos = [Path("kitchen.png"), Path("kitchen_depth.png")]
     with pytest.raises(OutputError, match=r"the result of kitchen\.png would replace it: leave it out"):
-        plan(photos[::order], BOTH, None)
+        jobs_for(photos[::order], BOTH, None)

@@ -27,6 +27,7 @@ from fiffdepth_rt.errors import (
     ParityError,
     StageMismatchError,
 )
+from fiffdepth_rt.program import program
 from tests.support.toy import toy_depth, write_static_toy, write_toy_engine_dir
 
 
@@ -251,9 +252,8 @@ def test_describe_says_what_is_really_computed_in(toy_dir: Path) -> None:
 @needs_bf16
 def test_the_parity_of_bf16_is_recorded_in_the_manifest(toy_dir: Path) -> None:
     before = read_manifest(toy_dir).parity
-    result = CliRunner().invoke(
-        verify.main, [str(toy_dir), "--backend", "openvino", "--precision", "bf16"], catch_exceptions=False
-    )
+    words = ["verify", str(toy_dir), "--backend", "openvino", "--precision", "bf16"]
+    result = CliRunner().invoke(program, words, catch_exceptions=False)
     assert result.exit_code == 0 and "bf16 openvino chain   photo0" in result.stdout
     table = read_manifest(toy_dir).parity
     assert table[: len(before)] == before
@@ -275,7 +275,7 @@ def test_an_engine_that_computes_something_else_is_not_recorded(tmp_path: Path) 
     with pytest.raises(ParityError, match="fp32/unet on photo0"):
         verify.record_parity(directory, backend="openvino")
     assert (directory / "manifest.json").read_bytes() == before
-    result = CliRunner().invoke(verify.main, [str(directory)])
+    result = CliRunner().invoke(program, ["verify", str(directory)])
     assert result.exit_code == 1 and "differs from the checkpoint" in result.output
 
 

@@ -304,8 +304,8 @@ from fiffdepth_rt.program import main
 sys.argv = ["fiffdepth", *sys.argv[1:]]
 main()
 """
-    command = [sys.executable, "-c", code, "video", str(clip), str(tmp_path / name), "--engine", str(toy_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ["video", str(clip), "-o", str(tmp_path / name), "--engine", str(toy_dir)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "the disk may be full" in done.stderr
     assert not list(tmp_path.glob("*.m*")) and not list(tmp_path.glob(".*.tmp*"))
@@ -350,7 +350,7 @@ def test_closing_a_source_waits_for_the_frame_being_read() -> None:
 
 def test_the_program_says_what_it_did(toy_dir: Path, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "d.mkv"
-    result = program_on(clip, out, "--engine", toy_dir)
+    result = program_on(clip, "-o", out, "--engine", toy_dir)
     assert (result.exit_code, result.stderr) == (0, "")
     first, second = result.stdout.splitlines()
     assert first.startswith(f"{clip} -> {out}: 20 frames, ") and first.endswith(" per second")
@@ -360,7 +360,7 @@ def test_the_program_says_what_it_did(toy_dir: Path, clip: Path, tmp_path: Path)
 def test_the_program_keeps_what_it_has_when_a_video_is_damaged(toy_dir: Path, tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.avi", 40, codec="MJPG").read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    result = program_on(tmp_path / "cut.avi", tmp_path / "c.mp4", "--engine", toy_dir)
+    result = program_on(tmp_path / "cut.avi", "-o", tmp_path / "c.mp4", "--engine", toy_dir)
     assert result.exit_code == 1
     count = len(read(tmp_path / "c.mp4"))
     assert f"c.mp4 holds the {count} frames so far." in result.stderr
@@ -369,18 +369,24 @@ def test_the_program_keeps_what_it_has_when_a_video_is_damaged(toy_dir: Path, tm
 
 def test_the_program_refuses_before_it_works(toy_dir: Path, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "c.mp4").write_text("precious")
-    result = program_on(clip, tmp_path / "c.mp4", "--engine", toy_dir)
+    result = program_on(clip, "-o", tmp_path / "c.mp4", "--engine", toy_dir)
     assert result.exit_code == 1
     assert "exists already" in result.stderr
-    assert program_on(clip, tmp_path / "c.mp4", "--engine", toy_dir, "--overwrite").exit_code == 0
+    assert program_on(clip, "-o", tmp_path / "c.mp4", "--engine", toy_dir, "--overwrite").exit_code == 0
     assert len(read(tmp_path / "c.mp4")) == 20
+
+
+def test_the_program_says_where_the_result_s_name_belongs(clip: Path) -> None:
+    result = program_on(clip, "out.mp4")
+    assert result.exit_code == 2
+    assert "video [OPTIONS] IN -o OUT\n" in result.stderr and "Missing option '-o' / '--out'" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 @pytest.mark.parametrize("name", ["d.mkv", "c.mp4"])
 def test_ctrl_c_leaves_a_playable_file(toy_dir: Path, tmp_path: Path, name: str) -> None:
     clip = write_clip(tmp_path / "long.avi", 2000, height=32, width=32, codec="MJPG")
-    command = [sys.executable, "-m", "fiffdepth_rt", "video", str(clip), str(tmp_path / name)]
+    command = [sys.executable, "-m", "fiffdepth_rt", "video", str(clip), "-o", str(tmp_path / name)]
     running = subprocess.Popen(
         [*command, "--engine", str(toy_dir)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

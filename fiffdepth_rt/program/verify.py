@@ -1,0 +1,48 @@
+"""`fiffdepth verify`: does an engine on this machine compute what the checkpoint does?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fiffdepth_rt.program import options
+from fiffdepth_rt.program.options import EngineChoice
+
+
+@click.command("verify")
+@options.directory
+@options.engine_choice
+@options.verbose
+def command(directory: Path | None, choice: EngineChoice) -> None:
+    """Hold an engine on this machine against the golden values of the export.
+
+    DIR is an engine directory; its manifest then says what was found. By default the bundled model, whose
+    manifest stays as it is. Where an engine is beyond the limits, nothing is recorded, and the exit status
+    is 1.
+
+    \b
+    Examples:
+      fiffdepth verify
+      fiffdepth verify engines/fiffdepth
+      fiffdepth verify engines/fiffdepth --backend onnxruntime --precision fp32
+    """
+    from fiffdepth_rt.engine_dir.manifest import BUNDLED, MANIFEST_NAME
+    from fiffdepth_rt.verify import check_parity, record_parity
+
+    work = check_parity if directory is None else record_parity
+    rows = work(
+        directory or BUNDLED,
+        backend=choice.backend,
+        device=choice.device,
+        precision=choice.precision,
+        threads=choice.threads,
+    )
+    for row in rows:
+        click.echo(
+            f"{row.graph_set} {row.backend} {row.stage:7s} {row.image:12s} {row.grid:9s} "
+            f"max {row.max_abs:.1e}  mean {row.mean_abs:.1e}  of std {row.reference_std:.2g}  "
+            f"{'ok' if row.gated else 'not gated'}"
+        )
+    if directory is not None:
+        click.echo(f"Recorded in {click.format_filename(directory / MANIFEST_NAME)}.")

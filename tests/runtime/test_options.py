@@ -1,0 +1,50 @@
+"""Promises about options that several commands of the program share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import fiffdepth_rt
+from fiffdepth_rt.program import program
+from fiffdepth_rt.program.options import EngineChoice
+
+
+@pytest.mark.parametrize("name", ["infer", "video", "bench", "verify"])
+def test_every_command_that_opens_an_engine_lets_one_choose_it(name: str) -> None:
+    options = {word for option in program.commands[name].params for word in option.opts}
+    assert {"--backend", "--device", "--precision", "--threads"} <= options
+
+
+def test_one_meaning_of_size_and_of_overwrite() -> None:
+    for word in ("--size", "--overwrite", "--engine"):
+        helps = {
+            option.help
+            for command in program.commands.values()
+            for option in command.params
+            if isinstance(option, click.Option) and word in option.opts
+        }
+        assert len(helps) == 1, word
+
+
+def test_a_choice_opens_the_engine_that_it_names(toy_dir: Path) -> None:
+    choice = EngineChoice(backend="openvino", device="cpu", precision="bf16", threads=1)
+    with choice.open(toy_dir, size=(128, 192)) as depth:
+        said = depth.describe()
+        assert (said["backend"], said["device"], said["precision"]) == ("openvino", "cpu", "bf16")
+        assert said["engine"]["threads"] == 1
+        assert depth.grid_for((64, 64)) == (128, 192)
+
+
+def test_bf16_on_openvino_can_be_asked_for_on_the_command_line(toy_dir: Path, photo: np.ndarray) -> None:
+    Image.fromarray(photo).save(toy_dir.parent / "hall.png")
+    words = ["--engine", str(toy_dir), "--backend", "openvino", "--precision", "bf16", "--format", "npy"]
+    result = CliRunner().invoke(program, ["infer", str(toy_dir.parent / "hall.png"), *words])
+    assert (result.exit_code, result.stderr) == (0, "")
+    with fiffdepth_rt.Depth(toy_dir, backend="openvino", precision="bf16") as depth:
+        np.testing.assert_array_equal(np.load(toy_dir.parent / "hall_depth.npy"), depth.infer(photo))
