@@ -179,8 +179,8 @@ class DecoderStage(Stage):
 
     vae: AutoencoderKL, or AutoencoderTiny, of 3 output channels or 1.
 
-    Convention: depth in [0, 1], 0 = nearest (of a "depth" model); depth_unclipped is the same value before
-    the clip, where [-1, 1] is the range kept.
+    Convention: depth in [0, 1], in the model's space (fiffdepth_rt/space.py); depth_unclipped is the same
+    value before the clip, where [-1, 1] is the range kept.
     """
 
     def __init__(self, vae: Any) -> None:

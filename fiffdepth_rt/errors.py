@@ -2,6 +2,7 @@
 
 FiffDepthError
 ├── ImageError (ValueError)       a photo cannot be used: dtype, shape, size, NaN, unreadable, too many pixels
+│                                 (or an array is no depth map)
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
 ├── StreamError                   a stream of frames cannot start, or breaks off; what it gave so far is good
@@ -39,7 +40,7 @@ class FiffDepthError(Exception):
 
 
 class ImageError(FiffDepthError, ValueError):
-    """A photo cannot be used."""
+    """A photo cannot be used, or an array is no depth map."""
 
 
 class SizeError(FiffDepthError, ValueError):

@@ -110,7 +110,7 @@ def _turn_upright(picture: Image.Image) -> None:
 def refuse_existing(path: Path) -> None:
     """Raises OutputError if something lies at `path`, be it a broken link."""
     if os.path.lexists(path):
-        raise OutputError(f"{path} exists already: pass --overwrite, or name another folder.")
+        raise OutputError(f"{path} exists already: pass --overwrite (overwrite=True), or name another place.")
 
 
 def write_png16(

@@ -110,9 +110,8 @@ def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path
         assert depth.output_space == "depth"
         photo = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
         depth_map = depth.infer(photo)
-    assert depth_map.shape == (90, 120)
-    assert depth_map.std() > 1e-4
-    assert 0 <= depth_map.min() <= depth_map.max() <= 1
+    assert depth_map.photo_hw == (90, 120)
+    assert depth_map.values.std() > 1e-4
 
 
 # ---- the same losses, however they are computed ----
