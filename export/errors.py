@@ -2,9 +2,9 @@
 
 FiffDepthError (fiffdepth_rt.errors)
 ├── OutputError                   the directory exists, or cannot be written
+├── CheckpointError               training/weights/errors.py: a file or tensor of it cannot be used
 ├── ParityError                   graphs and checkpoint disagree, or the comparison proves nothing
 └── ExportError
-    ├── CheckpointError           a file or tensor of the checkpoint cannot be used
     ├── RecipeError               the checkpoint and the recipe do not fit each other
     ├── UnsupportedModelError     the architecture has a part that the export does not implement
     └── GraphExportError          a stage could not be traced, or its graph is not valid
@@ -17,10 +17,6 @@ from fiffdepth_rt.errors import FiffDepthError
 
 class ExportError(FiffDepthError):
     """Base of everything the export raises on purpose."""
-
-
-class CheckpointError(ExportError, ValueError):
-    """A file or tensor of the checkpoint cannot be used."""
 
 
 class RecipeError(ExportError, ValueError):

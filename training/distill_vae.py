@@ -2,7 +2,7 @@
 
     python -m training.distill_vae CKPT --photos DIR --depth DIR --run runs/light
 
-CKPT is whatever training starts from (training/weights/base.py). A folder of photos is any folder of
+CKPT is whatever training starts from (training/weights/reading.py). A folder of photos is any folder of
 pictures, shards (*.tar) or rendered scenes; one of depth maps has 16-bit PNGs, .npy, or rendered scenes.
 Either may be named several times; without photos there is no encoder, without depth maps no decoder.
 
@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
@@ -45,8 +44,8 @@ from training.data.images import PhotoFolder, PhotoShards
 from training.data.samples import DataError, Real, SampleError
 from training.errors import TrainingError
 from training.weights import light as light_vae
-from training.weights.base import BaseError, BaseModel, load_base
-from training.weights.ours import FORMAT
+from training.weights.reading import Weights, read_base
+from training.weights.tensors import read_tensors
 
 RESULT = "light.safetensors"
 SETTINGS = "settings.json"
@@ -115,7 +114,7 @@ def decoder_loss(
 class Teacher:
     """The full model, frozen, in fp32: pixels are N×3×H×W in [-1, 1], latents scaled."""
 
-    def __init__(self, base: BaseModel, device: torch.device) -> None:
+    def __init__(self, base: Weights, device: torch.device) -> None:
         self.vae = base.vae.eval().requires_grad_(False).to(device)
         self.unet = base.unet.eval().requires_grad_(False).to(device)
         self.prompt = base.prompt_embedding.to(device)
@@ -327,19 +326,21 @@ def distil(
 ) -> Path:
     """-> run/light.safetensors. Goes on with what an earlier call with the same arguments left.
 
-    licence: of the result; None: the teacher's. Raises BaseError, DataError, TrainingError, OutputError.
+    licence: of the result; None: the teacher's.
+    Raises CheckpointError, DataError, TrainingError, OutputError.
     """
     if plan.crop % GRID or plan.crop <= 0:
         raise DataError(f"A crop of {plan.crop} px: it has to be a multiple of {GRID}.")
     if not photos and not depth:
         raise DataError("Nothing to learn from: --photos for an encoder, --depth for a decoder, or both.")
-    stated = _stated_by(Path(base.model))
-    space: Space = stated.get("output_space", "depth")
+    weights = read_base(base)
+    info = weights.info
+    space: Space = info.output_space if info else "depth"
     photo_sets = open_photos(photos)
     depth_sets: list[DepthPictures] = [d for path in depth for d in depth_pictures(path, space=space)]
     _remember(run, {"teacher": Path(base.model).name, "plan": dataclasses.asdict(plan), "space": space})
     where = torch.device(device)
-    teacher = Teacher(load_base(base), where)
+    teacher = Teacher(weights, where)
     torch.manual_seed(plan.seed)
     vae = light_vae.light_vae(
         width=plan.width, encoder_blocks=plan.encoder_blocks, decoder_blocks=plan.decoder_blocks
@@ -363,30 +364,19 @@ def distil(
         vae.decoder.load_state_dict(_weights(run / "decoder"))
         halves.append("decoder")
     sources = [f"{d.name} ({d.licence})" for d in (*photo_sets, *depth_sets)]
-    info = light_vae.LightInfo(
-        name=f"light-{stated.get('name', Path(base.model).stem)}",
-        teacher=stated.get("name", Path(base.model).name),
-        licence=licence or stated.get("licence", base.licence),
-        data_sources=tuple(dict.fromkeys([*stated.get("data_sources", ()), *sources])),
+    light = light_vae.LightInfo(
+        name=f"light-{info.name if info else Path(base.model).stem}",
+        teacher=info.name if info else Path(base.model).name,
+        licence=licence or (info.licence if info else base.licence),
+        data_sources=tuple(dict.fromkeys([*(info.data_sources if info else ()), *sources])),
         training=dataclasses.asdict(plan),
     )
-    light_vae.save(run / RESULT, vae, tuple(halves), info)
+    light_vae.save(run / RESULT, vae, tuple(halves), light)
     return run / RESULT
 
 
 def _weights(place: Path) -> dict[str, torch.Tensor]:
-    with safe_open(place / loop.WEIGHTS, framework="pt") as f:
-        return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-
-
-def _stated_by(path: Path) -> dict[str, Any]:
-    """What one of our own checkpoints says of itself; {} for everything else."""
-    try:
-        with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
-    return json.loads(metadata["info"]) if metadata.get("format") == FORMAT else {}
+    return read_tensors(place / loop.WEIGHTS)[0]
 
 
 def _remember(run: Path, settings: dict[str, Any]) -> None:
@@ -466,7 +456,7 @@ def main() -> None:
             base, photos=args.photos, depth=args.depth, run=args.run, plan=plan, device=args.device,
             licence=args.licence,
         )  # fmt: skip
-    except (BaseError, DataError, TrainingError, FiffDepthError) as error:
+    except (DataError, TrainingError, FiffDepthError) as error:
         sys.exit(f"Error: {error}")
     print(path)
 

@@ -9,7 +9,8 @@ ValueError
 │   └── LabelError     the label of one photo is missing or damaged                data/labels.py
 └── TeacherError       a teacher cannot be used                                    labelling/teachers.py
 
-Files that cannot be written are the runtime's OutputError (fiffdepth_rt/errors.py).
+Files that cannot be written are the runtime's OutputError (fiffdepth_rt/errors.py), weights that cannot be
+read the CheckpointError of weights/errors.py.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ from training.run_folder import State, only_run_in
 from training.step import Losses, Randomness, backward, learning_rate
 from training.validation import picture_rows, validate
 from training.weights import ours as checkpoint
-from training.weights.base import BaseError, BaseModel, load_base
+from training.weights.reading import Weights, read_base
 
 log = logging.getLogger("training")
 
@@ -55,7 +55,7 @@ def train(config: Config) -> Path:
     """Train until run.steps, from the folder's resume state if there is one -> the last checkpoint.
 
     Raises TrainingError (another run in the folder, or of another configuration; a loss that is not finite),
-    BaseError, DataError, and OutputError where the disk refuses; what was saved before is still there.
+    CheckpointError, DataError, and OutputError where the disk refuses; what was saved before is still there.
     """
     accelerator = make_accelerator(config)
     folder = Path(config.run.folder)
@@ -129,7 +129,7 @@ class Training:
         self._config = config
         self._accelerator = accelerator
         self._folder = Path(config.run.folder)
-        base = load_base(config.base)
+        base = read_base(config.base)
         self._base = base.source
         self._diffusion = _diffusion(base)
         self.unet, self.vae = base.unet.requires_grad_(True).train(), base.vae.requires_grad_(False).eval()
@@ -334,7 +334,7 @@ def _alone_in(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def _diffusion(base: BaseModel) -> Diffusion:
+def _diffusion(base: Weights) -> Diffusion:
     scheduler: Mapping[str, Any] = base.scheduler_config or {}
     if scheduler.get("prediction_type", "v_prediction") != "v_prediction":
         log.warning(
@@ -372,7 +372,7 @@ def main() -> None:
             config = structs.replace(config, run=structs.replace(config.run, steps=args.max_steps))
         with logging_redirect_tqdm():
             done = dry_run(config) if args.dry_run else train(config)
-    except (TrainingError, ConfigError, BaseError, DataError, SampleError, FiffDepthError) as error:
+    except (TrainingError, ConfigError, DataError, SampleError, FiffDepthError) as error:
         sys.exit(f"training.train: {error}")
     if torch.distributed.is_initialized():
         main_process = torch.distributed.get_rank() == 0

@@ -181,7 +181,7 @@ def marigold(width: float, *, steps: int, lcm: bool) -> Any:
 
     schedule = dict(RECIPES["marigold-e2e"].scheduler or {}) | {"timestep_spacing": "leading"}
     pipeline = MarigoldDepthPipeline(
-        unet=random_unet(RECIPES["fiffdepth"], width, in_channels=8),
+        unet=random_unet(width, in_channels=8),
         vae=random_vae(width),
         scheduler=(LCMScheduler if lcm else DDIMScheduler).from_config(schedule),
         text_encoder=None,
@@ -223,14 +223,9 @@ def _marigold_journey(
 
 def _geowizard_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
     """Its UNet: 8 channels in, a class embedding of 10 numbers, one CLIP image token of 768 as the prompt."""
-    unet = random_unet(
-        RECIPES["fiffdepth"],
-        width,
-        in_channels=8,
-        cross_attention_dim=768,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=10,
-    ).to(device=device, dtype=dtype)
+    unet = random_unet(width, class_labels=10, in_channels=8, cross_attention_dim=768).to(
+        device=device, dtype=dtype
+    )
     token = torch.randn(2, 1, 768, device=device).to(dtype)
     classes = torch.randn(2, 10, device=device).to(dtype)
 
@@ -248,7 +243,7 @@ def _geowizard_journey(width: float, dtype: torch.dtype, device: str) -> Journey
 
 def _depthfm_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
     """Its UNet is SD 2.1's in LDM's code with 8 channels in; diffusers' modules stand for that."""
-    unet = random_unet(RECIPES["fiffdepth"], width, in_channels=8).to(device=device, dtype=dtype)
+    unet = random_unet(width, in_channels=8).to(device=device, dtype=dtype)
     prompt = torch.randn(1, 77, PROMPT_WIDTH, device=device).to(dtype)
 
     def step(latent: Any) -> Any:

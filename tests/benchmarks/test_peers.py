@@ -14,7 +14,6 @@ from benchmarks.latency import PEER_NAMES
 from benchmarks.rows import flops, in_torch, peers
 from benchmarks.rows.in_torch import Journey, Part, diffusers_parts, measure_journey
 from benchmarks.rows.row import Row, Spec, noise_photo
-from export.recipe import RECIPES
 from tests.support.tiny_models import tiny_checkpoint
 from training.weights.random import random_unet
 
@@ -43,7 +42,7 @@ def test_depth_pro_has_its_true_size() -> None:
 
 def test_marigold_is_sd2_with_eight_channels_in() -> None:
     with torch.device("meta"):
-        unet = random_unet(RECIPES["fiffdepth"], in_channels=8)
+        unet = random_unet(in_channels=8)
     assert millions(unet) == pytest.approx(865.9, abs=0.05)
 
 

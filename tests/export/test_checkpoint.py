@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.errors import CheckpointError
 from export.model import Given, read_checkpoint
 from export.recipe import RECIPES
 from tests.support.tiny_models import tiny_checkpoint
 from training.weights import layouts
+from training.weights.errors import CheckpointError
 from training.weights.ours import save
 from training.weights.random import LAYOUTS, random_unet, random_vae, write_layout
 
@@ -39,7 +40,7 @@ def written(folder, layout, made, *, recipe=FIFFDEPTH, **kwargs):
     """The checkpoint in a layout, and what has to be given beside it."""
     suffix = "" if layout in ("folder", "sharded", "unet") else ".safetensors"
     path = folder / f"{layout}{suffix}"
-    write_layout(path, layout, made, recipe=recipe, **kwargs)
+    write_layout(path, layout, made, scheduler=recipe.scheduler, **kwargs)
     if layout == "own":
         return path, Given()
     given = {"recipe": recipe.name, "prompt_embedding": folder / f"{path.name}.prompt.safetensors"}
@@ -119,11 +120,15 @@ def test_a_text_encoder_and_a_noise_schedule_in_an_ldm_file_are_no_matter(tmp_pa
     assert_same_weights(read_checkpoint(path, given).unet, made.unet)
 
 
+def sd2_unet(recipe):
+    return random_unet(class_labels=len(recipe.class_labels or ()), in_channels=4 + recipe.zero_channels)
+
+
 @pytest.mark.parametrize("recipe", ["fiffdepth", "marigold-e2e", "lotus-d"])
 def test_the_configuration_of_stable_diffusion_2_is_read_off_the_shapes(recipe):
     with torch.device("meta"):
-        unet, vae = random_unet(RECIPES[recipe]), random_vae()
-    found = layouts.unet_config(unet.state_dict(), "x")
+        unet, vae = sd2_unet(RECIPES[recipe]), random_vae()
+    found = layouts.unet_config(unet.state_dict(), "x", way="")
     with torch.device("meta"):
         again = type(unet).from_config(found)
     assert {k: v.shape for k, v in again.state_dict().items()} == {
@@ -132,14 +137,14 @@ def test_the_configuration_of_stable_diffusion_2_is_read_off_the_shapes(recipe):
     for key in ("attention_head_dim", "cross_attention_dim", "use_linear_projection", "norm_num_groups"):
         assert found[key] == unet.config[key]
     assert found["attention_head_dim"] == [5, 10, 20, 20]
-    shape = layouts.vae_config(vae.state_dict(), "x")
+    shape = layouts.vae_config(vae.state_dict(), "x", way="")
     assert [*vae.config.block_out_channels] == shape["block_out_channels"] == [128, 256, 512, 512]
     assert (shape["layers_per_block"], shape["latent_channels"], shape["scaling_factor"]) == (2, 4, 0.18215)
 
 
 def test_the_random_checkpoint_has_the_size_of_stable_diffusion_2_1():
     with torch.device("meta"):
-        unet, vae = random_unet(FIFFDEPTH), random_vae()
+        unet, vae = random_unet(), random_vae()
     count = lambda m: round(sum(p.numel() for p in m.parameters()) / 1e6, 1)  # noqa: E731
     assert (count(unet), count(vae)) == (865.9, 83.7)
 
@@ -230,10 +235,32 @@ def test_a_file_of_something_else_says_what_it_holds(tmp_path):
         read_checkpoint(tmp_path / "llm.safetensors")
 
 
+@pytest.mark.parametrize("layout", ["folder", "prefixed"])
+def test_a_prompt_embedding_beside_the_checkpoint_is_found_by_its_name(tmp_path, made, layout):
+    path, given = written(tmp_path, layout, made)
+    beside = tmp_path / f"{path.name}.prompt.safetensors"
+    model = read_checkpoint(path, dataclasses.replace(given, prompt_embedding=None))
+    assert torch.equal(model.prompt_embedding, made.prompt_embedding)
+    assert model.sha256 == read_checkpoint(path, given).sha256
+    save_file({"e": made.prompt_embedding * 2}, tmp_path / "other.safetensors")
+    model = read_checkpoint(path, dataclasses.replace(given, prompt_embedding=tmp_path / "other.safetensors"))
+    assert torch.equal(model.prompt_embedding, made.prompt_embedding * 2)
+    assert beside.is_file()
+
+
+def test_a_checkpoints_own_prompt_embedding_wins_over_the_file_beside_it(tmp_path, made):
+    save(tmp_path / "own.safetensors", made)
+    save_file({"e": made.prompt_embedding * 2}, tmp_path / "own.safetensors.prompt.safetensors")
+    model = read_checkpoint(tmp_path / "own.safetensors")
+    assert torch.equal(model.prompt_embedding, made.prompt_embedding)
+
+
 def test_the_prompt_embedding_is_never_guessed(tmp_path, made):
     path, _ = written(tmp_path, "folder", made)
-    with pytest.raises(CheckpointError, match=r"--prompt-embedding FILE.*\[1, 2, 12\].*do_not_pad"):
+    (tmp_path / "folder.prompt.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"--prompt-embedding FILE.*\[1, 2, 12\].*do_not_pad") as error:
         read_checkpoint(path)
+    assert "as folder.prompt.safetensors beside the checkpoint" in str(error.value)
 
 
 def test_a_prompt_embedding_of_another_width_is_refused(tmp_path, made):
@@ -257,6 +284,7 @@ def test_the_empty_prompt_is_computed_from_the_text_encoder_without_padding(tmp_
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "!": 2}
     (path / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
     (path / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "folder.prompt.safetensors").unlink()
     found = read_checkpoint(path).prompt_embedding
     with torch.no_grad():
         expected = encoder(torch.tensor([[0, 1]]))[0]
@@ -286,6 +314,6 @@ def test_licence_and_data_sources_are_taken_from_the_model_card(tmp_path, made):
 
 def test_the_checkpoints_scheduler_is_read(tmp_path, made):
     path = tmp_path / "folder"
-    write_layout(path, "folder", made, recipe=RECIPES["genpercept"])
+    write_layout(path, "folder", made, scheduler=RECIPES["genpercept"].scheduler)
     given = Given(prompt_embedding=tmp_path / "folder.prompt.safetensors", recipe="genpercept")
     assert read_checkpoint(path, given).scheduler_config["beta_start"] == 1.0

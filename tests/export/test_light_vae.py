@@ -18,7 +18,7 @@ from export.build_engines import main
 from export.camera import camera_fit
 from export.cost import cost_table
 from export.engines import OnnxRuntimeStages, TorchStages
-from export.errors import CheckpointError, UnsupportedModelError
+from export.errors import UnsupportedModelError
 from export.graph_set import build_stage
 from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GraphForm, write_graph
@@ -30,13 +30,12 @@ from fiffdepth_rt.engine_dir.golden import read_golden
 from fiffdepth_rt.engine_dir.manifest import open_engine_dir
 from fiffdepth_rt.image import to_grid, to_photo
 from tests.support.tiny_models import shake, tiny_checkpoint
-from training.weights.light import HALVES, LightInfo, LightVaeError, light_vae, load
+from training.weights.errors import CheckpointError
+from training.weights.light import HALVES, LightHalf, LightInfo, light_vae, load, read_light_half
 from training.weights.light import save as save_light
-from training.weights.light_parts import LightHalf, read_light_half
 from training.weights.ours import save
-from training.weights.random import random_unet, random_vae
-from training.weights.random_light import centre_depth
-from training.weights.random_light import main as make_random_light_vae
+from training.weights.random import centre_depth, random_unet, random_vae
+from training.weights.random import main as make_random
 
 WIDTH = 8
 INFO = LightInfo(
@@ -311,7 +310,7 @@ def test_taesd_needs_24_percent_of_the_arithmetic_of_stable_diffusion_2_1():
         model = Model(
             layout="", name="", recipe=RECIPES["fiffdepth"], output_space="depth", size_default=512,
             size_max=1024, licence="", data_sources=(), licence_file=None,
-            unet=random_unet(RECIPES["fiffdepth"]), vae=random_vae(),
+            unet=random_unet(), vae=random_vae(),
             light={"encoder": half, "decoder": half},
             prompt_embedding=torch.randn(1, 2, 1024), scheduler_config=None, sha256="",
         )  # fmt: skip
@@ -418,14 +417,14 @@ def test_a_cut_or_foreign_file_is_no_light_vae(tmp_path):
     save_light(path, light_vae(width=WIDTH), ("encoder", "decoder"), INFO)
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
-    with pytest.raises(LightVaeError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         load(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(LightVaeError, match="lacks the metadata"):
+    with pytest.raises(CheckpointError, match="lacks the metadata"):
         load(path)
 
 
 def test_the_random_light_vae_is_a_folder_that_the_export_takes(tmp_path):
-    run = CliRunner().invoke(make_random_light_vae, [str(tmp_path / "taesd"), "--width", "8"])
+    run = CliRunner().invoke(make_random, [str(tmp_path / "taesd"), "--layout", "light", "--width", "0.125"])
     assert run.exit_code == 0, run.output
     assert read_light_half(tmp_path / "taesd", "decoder").vae.config.out_channels == 3

@@ -108,7 +108,7 @@ def image():
 
 def read(tmp_path, name):
     made = made_for(name)
-    write_layout(tmp_path / "folder", "folder", made, recipe=RECIPES[name])
+    write_layout(tmp_path / "folder", "folder", made, scheduler=RECIPES[name].scheduler)
     prompt = tmp_path / "folder.prompt.safetensors"
     return read_checkpoint(tmp_path / "folder", Given(recipe=name, prompt_embedding=prompt))
 

@@ -25,7 +25,7 @@ from training.data.samples import DataError, SampleError
 from training.distill_vae import Plan, Views, cut_depth, cut_photo, decoder_loss, distil, edge_error
 from training.errors import TrainingError
 from training.weights import light as light_vae
-from training.weights.light_parts import read_light_half
+from training.weights.light import read_light_half
 from training.weights.ours import load, save
 
 STEPS = loop.Schedule(steps=6, lr=2e-3, warmup=1, save_every=3)

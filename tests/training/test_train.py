@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from export import build_engines
-from export.recipe import RECIPES
 from fiffdepth_rt import Depth
 from tests.support.small_run import Launched, configuration, launch, losses, write_all, write_toml
 from tests.support.tiny_models import tiny_checkpoint, tiny_vae
@@ -30,10 +29,11 @@ from training.latents import Encoder, decode, encode
 from training.objective import Diffusion
 from training.run_folder import only_run_in
 from training.step import Randomness, learning_rate
-from training.weights import base
 from training.weights import ours as checkpoint
+from training.weights.errors import CheckpointError
 from training.weights.light import light_vae
 from training.weights.random import write_layout
+from training.weights.reading import read_base
 
 
 @pytest.fixture(scope="module")
@@ -382,19 +382,19 @@ def test_a_teacher_s_labels_in_another_space_are_refused(sets: Path, tmp_path: P
 def test_a_base_that_is_nowhere_is_an_error_with_the_ways_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for model in ("nobody/nothing-at-all", "not/here/either", "missing.safetensors"):
-        with pytest.raises(base.BaseError, match="hf download OWNER/NAME"):
-            base.load_base(config.Base(model=model))
+        with pytest.raises(CheckpointError, match="hf download OWNER/NAME"):
+            read_base(config.Base(model=model))
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sd.ckpt").write_bytes(b"\x80\x04.")
-    with pytest.raises(base.BaseError, match="can run code when it is read"):
-        base.load_base(config.Base(model=str(tmp_path / "sd.ckpt")))
+    with pytest.raises(CheckpointError, match=r"is a pickle.*weights_only=True.*save_file"):
+        read_base(config.Base(model=str(tmp_path / "sd.ckpt")))
 
 
 def test_our_own_checkpoint_is_a_base(whole: Path) -> None:
     path = whole / "small-000006.safetensors"
-    found = base.load_base(config.Base(model=str(path)))
+    found = read_base(config.Base(model=str(path)))
     assert torch.equal(found.unet.conv_in.weight, load_file(path)["unet.conv_in.weight"])
     assert found.prompt_embedding.shape == (1, 2, 12)
 
@@ -402,24 +402,22 @@ def test_our_own_checkpoint_is_a_base(whole: Path) -> None:
 def test_a_checkpoint_with_a_light_vae_is_no_base(tmp_path: Path) -> None:
     path = tmp_path / "light.safetensors"
     checkpoint.save(path, dataclasses.replace(tiny_checkpoint(), vae=light_vae(width=8)))
-    with pytest.raises(base.BaseError, match="carries a light VAE"):
-        base.load_base(config.Base(model=str(path)))
+    with pytest.raises(CheckpointError, match="carries a light VAE"):
+        read_base(config.Base(model=str(path)))
 
 
 def test_an_ldm_file_is_a_base_with_configuration_and_prompt_beside_it(tmp_path: Path) -> None:
     made = tiny_checkpoint()
     path = tmp_path / "sd.safetensors"
-    write_layout(path, "ldm", made, recipe=RECIPES["fiffdepth"])
+    write_layout(path, "ldm", made)
     made.unet.save_config(tmp_path / "configs" / "unet")
     made.vae.save_config(tmp_path / "configs" / "vae")
-    prompt = str(tmp_path / "sd.safetensors.prompt.safetensors")
-    with pytest.raises(base.BaseError, match=r"as Stable Diffusion 2\.x"):
-        base.load_base(config.Base(model=str(path), prompt_embedding=prompt))
-    with pytest.raises(base.BaseError, match=r"base\.text"):
-        base.load_base(config.Base(model=str(path), config=str(tmp_path / "configs")))
-    found = base.load_base(
-        config.Base(model=str(path), config=str(tmp_path / "configs"), prompt_embedding=prompt)
-    )
+    prompt = str((tmp_path / "sd.safetensors.prompt.safetensors").rename(tmp_path / "prompt.safetensors"))
+    with pytest.raises(CheckpointError, match=r"how many attention heads.*base\.config"):
+        read_base(config.Base(model=str(path), prompt_embedding=prompt))
+    with pytest.raises(CheckpointError, match=r"base\.text"):
+        read_base(config.Base(model=str(path), config=str(tmp_path / "configs")))
+    found = read_base(config.Base(model=str(path), config=str(tmp_path / "configs"), prompt_embedding=prompt))
     for part in ("unet", "vae"):
         expected = getattr(made, part).state_dict()
         for name, tensor in getattr(found, part).state_dict().items():
@@ -440,7 +438,7 @@ def test_a_folder_with_a_text_encoder_brings_its_prompt_and_its_noise_schedule(
     (folder / "tokenizer" / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1, "!": 2}')
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     DDPMScheduler(beta_schedule="linear", num_train_timesteps=10).save_pretrained(folder / "scheduler")
-    found = base.load_base(config.Base(model=str(folder)))
+    found = read_base(config.Base(model=str(folder)))
     with torch.no_grad():
         torch.testing.assert_close(found.prompt_embedding, encoder(torch.tensor([[0, 1]]))[0])
     assert Diffusion.of(found.scheduler_config).steps == 10
@@ -448,7 +446,5 @@ def test_a_folder_with_a_text_encoder_brings_its_prompt_and_its_noise_schedule(
 
 def test_an_embedding_of_another_model_is_refused(sets: Path, tmp_path: Path) -> None:
     save_file({"prompt": torch.zeros(1, 2, 13)}, tmp_path / "p.safetensors")
-    with pytest.raises(base.BaseError, match=r"\[1, tokens, 12\]"):
-        base.load_base(
-            config.Base(model=str(sets / "base"), prompt_embedding=str(tmp_path / "p.safetensors"))
-        )
+    with pytest.raises(CheckpointError, match=r"\[1, tokens, 12\]"):
+        read_base(config.Base(model=str(sets / "base"), prompt_embedding=str(tmp_path / "p.safetensors")))

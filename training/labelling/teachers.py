@@ -35,6 +35,7 @@ from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, TeacherMap
 from training.tensors import photo_tensor
 from training.weights import ours as checkpoint
+from training.weights.errors import CheckpointError
 
 logger = logging.getLogger("training")
 
@@ -149,7 +150,7 @@ class CheckpointTeacher:
     def __init__(self, path: Path, *, device: torch.device, licence: str | None) -> None:
         try:
             loaded = checkpoint.load(path)
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             raise TeacherError(f"{path} is no teacher: {error}") from error
         if loaded.info.recipe != "fiffdepth":
             raise TeacherError(

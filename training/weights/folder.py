@@ -6,14 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from export.errors import CheckpointError
-from training.weights.layouts import Config
-from training.weights.tensors import Tensors, read_tensors
+from training.weights.errors import CheckpointError
+from training.weights.tensors import Config, Tensors, read_tensors
 
 UNSTATED = "not stated by the checkpoint"
 
 
-def read_weights(folder: Path) -> tuple[list[Path], Tensors]:
+def read_part(folder: Path) -> tuple[list[Path], Tensors]:
     """The weight files of one diffusers part, full precision before fp16, and the tensors in them."""
     stem = "diffusion_pytorch_model"
     for variant in ("", ".fp16"):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from diffusers.loaders import single_file_utils
 
-from export.errors import CheckpointError
-from training.weights.tensors import Tensors, listed, without_prefix
+from training.weights.errors import CheckpointError
+from training.weights.tensors import Config, Tensors, listed, without_prefix
 
 LDM_UNET = "model.diffusion_model."
 LDM_VAE = "first_stage_model."
@@ -25,8 +25,6 @@ LDM_UNUSED = re.compile(
 )
 PROMPT_KEYS = ("prompt_embedding", "empty_text_embed")
 SD_NORM_GROUPS = 32
-
-Config = dict[str, Any]
 
 
 def unet_prefix(keys: Iterable[str]) -> str | None:
@@ -78,10 +76,11 @@ def modern_vae(tensors: Tensors) -> Tensors:
     return {pattern.sub(lambda m: m[1] + new[m[2]] + m[3], k): v for k, v in tensors.items()}
 
 
-def unet_config(tensors: Mapping[str, torch.Tensor], where: str) -> Config:
+def unet_config(tensors: Mapping[str, torch.Tensor], where: str, *, way: str) -> Config:
     """Shapes of a diffusers UNet -> its configuration.
 
-    Raises CheckpointError where heads or groups are not Stable Diffusion's: `--unet-config` gives them.
+    way: how the user can give the configuration, for the message.
+    Raises CheckpointError where heads or groups are not Stable Diffusion's.
     """
     shape = {k: tuple(v.shape) for k, v in tensors.items()}
     levels = _count(shape, r"down_blocks\.(\d+)\.")
@@ -101,9 +100,9 @@ def unet_config(tensors: Mapping[str, torch.Tensor], where: str) -> Config:
         "down_block_types": [f"{'CrossAttn' * a}DownBlock2D" for a in attended["down"]],
         "up_block_types": [f"{'CrossAttn' * a}UpBlock2D" for a in attended["up"]],
         "cross_attention_dim": context,
-        "attention_head_dim": _heads(channels, context, where),
+        "attention_head_dim": _heads(channels, context, where, way),
         "use_linear_projection": next(len(s) for k, s in shape.items() if k.endswith("proj_in.weight")) == 2,
-        "norm_num_groups": _groups(channels, where, "--unet-config"),
+        "norm_num_groups": _groups(channels, where, way),
     }
     if not any(k.startswith("mid_block.attentions.") for k in shape):
         config["mid_block_type"] = "UNetMidBlock2D"
@@ -113,10 +112,11 @@ def unet_config(tensors: Mapping[str, torch.Tensor], where: str) -> Config:
     return config
 
 
-def vae_config(tensors: Mapping[str, torch.Tensor], where: str) -> Config:
+def vae_config(tensors: Mapping[str, torch.Tensor], where: str, *, way: str) -> Config:
     """Shapes of a diffusers VAE -> its configuration, with Stable Diffusion's scaling factor.
 
-    Raises CheckpointError where the groups are not those of Stable Diffusion: `--vae-config` gives them.
+    way: how the user can give the configuration, for the message.
+    Raises CheckpointError where the groups are not those of Stable Diffusion.
     """
     shape = {k: tuple(v.shape) for k, v in tensors.items()}
     levels = _count(shape, r"encoder\.down_blocks\.(\d+)\.")
@@ -127,12 +127,39 @@ def vae_config(tensors: Mapping[str, torch.Tensor], where: str) -> Config:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "layers_per_block": _count(shape, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         "latent_channels": shape["decoder.conv_in.weight"][1],
-        "norm_num_groups": _groups(channels, where, "--vae-config"),
+        "norm_num_groups": _groups(channels, where, way),
         "mid_block_add_attention": any(k.startswith("encoder.mid_block.attentions.") for k in shape),
         "use_quant_conv": "quant_conv.weight" in shape,
         "use_post_quant_conv": "post_quant_conv.weight" in shape,
         "scaling_factor": 0.18215,
     }
+
+
+def split_ldm(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | None, Tensors]:
+    """An LDM checkpoint -> UNet and VAE under diffusers' names (None: no VAE), and tensors of no part."""
+    prefix, vae = ldm_prefixes(tensors)
+    if prefix is None:
+        raise CheckpointError(f"{where} holds no UNet.")
+    ours = tuple(p for p in (prefix, vae) if p)
+    others = {} if not prefix else {k: v for k, v in tensors.items() if not k.startswith(ours)}
+    rest = {k: v for k, v in others.items() if not LDM_UNUSED.match(k)}
+    unet = unet_from_ldm(without_prefix(tensors, prefix), where)
+    return unet, None if vae is None else vae_from_ldm(without_prefix(tensors, vae), where), rest
+
+
+def split_diffusers(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | None, Tensors]:
+    """diffusers' names under prefixes -> UNet, VAE (None: there is none), and tensors of no known part."""
+    prefix, vae_below = unet_prefix(tensors), vae_prefix(tensors)
+    if prefix is None:
+        what = "a VAE and no UNet" if vae_below is not None else "no network that is known"
+        raise CheckpointError(
+            f"{where} holds {what}: neither diffusers' names (conv_in.weight, time_embedding.linear_1.weight)"
+            f" nor LDM's. Its first tensors: {listed(sorted(tensors)[:5])}."
+        )
+    ours = tuple(p for p in (prefix, vae_below) if p)
+    rest = {k: v for k, v in tensors.items() if ours and not k.startswith((*ours, "text_encoder."))}
+    vae = None if vae_below is None else modern_vae(without_prefix(tensors, vae_below))
+    return without_prefix(tensors, prefix), vae, rest
 
 
 def _prefix(keys: Iterable[str], first: str, *others: str) -> str | None:
@@ -145,7 +172,7 @@ def _count(shape: Mapping[str, Any], pattern: str) -> int:
     return 1 + max((int(m[1]) for k in shape if (m := re.match(pattern, k))), default=-1)
 
 
-def _heads(channels: list[int], context: int, where: str) -> int | list[int]:
+def _heads(channels: list[int], context: int, where: str, way: str) -> int | list[int]:
     """diffusers' `attention_head_dim`, which for these networks is the number of heads."""
     if context == 1024 and not any(c % 64 for c in channels):
         return [c // 64 for c in channels]  # SD 2: heads of 64 channels
@@ -153,15 +180,15 @@ def _heads(channels: list[int], context: int, where: str) -> int | list[int]:
         return 8  # SD 1: eight heads
     raise CheckpointError(
         f"{where}: shapes do not say how many attention heads a UNet of {channels} channels has. "
-        "Give its config.json with --unet-config."
+        f"Give its config.json: {way}."
     )
 
 
-def _groups(channels: list[int], where: str, option: str) -> int:
+def _groups(channels: list[int], where: str, way: str) -> int:
     if any(c % SD_NORM_GROUPS for c in channels):
         raise CheckpointError(
             f"{where}: {channels} channels are not in groups of {SD_NORM_GROUPS} as Stable Diffusion's are. "
-            f"Give the config.json with {option}."
+            f"Give its config.json: {way}."
         )
     return SD_NORM_GROUPS
 
@@ -175,14 +202,3 @@ def _converted(new: Mapping[str, torch.Tensor], old: Tensors, where: str) -> Ten
             "file, and a depth model of the Stable Diffusion family?"
         )
     return {k: v.contiguous() for k, v in new.items()}
-
-
-def split_ldm(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | None, Tensors]:
-    """An LDM checkpoint -> UNet and VAE under diffusers' names (None: no VAE), and its other tensors."""
-    prefix, vae = ldm_prefixes(tensors)
-    if prefix is None:
-        raise CheckpointError(f"{where} holds no UNet.")
-    ours = tuple(p for p in (prefix, vae) if p)
-    rest = {} if not prefix else {k: v for k, v in tensors.items() if not k.startswith(ours)}
-    unet = unet_from_ldm(without_prefix(tensors, prefix), where)
-    return unet, None if vae is None else vae_from_ldm(without_prefix(tensors, vae), where), rest

@@ -1,23 +1,39 @@
-"""The light VAE's file: one .safetensors with a tiny encoder, a tiny decoder, or both.
+"""Light VAEs: a tiny encoder, a tiny decoder, or both, in place of Stable Diffusion's.
 
-Tensors: a diffusers AutoencoderTiny state dict, `encoder.*` and `decoder.*`; a half that was not trained is
-not there. Both speak the teacher's scaled latents (scaling factor 1). The decoder gives one channel, the
-depth picture; DecoderTiny maps its output from [0, 1] to [-1, 1]. Export takes the file as it is.
+    diffusers folder    config.json of an AutoencoderTiny (TAESD) and its weights, or a folder with a vae/
+    .safetensors        the same weights, with config.json beside the file
+    our own             one .safetensors of training/distill_vae.py; a half may be missing
+
+Tensors are `encoder.*` and `decoder.*` of diffusers' AutoencoderTiny. Both ends of a half are the full VAE's:
+pixels in [-1, 1], and the latents that the UNet takes and gives. In our own files the scaling factor is 1,
+and the decoder gives one channel, the depth picture; DecoderTiny maps its output from [0, 1] to [-1, 1].
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import torch
 from diffusers import AutoencoderTiny
-from safetensors import safe_open
 from safetensors.torch import save as serialize
 
 from fiffdepth_rt.atomic import replacing
+from training.weights.errors import CheckpointError
+from training.weights.folder import UNSTATED, read_config, read_json, read_model_card, read_part
 from training.weights.ours import config_json
+from training.weights.tensors import (
+    Config,
+    Tensors,
+    fill_module,
+    hash_files,
+    read_tensors,
+    without_prefix,
+)
 
 FORMAT = "fiffdepth-light-vae"
 FORMAT_VERSION = 1
@@ -26,7 +42,7 @@ HALVES = ("encoder", "decoder")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightInfo:
-    """What the file says of itself; JSON in the metadata. teacher: name of the checkpoint it imitates."""
+    """What our own file says of itself; JSON in the metadata. teacher: name of the checkpoint it imitates."""
 
     name: str
     teacher: str
@@ -35,8 +51,27 @@ class LightInfo:
     training: dict[str, Any]
 
 
-class LightVaeError(ValueError):
-    """The file is not a light VAE of ours, or its tensors do not fit its configuration."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightHalf:
+    """vae: AutoencoderTiny in fp32 and eval mode, whose other half is None. sha256: over the files read."""
+
+    name: str
+    vae: Any
+    licence: str
+    data_sources: tuple[str, ...]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a layout yields before the half is built. files: those that were read, in order."""
+
+    files: list[Path]
+    tensors: Tensors
+    config: Config
+    name: str
+    licence: str
+    data_sources: tuple[str, ...]
 
 
 def light_vae(
@@ -73,46 +108,117 @@ def save(path: Path, vae: AutoencoderTiny, halves: tuple[str, ...], info: LightI
         file.write(serialize(whole, metadata))
 
 
-def read_metadata(metadata: dict[str, str], where: str) -> tuple[dict[str, Any], LightInfo]:
-    """The file's metadata -> AutoencoderTiny's configuration, and what it says of itself.
+def load(path: Path) -> tuple[AutoencoderTiny, tuple[str, ...], LightInfo]:
+    """A file written by `save` -> the autoencoder in eval mode without gradients, its halves, and its info.
 
-    Raises LightVaeError when it is of another format or version, or incomplete.
+    A half that is not in the file is None in the autoencoder. Raises CheckpointError.
     """
+    tensors, metadata = read_tensors(path)
+    config, info = _read_metadata(metadata, path.name)
+    halves = tuple(h for h in HALVES if any(k.startswith(f"{h}.") for k in tensors))
+    vae = _empty(config, halves, path.name)
+    return fill_module(vae, tensors, path.name), halves, info
+
+
+def read_light_half(path: Path, half: str) -> LightHalf:
+    """path, "encoder" or "decoder" -> that half, of a file that may hold both.
+
+    Raises CheckpointError for what cannot be read, or whose tensors do not fit.
+    """
+    where = f"{path.name} (light {half})"
+    parts = _folder(path) if path.is_dir() else _file(path)
+    if (found := parts.config.get("_class_name", "AutoencoderTiny")) != "AutoencoderTiny":
+        raise CheckpointError(
+            f"{where} is a {found}, not an AutoencoderTiny. A full VAE is given with --vae, whole."
+        )
+    mine = without_prefix(parts.tensors, f"{half}.")
+    if not mine:
+        others = sorted({key.partition(".")[0] for key in parts.tensors})
+        raise CheckpointError(
+            f"{where} holds no {half}: its tensors begin with {', '.join(others[:5]) or 'nothing'}. "
+            f"Give a file whose keys are {half}.layers.*, as diffusers' AutoencoderTiny has them."
+        )
+    vae = _empty(parts.config, (half,), where)
+    fill_module(getattr(vae, half), mine, where)
+    return LightHalf(
+        name=parts.name,
+        vae=vae.eval().requires_grad_(False),
+        licence=parts.licence,
+        data_sources=parts.data_sources,
+        sha256=hash_files(parts.files),
+    )
+
+
+def _empty(config: Config, halves: tuple[str, ...], where: str) -> AutoencoderTiny:
+    """An autoencoder without weights; a half that is not named is None."""
+    stated = {
+        k: v for k, v in config.items() if k != "block_out_channels"
+    }  # diffusers writes it, and complains
+    try:
+        with torch.device("meta"):
+            vae = AutoencoderTiny.from_config(stated)
+    except (ValueError, TypeError, IndexError) as e:
+        raise CheckpointError(f"{where}: its configuration builds no AutoencoderTiny ({e}).") from e
+    for half in HALVES:
+        if half not in halves:
+            setattr(vae, half, None)
+    return vae
+
+
+def _read_metadata(metadata: Mapping[str, str], where: str) -> tuple[Config, LightInfo]:
+    """The metadata of our own file -> AutoencoderTiny's configuration, and what the file says of itself."""
     if metadata.get("format") != FORMAT:
-        raise LightVaeError(f"{where} lacks the metadata format={FORMAT}: not written by distill_vae.")
+        raise CheckpointError(f"{where} lacks the metadata format={FORMAT}: not written by distill_vae.")
     if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise LightVaeError(
+        raise CheckpointError(
             f"{where} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}: use "
             "the version of this repository that wrote it."
         )
     try:
-        stated = json.loads(metadata["info"])
-        info = LightInfo(**{**stated, "data_sources": tuple(stated["data_sources"])})
-        return json.loads(metadata["config"]), info
-    except (KeyError, TypeError, ValueError) as e:
-        raise LightVaeError(f"{where}: its metadata is incomplete ({e}). Distil it again.") from e
+        info = msgspec.json.decode(metadata["info"], type=LightInfo)
+        return msgspec.json.decode(metadata["config"], type=dict[str, Any]), info
+    except (KeyError, msgspec.MsgspecError) as e:
+        raise CheckpointError(f"{where}: its metadata is incomplete ({e}). Distil it again.") from e
 
 
-def load(path: Path) -> tuple[AutoencoderTiny, tuple[str, ...], LightInfo]:
-    """A file written by `save` -> the autoencoder in eval mode, its trained halves, and its info.
+def _folder(path: Path) -> _Parts:
+    folder = path / "vae" if (path / "vae").is_dir() else path
+    config = read_config(folder)
+    files, tensors = read_part(folder)
+    licence, data_sources = read_model_card(path / "README.md")
+    return _Parts(
+        files=[folder / "config.json", *files],
+        tensors=tensors,
+        config=config,
+        name=path.name,
+        licence=licence,
+        data_sources=data_sources,
+    )
 
-    A half that is not in the file is None in the autoencoder. Raises LightVaeError.
-    """
-    try:
-        with safe_open(path, framework="pt") as f:
-            config, info = read_metadata(f.metadata() or {}, path.name)
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-    except LightVaeError:
-        raise
-    except Exception as e:  # safetensors raises its own untyped errors for truncated or foreign files
-        raise LightVaeError(f"{path} cannot be read as safetensors: {e}. Copy or download it again.") from e
-    vae = AutoencoderTiny.from_config(config).eval()
-    halves = tuple(h for h in HALVES if any(k.startswith(f"{h}.") for k in tensors))
-    for half in HALVES:
-        if half not in halves:
-            setattr(vae, half, None)
-    try:
-        vae.load_state_dict(tensors)
-    except RuntimeError as e:
-        raise LightVaeError(f"{path.name} does not fit its configuration: {e}") from e
-    return vae, halves, info
+
+def _file(path: Path) -> _Parts:
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") == FORMAT:
+        config, info = _read_metadata(metadata, path.name)
+        return _Parts(
+            files=[path],
+            tensors=tensors,
+            config=config,
+            name=info.name,
+            licence=info.licence,
+            data_sources=info.data_sources,
+        )
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        raise CheckpointError(
+            f"{path.name} does not carry its configuration: put AutoencoderTiny's config.json beside it, or "
+            "give the folder that save_pretrained wrote."
+        )
+    return _Parts(
+        files=[beside, path],
+        tensors=tensors,
+        config=read_json(beside),
+        name=path.stem,
+        licence=metadata.get("modelspec.license", UNSTATED),
+        data_sources=(),
+    )

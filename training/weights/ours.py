@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from safetensors import safe_open
 from safetensors.torch import save as serialize
 
 from fiffdepth_rt.atomic import replacing
+from training.weights.errors import CheckpointError
+from training.weights.tensors import Config, Tensors, build_module, listed, read_tensors, without_prefix
 
 FORMAT = "fiffdepth-checkpoint"
 FORMAT_VERSION = 1
@@ -54,8 +56,17 @@ class Checkpoint:
     info: CheckpointInfo
 
 
-class CheckpointError(ValueError):
-    """The file is not one of our checkpoints, or its tensors do not fit its configuration."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnParts:
+    """A checkpoint of ours before its networks are built. prompt_embedding: None where it is missing."""
+
+    unet: Tensors
+    unet_config: Config
+    vae: Tensors
+    vae_config: Config
+    vae_is_light: bool
+    prompt_embedding: torch.Tensor | None
+    info: CheckpointInfo
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -77,44 +88,57 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint written by `save`.
+    """A file written by `save` -> its modules, without gradients. Other layouts: reading.py.
 
-    Raises CheckpointError when the file is of another format or tensors are missing, surplus or misshapen.
+    Raises CheckpointError when the file is of another format, or tensors are missing, surplus, misshapen or
+    not finite.
     """
-    try:
-        with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as e:  # safetensors raises its own untyped errors for truncated or foreign files
-        raise CheckpointError(f"{path} cannot be read as safetensors: {e}. Copy or download it again.") from e
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} lacks the metadata format={FORMAT}: not written by training/.")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise CheckpointError(
-            f"{path} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}."
-        )
-    info = json.loads(metadata["info"])
-    info["data_sources"] = tuple(info["data_sources"])
-    unet = UNet2DConditionModel.from_config(json.loads(metadata["unet_config"]))
-    vae_class = AutoencoderTiny if has_light_vae(metadata) else AutoencoderKL
-    vae = vae_class.from_config(json.loads(metadata["vae_config"]))
-    for prefix, module in (("unet.", unet), ("vae.", vae)):
-        _load_strictly(
-            module, {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, path
-        )
-    if "prompt_embedding" not in tensors:
-        raise CheckpointError(f"{path} carries no prompt_embedding.")
+    own = split_own(tensors, metadata, path.name)
+    if own.prompt_embedding is None:
+        raise CheckpointError(f"{path} carries no prompt_embedding. Write it again with training/.")
+    vae_class = AutoencoderTiny if own.vae_is_light else AutoencoderKL
     return Checkpoint(
-        unet=unet.eval(),
-        vae=vae.eval(),
-        prompt_embedding=tensors["prompt_embedding"],
-        info=CheckpointInfo(**info),
+        unet=build_module(UNet2DConditionModel, own.unet_config, own.unet, f"{path.name} (UNet)"),
+        vae=build_module(vae_class, own.vae_config, own.vae, f"{path.name} (VAE)"),
+        prompt_embedding=own.prompt_embedding,
+        info=own.info,
     )
 
 
-def has_light_vae(metadata: Mapping[str, str]) -> bool:
-    """Of a checkpoint's metadata. Those before there were light VAEs do not say, and have a full one."""
-    return metadata.get("vae_class") == "AutoencoderTiny"
+def split_own(tensors: Tensors, metadata: Mapping[str, str], where: str) -> OwnParts:
+    """The tensors and the metadata of one of our files -> its parts.
+
+    Raises CheckpointError for another format version, incomplete metadata, and tensors of no part.
+    """
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise CheckpointError(
+            f"{where} has checkpoint format {metadata.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}: use the version of this repository that wrote it."
+        )
+    try:
+        info = msgspec.json.decode(metadata["info"], type=CheckpointInfo)
+        unet_config, vae_config = (
+            msgspec.json.decode(metadata[f"{part}_config"], type=dict[str, Any]) for part in ("unet", "vae")
+        )
+    except (KeyError, msgspec.MsgspecError) as e:
+        raise CheckpointError(
+            f"{where}: its metadata is incomplete ({e}). Write it again with training/."
+        ) from e
+    known = ("unet.", "vae.", "prompt_embedding")
+    if surplus := [k for k in tensors if not k.startswith(known)]:
+        raise CheckpointError(f"{where}: tensors that belong to no part: {listed(surplus)}.")
+    return OwnParts(
+        unet=without_prefix(tensors, "unet."),
+        unet_config=unet_config,
+        vae=without_prefix(tensors, "vae."),
+        vae_config=vae_config,
+        vae_is_light=metadata.get("vae_class") == "AutoencoderTiny",  # older files, all full, do not say
+        prompt_embedding=tensors.get("prompt_embedding"),
+        info=info,
+    )
 
 
 def config_json(module: Any) -> str:
@@ -123,17 +147,3 @@ def config_json(module: Any) -> str:
     drop = "block_out_channels" if isinstance(module, AutoencoderTiny) else ""
     public = {k: v for k, v in module.config.items() if not k.startswith("_") and k != drop}
     return json.dumps(public, sort_keys=True)
-
-
-def _load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in tensors.items()}
-    if wanted != given:
-        missing = sorted(wanted.keys() - given.keys())
-        surplus = sorted(given.keys() - wanted.keys())
-        misshapen = sorted(k for k in wanted.keys() & given.keys() if wanted[k] != given[k])
-        raise CheckpointError(
-            f"{path}: {type(module).__name__} does not fit its configuration: "
-            f"missing {missing}, surplus {surplus}, misshapen {misshapen}."
-        )
-    module.load_state_dict(tensors)

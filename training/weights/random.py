@@ -1,9 +1,12 @@
-"""Checkpoints with random weights, in any layout that checkpoint.py reads, at any width: to try exports on.
+"""Checkpoints and light VAEs with random weights, in any layout, at any width: to try exports and speed on.
 
     python -m training.weights.random random.safetensors --layout ldm --width 0.25
-    python -m training.weights.random sd21-random/ --layout folder --dtype fp16      # SD 2.1's full size
+    python -m training.weights.random sd21-random --layout folder --dtype fp16      # SD 2.1's full size
+    python -m training.weights.random taesd-random --layout light                   # TAESD's architecture
+    python -m export.build_engines sd21-random --encoder taesd-random --decoder taesd-random
 
-Width 1 is SD 2.1: 866 M parameters in the UNet, 84 M in the VAE. The depth of such a model means nothing.
+Width 1 is SD 2.1 (866 M parameters in the UNet, 84 M in the VAE) and TAESD (2.4 M). The depth of
+such a model means nothing.
 """
 
 from __future__ import annotations
@@ -16,28 +19,33 @@ from typing import Any
 
 import click
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from export.recipe import RECIPES, Recipe
+from training.weights.light import light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save
+from training.weights.prompt import PROMPT_BESIDE
 from training.weights.tensors import Tensors
 
 LAYOUTS = ("own", "folder", "sharded", "unet", "ldm", "prefixed")
+LIGHT = "light"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 STEM = "diffusion_pytorch_model"
 
 
-def random_unet(recipe: Recipe, width: float = 1.0, **config: Any) -> UNet2DConditionModel:
-    """SD 2.1's UNet at a width, for a recipe. Channels are multiples of 64, so that heads keep 64 of them."""
-    if recipe.class_labels is not None:
+def random_unet(width: float = 1.0, *, class_labels: int = 0, **config: Any) -> UNet2DConditionModel:
+    """SD 2.1's UNet at a width. Channels are multiples of 64, so that heads keep 64 of them.
+
+    class_labels: numbers that a class embedding takes; 0: there is none. config: what else differs.
+    """
+    if class_labels:
         config["class_embed_type"] = "projection"
-        config["projection_class_embeddings_input_dim"] = len(recipe.class_labels)
+        config["projection_class_embeddings_input_dim"] = class_labels
     channels = [max(64, round(c * width / 64) * 64) for c in (320, 640, 1280, 1280)]
     return UNet2DConditionModel(
         **{
             "sample_size": 64,
-            "in_channels": 4 + recipe.zero_channels,
+            "in_channels": 4,
             "block_out_channels": channels,
             "attention_head_dim": [c // 64 for c in channels],
             "cross_attention_dim": 1024,
@@ -61,27 +69,45 @@ def random_vae(width: float = 1.0, **config: Any) -> AutoencoderKL:
     ).eval()
 
 
+def centre_depth(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """Change a light VAE's last layer: depth of random latents gets the mean 0, and varies within [-1, 1]."""
+    last = vae.decoder.layers[-1]
+    with torch.no_grad():
+        last.bias.fill_(0.5)  # mid-grey, as DecoderTiny maps [0, 1] to [-1, 1]
+        pictures = vae.decoder(torch.randn(1, 4, 32, 32))
+        factor = 0.15 / pictures.mean(1).std()
+        last.weight.mul_(factor)
+        last.bias.sub_(pictures.mean((0, 2, 3)) * factor / 2)
+    return vae
+
+
 def write_layout(
-    path: Path, layout: str, made: Checkpoint, *, recipe: Recipe, dtype: torch.dtype = torch.float32
+    path: Path,
+    layout: str,
+    made: Checkpoint,
+    *,
+    scheduler: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """A model -> files in one of LAYOUTS.
 
-    "unet" writes path/ (the UNet's folder) and path-vae/. All but "own" have no place for the
-    prompt embedding: it is written beside them, as <name>.prompt.safetensors.
+    "unet" writes path/ (the UNet's folder) and path-vae/. All but "own" have no place for the prompt
+    embedding: it is written beside them, under the name at which reading finds it. scheduler: the
+    configuration of a DDIMScheduler, for the layouts that have a place for it.
     """
     unet, vae = _cast(made.unet.state_dict(), dtype), _cast(made.vae.state_dict(), dtype)
     if layout == "own":
         save(path, made)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"prompt_embedding": made.prompt_embedding}, path.parent / f"{path.name}.prompt.safetensors")
+    save_file({"prompt_embedding": made.prompt_embedding}, path.with_name(path.name + PROMPT_BESIDE))
     if layout in ("folder", "sharded"):
         _write_part(path / "unet", made.unet, unet, dtype, shards=3 if layout == "sharded" else 1)
         _write_part(path / "vae", made.vae, vae, dtype, shards=1)
         (path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-        if recipe.scheduler is not None:
+        if scheduler is not None:
             (path / "scheduler").mkdir(exist_ok=True)
-            config = {"_class_name": "DDIMScheduler", **recipe.scheduler}
+            config = {"_class_name": "DDIMScheduler", **scheduler}
             (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     elif layout == "unet":
         _write_part(path, made.unet, unet, dtype, shards=1)
@@ -188,19 +214,39 @@ def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Tensors:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(LAYOUTS), default="own", show_default=True)
-@click.option("--recipe", type=click.Choice(list(RECIPES)), default="fiffdepth", show_default=True)
-@click.option("--width", type=click.FloatRange(0.01, 4), default=1.0, show_default=True, help="1: SD 2.1.")
+@click.option("--layout", type=click.Choice([*LAYOUTS, LIGHT]), default="own", show_default=True)
+@click.option(
+    "--width", type=click.FloatRange(0.01, 4), default=1.0, show_default=True, help="1: SD 2.1, TAESD."
+)
+@click.option("--in-channels", default=4, show_default=True, help="Of the UNet; 8 for Marigold's kind.")
+@click.option("--class-labels", default=0, show_default=True, help="Of the UNet; 4 for Lotus-D's kind.")
+@click.option("--recipe", default="fiffdepth", show_default=True, help="What the layout own says of itself.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def main(path: Path, layout: str, recipe: str, width: float, dtype: str, seed: int) -> None:
-    """Write a checkpoint with random weights to PATH (and its prompt embedding beside it)."""
+def main(
+    path: Path,
+    layout: str,
+    width: float,
+    in_channels: int,
+    class_labels: int,
+    recipe: str,
+    dtype: str,
+    seed: int,
+) -> None:
+    """Write a checkpoint with random weights to PATH, and its prompt embedding beside it.
+
+    With the layout "light" it is a light VAE, a folder as TAESD is published.
+    """
     torch.manual_seed(seed)
-    row = RECIPES[recipe]
+    if layout == LIGHT:
+        light = centre_depth(light_vae(width=max(1, round(64 * width)), out_channels=3).eval())
+        light.save_pretrained(path)
+        click.echo(f"{path}: {_count(light)} M random parameters, a light VAE")
+        return
     info = CheckpointInfo(
         name="random",
         recipe=recipe,
-        output_space=row.output_space,
+        output_space="depth",
         size_default=512,
         size_max=1024,
         licence="CC0-1.0",
@@ -209,12 +255,14 @@ def main(path: Path, layout: str, recipe: str, width: float, dtype: str, seed: i
     )
     vae = random_vae(width)
     vae.decoder.conv_out.weight.data.mul_(0.5)  # depth within [-1, 1], where a comparison says something
-    made = Checkpoint(
-        unet=random_unet(row, width), vae=vae, prompt_embedding=torch.randn(1, 2, 1024), info=info
-    )
-    write_layout(path, layout, made, recipe=row, dtype=DTYPES[dtype])
-    count = sum(p.numel() for m in (made.unet, made.vae) for p in m.parameters())
-    click.echo(f"{path}: {count / 1e6:.1f} M random parameters, {layout} layout")
+    unet = random_unet(width, class_labels=class_labels, in_channels=in_channels)
+    made = Checkpoint(unet=unet, vae=vae, prompt_embedding=torch.randn(1, 2, 1024), info=info)
+    write_layout(path, layout, made, dtype=DTYPES[dtype])
+    click.echo(f"{path}: {_count(unet, vae)} M random parameters, {layout} layout")
+
+
+def _count(*modules: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for module in modules for p in module.parameters()) / 1e6:.1f}"
 
 
 if __name__ == "__main__":

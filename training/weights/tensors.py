@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from export.errors import CheckpointError
+from training.weights.errors import CheckpointError
 
 LISTED_AT_MOST = 20
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
@@ -21,8 +21,8 @@ _CONVERT = (
     'if torch.is_tensor(v)}, sys.argv[2])" IN.ckpt OUT.safetensors'
 )
 
-
 Tensors = dict[str, torch.Tensor]
+Config = dict[str, Any]
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
