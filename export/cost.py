@@ -1,7 +1,11 @@
-"""What a model costs before and after the folds: parameters, and FLOPs at a size (2 per multiply-add)."""
+"""What a model costs before and after the folds: parameters, and FLOPs at a size (2 per multiply-add).
+
+Counted on shapes alone: networks of the same shapes on torch's meta device, where a tensor has no values.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -20,6 +24,7 @@ def cost_table(model: Model, *, leave_out: frozenset[str], size: int) -> str:
     "before" is the networks with their time and text projections, "after" what is exported. With a light VAE
     a last line gives its share of the arithmetic that the checkpoint's own VAE would need.
     """
+    model = _shapes_of(model)
     before = {
         "encoder": _vae_half(model.vae_of("encoder"), "encoder", "quant_conv"),
         "unet": parameter_count(model.unet),
@@ -28,11 +33,9 @@ def cost_table(model: Model, *, leave_out: frozenset[str], size: int) -> str:
     rows, totals = [], [0.0] * 4
     for name in STAGES:
         plain = build_stage(name, model, leave_out=frozenset(FOLD_NAMES))
-        plain_flops = _flops(name, plain, size)
-        del plain
         folded = build_stage(name, model, leave_out=leave_out)
-        row = [before[name] / 1e6, parameter_count(folded) / 1e6, plain_flops / 1e9]
-        row.append(_flops(name, folded, size) / 1e9)
+        flops = (_flops(name, plain, size) / 1e9, _flops(name, folded, size) / 1e9)
+        row = [before[name] / 1e6, parameter_count(folded) / 1e6, *flops]
         rows.append((name, row))
         totals = [a + b for a, b in zip(totals, row, strict=True)]
     head = f"{'':8} {'M parameters':>21}   {f'GFLOPs at {size}×{size}':>21}\n"
@@ -57,9 +60,27 @@ def _vae_half(vae: Any, half: str, beside: str) -> int:
     return parameter_count(getattr(vae, half)) + (parameter_count(conv) if conv is not None else 0)
 
 
+def _shapes_of(model: Model) -> Model:
+    """The same model without values: no weight is copied."""
+
+    def empty(module: Any) -> Any:
+        shapes: dict[int, Any] = {
+            id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+            for p in module.parameters()
+        }
+        shapes |= {id(b): torch.empty_like(b, device="meta") for b in module.buffers()}
+        return copy.deepcopy(module, shapes)  # what `shapes` knows is taken from there instead of copied
+
+    return dataclasses.replace(
+        model,
+        unet=empty(model.unet),
+        vae=None if model.vae is None else empty(model.vae),
+        light={half: dataclasses.replace(part, vae=empty(part.vae)) for half, part in model.light.items()},
+    )
+
+
 def _flops(name: str, stage: Stage, size: int) -> int:
-    """FLOPs of one picture, counted on shapes alone. The stage is emptied."""
-    stage = stage.to("meta")
+    """FLOPs of one picture through a stage on the meta device."""
     latent = torch.empty(1, LATENT_CHANNELS, size // VAE_FACTOR, size // VAE_FACTOR, device="meta")
     image = torch.empty(1, size, size, 3, dtype=torch.uint8, device="meta")
     counter = FlopCounterMode(display=False)

@@ -107,13 +107,14 @@ class UnetStage(Stage):
         _check_unet(unet, zero_channels, has_class=class_labels is not None)
         dtype = unet.conv_in.weight.dtype
         with torch.no_grad():
-            time = unet.time_embedding(unet.time_proj(torch.tensor([timestep])).to(dtype))
+            device = unet.conv_in.weight.device  # "meta" where only shapes are asked for
+            time = unet.time_embedding(unet.time_proj(torch.tensor([timestep], device=device)).to(dtype))
             if class_labels is not None:
-                time = time + unet.class_embedding(class_labels.to(dtype))
+                time = time + unet.class_embedding(class_labels.to(device, dtype))
         self.time: torch.Tensor | None
         self.prompt: torch.Tensor | None
         self.register_buffer("time", time)
-        self.register_buffer("prompt", prompt.to(dtype))
+        self.register_buffer("prompt", prompt.to(device, dtype))
         parts = ("conv_in", "down_blocks", "mid_block", "up_blocks", "conv_norm_out", "conv_act", "conv_out")
         for name in parts:
             setattr(self, name, copy.deepcopy(getattr(unet, name)))
