@@ -281,6 +281,31 @@ class Cuda:
         return len(self.memory), len(self._streams) - 1, len(self._events), len(self._graphs)
 
 
+# --- arrays ---
+
+
+class OnGpu:
+    """An array on the stand-in's GPU, as a library would hand it over: with one of the two protocols."""
+
+    def __init__(
+        self, cuda: Cuda, array: np.ndarray, *, stream: int | None = None, strides: Any = None
+    ) -> None:
+        self.cuda, self.array = cuda, array
+        self.address = cuda.upload(array)
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (self.address, False),
+            "strides": strides,
+            "version": 3,
+            "stream": stream,
+        }
+
+    def values(self) -> np.ndarray:
+        flat = self.cuda.bytes_at(self.address, self.array.nbytes)
+        return flat.view(self.array.dtype).reshape(self.array.shape).copy()
+
+
 # --- TensorRT ---
 
 

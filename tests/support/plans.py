@@ -30,7 +30,9 @@ from fiffdepth_rt.engine_dir.manifest import (
 
 L4 = Target(gpu_name="NVIDIA L4", compute_capability="8.9", tensorrt_version="10.16.1.11")
 ORIN = Target(gpu_name="Orin", compute_capability="8.7", tensorrt_version="10.3.0")
+LIKE_L4 = ("NVIDIA L4", 8, 9)  # the same as CUDA says it
 GOLDEN_GRID = (128, 192)  # where the toy's golden images lie
+GRIDS = (GOLDEN_GRID, (64, 128))
 AT_GOLDEN = Request(grids=(GOLDEN_GRID,), precision="fp32")
 
 
@@ -54,6 +56,11 @@ def record(target: Target = L4, **changes: object) -> PlanRecord:
         graph_sha256="0" * 64,
     )
     return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def image(seed: int = 0, grid: tuple[int, int] = GOLDEN_GRID) -> np.ndarray:
+    """Noise: uint8 h×w×3."""
+    return np.random.default_rng(seed).integers(0, 256, (*grid, 3), dtype=np.uint8)
 
 
 def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:

@@ -225,7 +225,8 @@ def _only_builder(directory: Path) -> Iterator[None]:
     process builds in the directory, OutputError where the directory cannot be written.
     """
     folder = directory / "plans"
-    lock = filelock.FileLock(folder / LOCK)
+    # Whoever may write to the folder may lock it, whichever user locked it before.
+    lock = filelock.FileLock(folder / LOCK, mode=0o666)
     try:
         folder.mkdir(exist_ok=True)
         lock.acquire(timeout=0)
