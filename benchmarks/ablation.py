@@ -23,25 +23,26 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import dataclasses
-import datetime
 import json
+from collections.abc import Sequence
 
+import click
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from benchmarks import commands
 from benchmarks.miniature.prior import Size, decode, depth_latent, train_prior
 from benchmarks.miniature.runs import MAX_M, MIN_M, VARIANTS, Budget, Figures, run, score_pictures
 from benchmarks.miniature.scenes import PHOTOGRAPHED, RENDERED, SIZE
 from benchmarks.miniature.worlds import TEACHER_BLUR, TEACHER_ERROR, Worlds, make_worlds
+from benchmarks.report import Report, publish, table
 from fiffdepth_rt import DepthMap, Space
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.machine import installed, machine_card
 from training.data.normalise import normalise
 
-RESULTS = Path(__file__).parent / "results"
 FULL = "full method"
 BETTER = {"abs_rel": -1, "delta1": 1, "boundary_f1": 1}
 """Which way each figure is better."""
@@ -91,7 +92,7 @@ class Verdict:
         return "worse, as claimed" if self.worse_by > 0 else "BETTER, against the claim"
 
 
-def run_all(out: Path, plan: Plan, seeds: list[int]) -> tuple[Worlds, list[dict]]:
+def run_all(out: Path, plan: Plan, seeds: Sequence[int]) -> tuple[Worlds, list[dict]]:
     """Draw, pre-train, train and score whatever `out` has not -> the worlds and every run's record."""
     keep_to(plan, out)
     worlds = make_worlds(out / "worlds", images=plan.images, test_images=plan.test_images)
@@ -184,26 +185,29 @@ def verdicts(records: list[dict]) -> list[Verdict]:
 def tables(records: list[dict], bounds: dict[str, Figures]) -> str:
     """The figures and the verdicts, Markdown."""
     seeds = sorted({r["seed"] for r in records})
-    lines = [
-        f"Real-looking test photos, mean ± deviation between {len(seeds)} seeds, in percent:",
-        "",
-        "| variant | AbsRel ↓ | δ1 ↑ | boundary F1 ↑ | AbsRel on synthetic ↓ | F1 on synthetic ↑ |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for variant in VARIANTS:
         cells = [values(records, variant, figure) for figure in BETTER]
         cells += [values(records, variant, figure, "synthetic") for figure in ("abs_rel", "boundary_f1")]
-        lines.append(f"| {variant} | " + " | ".join(_percent(c) for c in cells) + " |")
-    for name, figures in bounds.items():
-        cells = [f"{100 * value:.1f}" for value in dataclasses.asdict(figures).values()]
-        lines.append(f"| *{name}* | " + " | ".join(cells) + " | | |")
+        lines.append([variant, *(_percent(cell) for cell in cells)])
+    for name, of in bounds.items():
+        shown = [f"{100 * value:.1f}" for value in dataclasses.asdict(of).values()]
+        lines.append([f"*{name}*", *shown, "", ""])
+    headers = ["AbsRel ↓", "δ1 ↑", "boundary F1 ↑", "AbsRel on synthetic ↓", "F1 on synthetic ↑"]
     names = {"abs_rel": "AbsRel", "delta1": "δ1", "boundary_f1": "boundary F1"}
-    lines += ["", "| variant | figure | worse by (points) | seeds' spread | |", "|---|---|---|---|---|"]
-    for v in verdicts(records):
-        lines.append(
-            f"| {v.variant} | {names[v.figure]} | {100 * v.worse_by:+.2f} | {100 * v.spread:.2f} | {v.text} |"
-        )
-    return "\n".join(lines)
+    found = [
+        [v.variant, names[v.figure], f"{100 * v.worse_by:+.2f}", f"{100 * v.spread:.2f}", v.text]
+        for v in verdicts(records)
+    ]
+    return "\n".join(
+        [
+            f"Real-looking test photos, mean ± deviation between {len(seeds)} seeds, in percent:",
+            "",
+            table(["variant", *headers], lines, align="lrrrrr"),
+            "",
+            table(["variant", "figure", "worse by (points)", "seeds' spread", ""], found, align="llrrl"),
+        ]
+    )
 
 
 def _percent(per_seed: NDArray[np.float64]) -> str:
@@ -262,52 +266,51 @@ Scored on {plan.test_images} photos of each look that no training saw, aligned b
 clipped to {MIN_M:g} … {MAX_M:g} m."""
 
 
-def write_report(folder: Path, stem: str, report: dict, text: str, grid: NDArray[np.uint8]) -> None:
-    """`stem`.md, .json and .png in `folder`, each whole or not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ok, png = cv2.imencode(".png", cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
+def png(grid: NDArray[np.uint8]) -> bytes:
+    """H×W×3 RGB -> PNG. Raises ValueError where OpenCV cannot encode it."""
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
     if not ok:
         raise ValueError("The picture grid cannot be encoded as PNG.")
-    for suffix, content in (
-        (".md", f"{text}![photo, truth, teacher, variants]({stem}.png)\n".encode()),
-        (".json", (json.dumps(report, indent=1) + "\n").encode()),
-        (".png", png.tobytes()),
-    ):
-        with replacing(folder / f"{stem}{suffix}") as file:
-            file.write(content)
+    return encoded.tobytes()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@commands.command(__doc__)
+@click.option(
+    "--out", metavar="DIR", type=commands.NEW, required=True, help="Worlds, weights, results of every run."
+)
+@click.option(
+    "--seed",
+    "seeds",
+    metavar="N",
+    type=int,
+    multiple=True,
+    default=(1, 2, 3),
+    show_default=True,
+    help="Several times for several; 0 was the design's pilot.",
+)
+@click.option("--tiny", is_flag=True, help="Seconds instead of an hour, to see the path.")
+@commands.save
+def main(out: Path, seeds: tuple[int, ...], tiny: bool, save: bool) -> None:
+    plan = TINY if tiny else Plan()
+    worlds, records = run_all(out, plan, seeds)
+    bounds = references(worlds)
+    report = Report(
+        benchmark="ablation",
+        title="The paper in miniature",
+        command=commands.typed("ablation"),
+        card=machine_card(installed(["torch"])),
+        text=f"{setup(plan, records)}\n\n{tables(records, bounds)}\n\nThe picture: the first test photos, of "
+        f"seed {seeds[0]}.",
+        figures={
+            "design": design(plan),
+            "references": {name: dataclasses.asdict(figures) for name, figures in bounds.items()},
+            "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],
+            "runs": records,
+        },
+        draw=lambda: png(picture_grid(out, worlds, seeds[0])),
     )
-    parser.add_argument("--out", type=Path, required=True, help="worlds, weights and results of every run")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: 1 2 3; 0 was the design's pilot)"
-    )
-    parser.add_argument("--tiny", action="store_true", help="seconds instead of an hour, to see the path")
-    parser.add_argument("--save", action="store_true", help="write the report into benchmarks/results/ too")
-    args = parser.parse_args(arguments)
-    plan = TINY if args.tiny else Plan()
-    worlds, records = run_all(args.out, plan, args.seeds)
-    bounds, today = references(worlds), datetime.date.today().isoformat()
-    report = {
-        "benchmark": "ablation",
-        "date": today,
-        "command": f"python -m benchmarks.ablation --out DIR --seeds {' '.join(map(str, args.seeds))}",
-        "design": design(plan),
-        "torch": torch.__version__,
-        "references": {name: dataclasses.asdict(figures) for name, figures in bounds.items()},
-        "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],
-        "runs": records,
-    }
-    text = f"# The paper in miniature, {today}\n\n`{report['command']}`\n\n{setup(plan, records)}\n\n"
-    text += f"{tables(records, bounds)}\n\nThe first test photos, seed {args.seeds[0]}:\n\n"
-    grid = picture_grid(args.out, worlds, args.seeds[0])
-    write_report(args.out, "report", report, text, grid)
-    if args.save:
-        write_report(RESULTS, f"ablation-{today}", report, text, grid)
-    print(text)
+    report.save(out, stem="report")
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

@@ -18,28 +18,28 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import dataclasses
-import datetime
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 
+import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import commands
 from benchmarks.boundaries import boundary_f1
+from benchmarks.report import Report, publish, table
 from benchmarks.sets import frames
 from fiffdepth_rt import Depth, DepthMap, Space
+from fiffdepth_rt.backends.grids import Size
+from fiffdepth_rt.machine import machine_card
 from training import metrics
 from training.data.samples import MetricPair
 
-RESULTS = Path(__file__).parent / "results"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class MeanScores:
     """Means over images, 0 … 1. f1: of the boundaries."""
 
     method: str
@@ -66,8 +66,8 @@ def score(prediction: NDArray[np.float32], frame: MetricPair, *, space: str) -> 
 
 
 def evaluate(
-    held_out: Iterable[MetricPair], depth: Depth, *, size: int | None, pictures: Path | None
-) -> list[Row]:
+    held_out: Iterable[MetricPair], depth: Depth, *, size: Size, pictures: Path | None
+) -> list[MeanScores]:
     """Score the model and the ramp on every frame: a row for all, then one for each group."""
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for frame in held_out:
@@ -83,7 +83,7 @@ def evaluate(
             _write_picture(pictures / f"{frame.name}.png", frame, predictions[depth.manifest.name])
     groups = sorted({group for _, group in scores} - {"all"})
     return [
-        Row(method=method, group=group, images=len(scores[method, group]), abs_rel=a, delta1=d, f1=f)
+        MeanScores(method=method, group=group, images=len(scores[method, group]), abs_rel=a, delta1=d, f1=f)
         for group in (["all", *groups] if len(groups) > 1 else groups)  # one group is all of them
         for method in sorted({method for method, _ in scores})
         for a, d, f in [np.mean(scores[method, group], axis=0).tolist()]
@@ -102,52 +102,50 @@ def _write_picture(path: Path, frame: MetricPair, prediction: DepthMap) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
 
 
-def markdown(rows: list[Row]) -> str:
-    lines = ["| frames | method | n | AbsRel % ↓ | δ1 % ↑ | boundary F1 % ↑ |", "|---|---|---|---|---|---|"]
-    for r in rows:
-        errors = f"{100 * r.abs_rel:.1f} | {100 * r.delta1:.1f} | {100 * r.f1:.1f}"
-        lines.append(f"| {r.group} | {r.method} | {r.images} | {errors} |")
-    return "\n".join(lines)
+def markdown(rows: list[MeanScores]) -> str:
+    headers = ["frames", "method", "n", "AbsRel % ↓", "δ1 % ↑", "boundary F1 % ↑"]
+    lines = [
+        [r.group, r.method, r.images, *(f"{100 * x:.1f}" for x in (r.abs_rel, r.delta1, r.f1))] for r in rows
+    ]
+    return table(headers, lines, align="llrrrr")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@commands.command(__doc__)
+@click.argument("folder", metavar="[DIR]", required=False, type=commands.FOLDER)
+@click.option("--scenes", metavar="N", type=int, help="Instead of DIR: held-out scenes to render.")
+@click.option(
+    "--scale", metavar="N", type=int, default=1, show_default=True, help="Of the scenes, times 192×256."
+)
+@commands.engine
+@commands.size
+@commands.pictures
+@commands.save
+def main(
+    folder: Path | None,
+    scenes: int | None,
+    scale: int,
+    engine: Path | None,
+    size: Size,
+    pictures: Path | None,
+    save: bool,
+) -> None:
+    if (folder is None) == (scenes is None):
+        raise click.UsageError("Give either a folder of RGB-D pairs, or --scenes N.")
+    held_out = frames.rgbd(folder) if scenes is None else frames.scenes(scenes, scale=scale)
+    with Depth(engine) as depth:
+        rows = evaluate(held_out, depth, size=size, pictures=pictures)
+        said = depth.describe()
+    report = Report(
+        benchmark="accuracy",
+        subject=said["name"] if scenes is None else f"scenes {said['name']}",
+        title="Accuracy",
+        command=commands.typed("accuracy"),
+        card=machine_card(said["versions"]),
+        facts=commands.model_facts(said),
+        text=markdown(rows),
+        figures={"sha256": said["sha256"], "rows": [dataclasses.asdict(r) for r in rows]},
     )
-    parser.add_argument("folder", type=Path, nargs="?", help="RGB-D pairs")
-    parser.add_argument("--scenes", type=int, help="instead: held-out scenes to render")
-    parser.add_argument("--scale", type=int, default=1, help="of the scenes, times 192×256 (default: 1)")
-    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
-    parser.add_argument("--size", type=int, help="longer side of the processed image (default: the model's)")
-    parser.add_argument("--pictures", type=Path, help="write photo | prediction | truth here")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    if (args.folder is None) == (args.scenes is None):
-        parser.error("give either a folder of RGB-D pairs or --scenes N")
-    if args.scenes is None:
-        held_out, name, what = frames.rgbd(args.folder), "accuracy", "DIR"
-    else:
-        held_out, name = frames.scenes(args.scenes, scale=args.scale), "accuracy-scenes"
-        what = f"--scenes {args.scenes} --scale {args.scale}"
-    if args.size is not None:
-        what += f" --size {args.size}"
-    with Depth(args.engine) as depth:
-        rows = evaluate(held_out, depth, size=args.size, pictures=args.pictures)
-        sha256 = depth.describe()["sha256"]
-    today = datetime.date.today().isoformat()
-    report = {
-        "benchmark": "accuracy",
-        "date": today,
-        "command": f"python -m benchmarks.accuracy {what}",
-        "sha256": sha256,
-        "rows": [dataclasses.asdict(r) for r in rows],
-    }
-    table, line = markdown(rows), json.dumps(report)
-    print(table)
-    print(line)
-    if args.save:
-        text = f"# Accuracy, {today}\n\n`{report['command']}`\n\n{table}\n\n```json\n{line}\n```\n"
-        (RESULTS / f"{name}-{today}.md").write_text(text, encoding="utf-8")
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,17 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
-import json
-
+import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import commands
+from benchmarks.report import Report, publish, table
 from benchmarks.sets.frames import beside
 from fiffdepth_rt import Depth, DepthMap, Space
+from fiffdepth_rt.backends.grids import Size
+from fiffdepth_rt.machine import machine_card
 
 Mask = NDArray[np.bool_]
 
@@ -128,7 +130,7 @@ def _unaligned_depth(depth_map: DepthMap, *, far_over_near: float) -> NDArray[np
     return 1 + depth_map.values * (far_over_near - 1)
 
 
-def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: float) -> list[float]:
+def evaluate(folder: Path, depth: Depth, *, size: Size, far_over_near: float) -> list[float]:
     """Recall of every matte of `folder`, in the order of the file names."""
     recalls = []
     for _, photo, path in beside(folder, "_matte.png"):
@@ -140,29 +142,30 @@ def evaluate(folder: Path, depth: Depth, *, size: int | None, far_over_near: flo
     return recalls
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@commands.command(__doc__)
+@click.argument("folder", metavar="DIR", type=commands.FOLDER)
+@commands.engine
+@commands.size
+@click.option(
+    "--far-over-near", metavar="X", default=10.0, show_default=True, help="The depth range of a map."
+)
+@commands.save
+def main(folder: Path, engine: Path | None, size: Size, far_over_near: float, save: bool) -> None:
+    with Depth(engine) as depth:
+        recalls = evaluate(folder, depth, size=size, far_over_near=far_over_near)
+        said = depth.describe()
+    row = [said["name"], len(recalls), f"{100 * np.mean(recalls):.1f}"]
+    report = Report(
+        benchmark="boundaries",
+        subject=said["name"],
+        title="Outlines of mattes",
+        command=commands.typed("boundaries"),
+        card=machine_card(said["versions"]),
+        facts={**commands.model_facts(said), "far over near": f"{far_over_near:g}"},
+        text=table(["method", "n", "boundary recall % ↑"], [row], align="lrr"),
+        figures={"sha256": said["sha256"], "far_over_near": far_over_near, "recall": recalls},
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
-    parser.add_argument("--size", type=int, help="longer side of the processed image (default: the model's)")
-    parser.add_argument(
-        "--far-over-near", type=float, default=10, help="the depth range of a map (default: 10)"
-    )
-    args = parser.parse_args()
-    with Depth(args.engine) as depth:
-        recalls = evaluate(args.folder, depth, size=args.size, far_over_near=args.far_over_near)
-        name, sha256 = depth.manifest.name, depth.describe()["sha256"]
-    print("| method | n | boundary recall % ↑ |\n|---|---|---|")
-    print(f"| {name} | {len(recalls)} | {100 * np.mean(recalls):.1f} |")
-    report = {
-        "benchmark": "boundaries",
-        "sha256": sha256,
-        "far_over_near": args.far_over_near,
-        "recall": recalls,
-    }
-    print(json.dumps(report))
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

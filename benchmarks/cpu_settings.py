@@ -16,24 +16,22 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import contextlib
-import datetime
-import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import click
 import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
-from fiffdepth_rt.atomic import replacing
+from benchmarks import commands
+from benchmarks.report import Report, publish, table
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, JOURNEY, open_engine_dir
 from fiffdepth_rt.machine import default_threads, machine_card
 
-RESULTS = Path(__file__).parent / "results"
 _ALLOW_SPINNING = "session.intra_op.allow_spinning"
 _STOP_SPINNING = "session.force_spinning_stop"
 _DENORMALS = "session.set_denormal_as_zero"
@@ -76,7 +74,7 @@ def session_options(row: Mapping[str, Any]) -> onnxruntime.SessionOptions:
     return options
 
 
-def measure(
+def measure_settings(
     directory: Path, *, grid_hw: tuple[int, int], runs: int, threads: int, pause_s: float
 ) -> dict[str, Any]:
     """Name of the setting -> wall and CPU ms per frame, and the largest difference of its depth."""
@@ -126,7 +124,7 @@ def _frame(sessions: Mapping[str, Any], image: Any) -> Any:
 
 
 @contextlib.contextmanager
-def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """`count` processes that compute all the time, as other programs of a robot do; ended with the block."""
     code = "import sys\nprint(flush=True)\nwhile True: pass"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)]
@@ -142,65 +140,61 @@ def busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def markdown(measured: Mapping[str, Any]) -> str:
+    headers = ["setting", "fastest ms", "p50 ms", "p90 ms", "CPU ms", "max difference"]
+    times = ("fastest_ms", "p50_ms", "p90_ms", "cpu_p50_ms")
     lines = [
-        "| setting | fastest ms | p50 ms | p90 ms | CPU ms | max difference |",
-        "|---|---:|---:|---:|---:|---:|",
+        [name, *(f"{row[time]:.1f}" for time in times), f"{row['max_difference']:.0e}"]
+        for name, row in measured.items()
     ]
-    for name, row in measured.items():
-        lines.append(
-            f"| {name} | {row['fastest_ms']:.1f} | {row['p50_ms']:.1f} | {row['p90_ms']:.1f} "
-            f"| {row['cpu_p50_ms']:.1f} | {row['max_difference']:.0e} |"
-        )
-    return "\n".join(lines)
+    return table(headers, lines, align="lrrrrr")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cpu_settings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@commands.command(__doc__)
+@commands.engine
+@click.option(
+    "--grid",
+    "grid_hw",
+    metavar="HxW",
+    callback=commands.parse_hw,
+    default="192x256",
+    show_default=True,
+    help="What the model sees, in px.",
+)
+@click.option(
+    "--runs", metavar="N", type=commands.COUNT, default=30, show_default=True, help="Of each setting."
+)
+@click.option("--threads", metavar="N", type=commands.COUNT, help="By default one for each physical core.")
+@click.option("--pause", metavar="S", default=0.005, show_default=True, help="Between frames.")
+@click.option("--busy", metavar="N", default=0, show_default=True, help="Busy processes beside it.")
+@commands.save
+def main(
+    engine: Path | None,
+    grid_hw: tuple[int, int],
+    runs: int,
+    threads: int | None,
+    pause: float,
+    busy: int,
+    save: bool,
+) -> None:
+    directory, threads = engine or BUNDLED, threads or default_threads()
+    with busy_processes(busy):
+        measured = measure_settings(directory, grid_hw=grid_hw, runs=runs, threads=threads, pause_s=pause)
+    name = open_engine_dir(directory, verify=False).manifest.name
+    report = Report(
+        benchmark="cpu_settings",
+        subject=f"{name} busy{busy}",
+        title="Settings of ONNX Runtime on a CPU",
+        command=commands.typed("cpu_settings"),
+        card=machine_card({"onnxruntime": onnxruntime.__version__, "numpy": np.__version__}),
+        facts={
+            "model": f"{name}, fp32, {grid_hw[0]}×{grid_hw[1]}",
+            "threads": f"{threads}",
+            "runs": f"{runs} of each setting, {busy} busy process{'es' * (busy != 1)} beside them",
+        },
+        text=markdown(measured),
+        figures={"rows": measured},
     )
-    parser.add_argument(
-        "--engine", type=Path, default=BUNDLED, help="engine directory (default: the bundled model)"
-    )
-    parser.add_argument("--grid", type=int, nargs=2, default=(192, 256), metavar=("H", "W"))
-    parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--pause", type=float, default=0.005, metavar="S", help="between frames")
-    parser.add_argument("--busy", type=int, default=0, metavar="N", help="busy processes beside it")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    with busy(args.busy):
-        measured = measure(
-            args.engine, grid_hw=tuple(args.grid), runs=args.runs, threads=args.threads, pause_s=args.pause
-        )
-    today = datetime.date.today().isoformat()
-    name = open_engine_dir(args.engine, verify=False).manifest.name
-    card = machine_card({"onnxruntime": onnxruntime.__version__, "numpy": np.__version__})
-    beside = f"{args.busy} busy process{'es' * (args.busy != 1)} beside it"
-    about = f"{name}, fp32, {args.grid[0]}×{args.grid[1]}, {args.threads} threads, {args.runs} runs, {beside}"
-    table = markdown(measured)
-    line = json.dumps({"benchmark": "cpu_settings", "date": today, "about": about, "rows": measured})
-    if args.save:
-        text = "\n".join(
-            [
-                f"# Settings of ONNX Runtime on a CPU, {today}",
-                "",
-                f"`python -m benchmarks.cpu_settings --runs {args.runs} --busy {args.busy}`: {about}.",
-                "",
-                *(f"- {key}: {value}" for key, value in card.items()),
-                "",
-                table,
-                "",
-                "```json",
-                line,
-                "```",
-                "",
-            ]
-        )
-        with replacing(RESULTS / f"cpu-settings-busy{args.busy}-{today}.md") as file:
-            file.write(text.encode())
-    print(about, table, line, sep="\n")
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

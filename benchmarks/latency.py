@@ -17,9 +17,7 @@ if not __package__:  # started as a file: see benchmarks/__init__.py
 
 import contextlib
 import dataclasses
-import datetime
 import json
-import re
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -28,18 +26,16 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from benchmarks import machine
+from benchmarks import commands, machine
+from benchmarks.report import Report, publish, today
 from benchmarks.rows import ours
 from benchmarks.rows.row import Row, Spec
 from benchmarks.rows.table import Table
 from benchmarks.rows.worker import ROOT, measure_apart
-from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.machine import default_threads
-from fiffdepth_rt.program.options import parse_hw
 
-RESULTS = Path(__file__).parent / "results"
 # By name: importing them would bring torch along, which a table of ours alone does not need in this process.
 CEILING, IN_TORCH, PEERS = (f"benchmarks.rows.{name}" for name in ("ceiling", "in_torch", "peers"))
 GROWTH = (256, 512, 768, 1024)
@@ -67,12 +63,12 @@ DEPLOYED = {
 class Plan:
     """One run of the command. directories: of engines; checkpoint: None for no rows in torch.
 
-    size_hw: of the photo in px; None: the first model's own. width: of the peers, 1 for their true size.
+    photo_hw: px; None: a square of the first model's own size. width: of the peers, 1 for their true size.
     budget_s: of a Spec. limit_s: of a row's process.
     """
 
     directories: tuple[Path, ...]
-    size_hw: tuple[int, int] | None
+    photo_hw: tuple[int, int] | None
     device: str
     threads: int
     runs: int
@@ -89,7 +85,7 @@ class Plan:
 def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
     """Plan -> (part of the table, what to measure), in the order of the table."""
     sizes = [read_manifest(path).size for path in plan.directories]
-    size_hw = plan.size_hw or (sizes[0].default,) * 2
+    size_hw = plan.photo_hw or (sizes[0].default,) * 2
     family = plan.device.partition(":")[0]
     common: dict[str, Any] = {
         key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
@@ -212,7 +208,7 @@ class Records:
                 file.write(json.dumps({"key": spec.key, "row": dataclasses.asdict(row)}) + "\n")
 
 
-def run(plan: Plan, records: Records, command: str) -> Table:
+def run(plan: Plan, records: Records) -> Table:
     """Measure what `records` does not hold yet -> Table."""
     parts: dict[str, list[Row]] = {"ceiling": [], "rows": [], "growth": []}
     work = list(specs(plan))
@@ -232,43 +228,37 @@ def run(plan: Plan, records: Records, command: str) -> Table:
         device=plan.device,
         warm_up=plan.warm_up,
         import_ms=import_ms(),
-        date=datetime.date.today().isoformat(),
-        command=command,
+        date=today(),
     )
 
 
-def save(table: Table, folder: Path, name: str) -> Path:
-    """Table -> latency-<name>-<machine>-<date>.md, .json and .png in `folder`. Returns the first."""
+def report(table: Table, *, model: str, command: str) -> Report:
+    """Table -> what is printed and kept of it. model: the first directory's."""
     from benchmarks.rows import picture
 
-    processor = table.card["CPU" if table.device == "cpu" else "GPU"]
-    stem = f"latency-{name}-{slug(processor)}-{table.date}"
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        ".json": (table.to_json() + "\n").encode(),
-        ".png": picture.bars(table),
-        ".md": f"{table.to_markdown()}\n\n![Bars with the ceiling]({stem}.png)\n".encode(),
-    }
-    for suffix, content in contents.items():
-        with replacing(folder / (stem + suffix)) as file:
-            file.write(content)
-    return folder / (stem + ".md")
+    figures = dataclasses.asdict(table)
+    return Report(
+        benchmark="latency",
+        subject=model,
+        title=f"Latency on {table.device}, photo of {table.size} px",
+        command=command,
+        card=figures.pop("card"),
+        facts=table.facts,
+        text=table.to_markdown(),
+        date=figures.pop("date"),
+        figures=figures,
+        on_gpu=table.device != "cpu",
+        draw=lambda: picture.bars(table),
+    )
 
 
-def slug(text: str) -> str:
-    """A processor's name as a part of a file name."""
-    words = re.sub(r"\((R|TM|C)\)|processor|cpu", " ", text, flags=re.IGNORECASE)
-    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) or "unknown"
-
-
-_PATH: Any = click.Path(path_type=Path, exists=True)
-_COUNT = click.IntRange(min=1)
+_COUNT, _PATH = commands.COUNT, commands.EXISTING
 
 
 # fmt: off
-@click.command()
-@click.argument("directories", metavar="[DIR]...", nargs=-1, type=_PATH)
-@click.option("--photo", "photo_hw", metavar="HxW", callback=parse_hw,
+@click.command(cls=commands.Benchmark)
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=commands.FOLDER)
+@click.option("--photo", "photo_hw", metavar="HxW", callback=commands.parse_hw,
               help="Height x width of the photo, in px. By default a square of the first model's size.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:1, for every row.")
 @click.option("--threads", type=_COUNT, help="For every row on the CPU; by default the physical cores.")
@@ -283,9 +273,9 @@ _COUNT = click.IntRange(min=1)
               help="Seconds for the runs of a row. A slow row gets fewer, 3 at least; a peer of many steps "
                    "whose one depth map takes longer is modelled from its steps.")
 @click.option("--limit", metavar="S", default=3600.0, show_default=True, help="For one row.")
-@click.option("--records", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--records", type=commands.NEW,
               help="JSON lines of finished rows: kept there, and not measured again.")
-@click.option("--save", "keep", is_flag=True, help="Keep report, JSON and picture in benchmarks/results/.")
+@commands.save
 def main(
     directories: tuple[Path, ...],
     photo_hw: tuple[int, int] | None,
@@ -301,7 +291,7 @@ def main(
     budget: float,
     limit: float,
     records: Path | None,
-    keep: bool,
+    save: bool,
 ) -> None:
     """Measure ours beside the paper's own way and beside peers: one table, one run, one device.
 
@@ -317,7 +307,7 @@ def main(
     """
     plan = Plan(
         directories=directories or (engine_dir.BUNDLED,),
-        size_hw=photo_hw,
+        photo_hw=photo_hw,
         device=device,
         threads=threads or default_threads(),
         runs=runs,
@@ -330,17 +320,9 @@ def main(
         budget_s=budget,
         limit_s=limit,
     )
-    table = run(plan, Records(records), _command())
-    click.echo(table.to_markdown())
-    if keep:
-        click.echo(f"\nKept in {save(table, RESULTS, read_manifest(plan.directories[0]).name)}")
-    click.echo(table.to_json())
-
-
-def _command() -> str:
-    """What was typed, without folders."""
-    words = [word.replace("\\", "/").rstrip("/").rpartition("/")[2] for word in sys.argv[1:]]
-    return " ".join(("python -m benchmarks.latency", *words))
+    table = run(plan, Records(records))
+    model = read_manifest(plan.directories[0]).name
+    publish(report(table, model=model, command=commands.typed("latency")), save=save)
 
 
 if __name__ == "__main__":

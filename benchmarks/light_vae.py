@@ -23,13 +23,11 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import dataclasses
-import datetime
-import json
 from collections import defaultdict
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import torch
@@ -37,10 +35,13 @@ from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks import commands
 from benchmarks.accuracy import score
+from benchmarks.report import Report, publish, table
 from benchmarks.sets import frames
 from fiffdepth_rt import DepthMap, Space
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
+from fiffdepth_rt.machine import installed, machine_card
 from training import objective
 from training.data.normalise import normalise
 from training.data.samples import MetricPair
@@ -48,13 +49,12 @@ from training.metrics import NEAREST_M
 from training.weights import light as light_vae
 from training.weights import ours as checkpoint
 
-RESULTS = Path(__file__).parent / "results"
 GRID = 64
 Array = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class HalvesScores:
     """Means over frames, 0 … 1. question: "depth map" or "photo"; halves: which are light."""
 
     question: str
@@ -113,7 +113,7 @@ def predictions(
 
 def evaluate(
     chain: Chain, halves: tuple[str, ...], held_out: list[MetricPair], *, pictures: Path | None
-) -> list[Row]:
+) -> list[HalvesScores]:
     """Every frame, every question, every choice of halves -> means."""
     info = chain.model.info
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
@@ -124,7 +124,7 @@ def evaluate(
         if pictures is not None:
             _write_picture(pictures / f"{frame.name}.png", frame, found, info.output_space)
     return [
-        Row(question=question, halves=light, frames=len(of), abs_rel=a, delta1=d, f1=f)
+        HalvesScores(question=question, halves=light, frames=len(of), abs_rel=a, delta1=d, f1=f)
         for (question, light), of in scores.items()
         for a, d, f in [np.mean(of, axis=0).tolist()]
     ]
@@ -140,53 +140,47 @@ def _write_picture(path: Path, frame: MetricPair, found: dict[tuple[str, str], A
     cv2.imwrite(str(path), cv2.cvtColor(np.hstack(shown), cv2.COLOR_RGB2BGR))
 
 
-def markdown(rows: list[Row]) -> str:
-    lines = ["| from | light halves | n | AbsRel % ↓ | δ1 % ↑ | boundary F1 ↑ |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {r.question} | {r.halves} | {r.frames} "
-        f"| {100 * r.abs_rel:.2f} | {100 * r.delta1:.2f} | {r.f1:.3f} |"
+def markdown(rows: list[HalvesScores]) -> str:
+    headers = ["from", "light halves", "n", "AbsRel % ↓", "δ1 % ↑", "boundary F1 ↑"]
+    lines = [
+        [r.question, r.halves, r.frames, f"{100 * r.abs_rel:.2f}", f"{100 * r.delta1:.2f}", f"{r.f1:.3f}"]
         for r in rows
     ]
-    return "\n".join(lines)
+    return table(headers, lines, align="llrrrr")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("light", type=Path)
-    parser.add_argument("--scenes", type=int, default=100, help="held-out scenes to render (default: 100)")
-    parser.add_argument("--rgbd", type=Path, help="a folder of RGB-D pairs instead")
-    parser.add_argument("--pictures", type=Path, help="write photo | truth | predictions here")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    vae, halves, info = light_vae.load(args.light)
-    model = checkpoint.load(args.checkpoint)
+@commands.command(__doc__)
+@click.argument("full", metavar="CKPT", type=commands.FILE)
+@click.argument("light", metavar="LIGHT", type=commands.FILE)
+@click.option(
+    "--scenes", metavar="N", type=int, default=100, show_default=True, help="Held-out scenes to render."
+)
+@click.option("--rgbd", metavar="DIR", type=commands.FOLDER, help="A folder of RGB-D pairs instead.")
+@commands.pictures
+@commands.save
+def main(full: Path, light: Path, scenes: int, rgbd: Path | None, pictures: Path | None, save: bool) -> None:
+    vae, halves, info = light_vae.load(light)
+    model = checkpoint.load(full)
     if isinstance(model.vae, AutoencoderTiny):
-        raise SystemExit(
-            f"{args.checkpoint} carries a light VAE: give the one that {args.light.name} was made from, with "
-            "a full VAE (`make nano` leaves it as full.safetensors)."
+        raise click.ClickException(
+            f"{full} carries a light VAE: give the one that {light.name} was made from, with a full VAE "
+            "(`make nano` leaves it as full.safetensors)."
         )
-    chain = Chain(model, vae)
-    held_out = list(frames.rgbd(args.rgbd) if args.rgbd else frames.scenes(args.scenes))
-    rows = evaluate(chain, halves, held_out, pictures=args.pictures)
-    what = "--rgbd DIR" if args.rgbd else f"--scenes {args.scenes}"
-    today = datetime.date.today().isoformat()
-    report = {
-        "benchmark": "light_vae",
-        "date": today,
-        "command": f"python -m benchmarks.light_vae {args.checkpoint.name} {args.light.name} {what}",
-        "teacher": info.teacher,
-        "training": info.training,
-        "rows": [dataclasses.asdict(r) for r in rows],
-    }
-    table, line = markdown(rows), json.dumps(report)
-    print(table)
-    print(line)
-    if args.save:
-        text = f"# Light VAE, {today}\n\n`{report['command']}`\n\n{table}\n\n```json\n{line}\n```\n"
-        (RESULTS / f"light-vae-{today}.md").write_text(text, encoding="utf-8")
+    held_out = list(frames.rgbd(rgbd) if rgbd else frames.scenes(scenes))
+    rows = evaluate(Chain(model, vae), halves, held_out, pictures=pictures)
+    report = Report(
+        benchmark="light_vae",
+        title="Light VAE",
+        command=commands.typed("light_vae"),
+        card=machine_card(installed(["torch", "diffusers"])),
+        text=markdown(rows),
+        figures={
+            "teacher": info.teacher,
+            "training": info.training,
+            "rows": [dataclasses.asdict(r) for r in rows],
+        },
+    )
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

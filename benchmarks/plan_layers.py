@@ -21,11 +21,12 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from benchmarks import commands
 from fiffdepth_rt.backends.tensorrt.fit import check_fits
 from fiffdepth_rt.backends.tensorrt.here import Target, require
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.engine_dir.manifest import EngineDir, PlanRecord, open_engine_dir
-from fiffdepth_rt.errors import FiffDepthError, PlanMismatchError
+from fiffdepth_rt.errors import PlanMismatchError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,8 @@ def inspect(engine_dir: EngineDir, target: Target) -> Iterator[tuple[PlanRecord,
         yield plan, layer_names(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-@click.command()
-@click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.command(cls=commands.Benchmark)
+@click.argument("directory", metavar="ENGINE_DIR", type=commands.FOLDER)
 @click.option("--names", is_flag=True, help="Every layer's name as well.")
 def main(directory: Path, names: bool) -> None:
     """Say for each plan of ENGINE_DIR that runs here how many layers it has, and whether attention was fused.
@@ -88,15 +89,12 @@ def main(directory: Path, names: bool) -> None:
     Examples:
       python -m benchmarks.plan_layers engines/fiffdepth
     """
-    try:
-        engine_dir = open_engine_dir(directory)
-        target, _ = require()
-        for plan, layers in inspect(engine_dir, target):
-            click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
-            for name in layers if names else ():
-                click.echo(f"  {name}")
-    except FiffDepthError as error:
-        raise click.ClickException(str(error)) from error
+    engine_dir = open_engine_dir(directory)
+    target, _ = require()
+    for plan, layers in inspect(engine_dir, target):
+        click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
+        for name in layers if names else ():
+            click.echo(f"  {name}")
 
 
 if __name__ == "__main__":

@@ -21,35 +21,35 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import concurrent.futures
 import dataclasses
-import datetime
-import json
 import multiprocessing
-import resource
 import time
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy
+from benchmarks import accuracy, commands
+from benchmarks.machine import peak_host_mib
+from benchmarks.report import Report, publish, table
 from benchmarks.sets import frames
 from fiffdepth_rt import Depth, DepthMap
-from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.machine import machine_card
 from training import metrics
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = (192, 256, 384, 512, 768, 1024)
 TILES = ("as they are", "aligned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """grid_hw: of the folder's first photo. p50_ms, cpu_p50_ms: per photo. peak_mib: of the process.
+class SizeFigures:
+    """One row of the table.
+
+    grid_hw: of the folder's first photo. p50_ms, cpu_p50_ms: per photo.
+    peak_mib: of the process; None where the system does not tell.
 
     abs_rel, delta1, steepness, steepest: 0 … 1. The last two: of the sharpest hundredth and thousandth.
     """
@@ -58,7 +58,7 @@ class Row:
     grid_hw: tuple[int, int]
     p50_ms: float
     cpu_p50_ms: float
-    peak_mib: float
+    peak_mib: float | None
     abs_rel: float
     delta1: float
     steepness: float
@@ -105,9 +105,9 @@ def steepness(map_: NDArray[np.float32]) -> tuple[float, float]:
     return float(hundredth), float(thousandth)
 
 
-def measure(
+def measure_size(
     folder: Path, engine: Path | None, size: int, *, tiles: str | None, runs: int, pictures: Path | None
-) -> Row:
+) -> SizeFigures:
     """One size on every pair of `folder`. tiles: of TILES, or None for whole photos."""
     photos = [frame.photo for frame in frames.rgbd(folder)]
     with Depth(engine) as opened:
@@ -120,10 +120,10 @@ def measure(
             wall_s.append(time.perf_counter() - start)
             cpu_s.append(time.process_time() - start_cpu)
             steps.append(steepness(depth_map.values))
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak_mib = peak_host_mib()
         rows = accuracy.evaluate(frames.rgbd(folder), depth, size=size, pictures=pictures)
         scores = next(row for row in rows if row.method == opened.manifest.name)
-        return Row(
+        return SizeFigures(
             what="whole" if tiles is None else f"2×2 tiles, {tiles}",
             grid_hw=opened.grid_for((photos[0].shape[0], photos[0].shape[1]), size),
             p50_ms=float(np.median(wall_s) * 1e3),
@@ -136,68 +136,84 @@ def measure(
         )
 
 
-def measure_apart(*args: Any, **options: Any) -> Row:
-    """`measure` in a fresh process, whose peak memory is its own."""
+def measure_size_apart(*args: Any, **options: Any) -> SizeFigures:
+    """`measure_size` in a fresh process, whose peak memory is its own."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *args, **options).result()
+        return pool.submit(measure_size, *args, **options).result()
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[SizeFigures]) -> str:
+    scores = ["AbsRel % ↓", "δ1 % ↑", "steepness %", "steepest %"]
     lines = [
-        "| photo | grid | ms | CPU ms | peak MiB | AbsRel % ↓ | δ1 % ↑ | steepness % | steepest % |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        [
+            r.what,
+            f"{r.grid_hw[0]}×{r.grid_hw[1]}",
+            *("" if x is None else f"{x:.0f}" for x in (r.p50_ms, r.cpu_p50_ms, r.peak_mib)),
+            *(f"{100 * x:.1f}" for x in (r.abs_rel, r.delta1, r.steepness, r.steepest)),
+        ]
+        for r in rows
     ]
-    for r in rows:
-        scores = " | ".join(f"{100 * x:.1f}" for x in (r.abs_rel, r.delta1, r.steepness, r.steepest))
-        grid = f"{r.grid_hw[0]}×{r.grid_hw[1]}"
-        lines.append(
-            f"| {r.what} | {grid} | {r.p50_ms:.0f} | {r.cpu_p50_ms:.0f} | {r.peak_mib:.0f} | {scores} |"
-        )
-    return "\n".join(lines)
+    return table(["photo", "grid", "ms", "CPU ms", "peak MiB", *scores], lines, align="llrrrrrrr")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.resolution",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="longer side of the grid, px")
-    parser.add_argument("--tile", type=int, default=256, help="processing size of a quadrant, px")
-    parser.add_argument("--runs", type=int, default=9, help="timed runs per row")
-    parser.add_argument("--pictures", type=Path, help="write photo | prediction | truth here, by size")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    wanted = [(size, None) for size in args.sizes] + [(args.tile, tiles) for tiles in TILES]
+@commands.command(__doc__)
+@click.argument("folder", metavar="DIR", type=commands.FOLDER)
+@commands.engine
+@click.option(
+    "--size",
+    "sizes",
+    metavar="N",
+    type=commands.COUNT,
+    multiple=True,
+    default=SIZES,
+    show_default=True,
+    help="Longer side, in px, at which the model sees a photo; several times for several.",
+)
+@click.option(
+    "--tile",
+    metavar="N",
+    type=commands.COUNT,
+    default=256,
+    show_default=True,
+    help="The same, of a quadrant.",
+)
+@click.option(
+    "--runs", metavar="N", type=commands.COUNT, default=9, show_default=True, help="Timed runs per row."
+)
+@commands.pictures
+@commands.save
+def main(
+    folder: Path,
+    engine: Path | None,
+    sizes: tuple[int, ...],
+    tile: int,
+    runs: int,
+    pictures: Path | None,
+    save: bool,
+) -> None:
+    wanted = [(size, None) for size in sizes] + [(tile, tiles) for tiles in TILES]
     rows = []
     for size, tiles in tqdm(wanted, unit="row", disable=None):
         name = f"{size}" if tiles is None else f"{size}-tiles-{tiles.replace(' ', '-')}"
-        pictures = None if args.pictures is None else args.pictures / name
-        rows.append(
-            measure_apart(args.folder, args.engine, size, tiles=tiles, runs=args.runs, pictures=pictures)
-        )
-    with Depth(args.engine) as depth:
+        place = None if pictures is None else pictures / name
+        rows.append(measure_size_apart(folder, engine, size, tiles=tiles, runs=runs, pictures=place))
+    with Depth(engine) as depth:
         said = depth.describe()
-    today = datetime.date.today().isoformat()
-    report = {
-        "benchmark": "resolution",
-        "date": today,
-        "command": f"python -m benchmarks.resolution DIR --runs {args.runs}",
-        "model": said["name"],
-        "sha256": said["sha256"],
-        "card": machine_card(said["versions"]),
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    table, line = markdown(rows), json.dumps(report)
-    if args.save:
-        engine = f"{said['name']}, {said['precision']}, {said['backend']} on {said['device']}"
-        card = "\n".join(f"- {key}: {value}" for key, value in report["card"].items())
-        text = f"# Resolution, {today}\n\n`{report['command']}`: {engine}\n\n{card}\n\n{table}\n"
-        with replacing(RESULTS / f"resolution-{said['name']}-{today}.md") as file:
-            file.write(f"{text}\n```json\n{line}\n```\n".encode())
-    print(table, line, sep="\n")
+    report = Report(
+        benchmark="resolution",
+        subject=said["name"],
+        title="Resolution",
+        command=commands.typed("resolution"),
+        card=machine_card(said["versions"]),
+        facts=commands.model_facts(said),
+        text=markdown(rows),
+        figures={
+            "model": said["name"],
+            "sha256": said["sha256"],
+            "rows": [dataclasses.asdict(row) for row in rows],
+        },
+    )
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,24 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import dataclasses
-import datetime
-import json
+import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import click
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks import commands
+from benchmarks.report import Report, publish, table
 from fiffdepth_rt import Depth
-from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.machine import machine_card
 
-RESULTS = Path(__file__).parent / "results"
 PICTURES = 64  # different ones, in turns
 PHOTO_HW = (48, 64)
 SAMPLES = 100
@@ -126,12 +126,11 @@ def differing_threads(first: Depth, second: Depth, *, frames: int = 50, size: in
 
 
 def resident_mib() -> float:
-    """Resident memory of this process. Linux."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+    """Resident memory of this process."""
+    return psutil.Process().memory_info().rss / 2**20
 
 
-def draw(path: Path, watched: dict[str, Watched]) -> None:
+def draw(watched: Mapping[str, Watched]) -> bytes:
     """Resident memory over frames -> PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -145,84 +144,66 @@ def draw(path: Path, watched: dict[str, Watched]) -> None:
     axes.set_ylabel("resident memory, MiB")
     axes.set_ylim(0, 1.15 * max(max(one.rss_mib) for one in watched.values()))
     axes.legend()
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
 
 
-def markdown(watched: dict[str, Watched], differing: int) -> str:
+def markdown(watched: Mapping[str, Watched], differing: int) -> str:
+    headers = ["drop", "frames", "depth maps", "wrong bits", "out of order", "skipped", "growth MiB"]
     lines = [
-        "| drop | frames | depth maps | wrong bits | out of order | skipped | growth MiB | threads left "
-        "| fps |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        [
+            *(name, w.frames, w.given, w.wrong, w.out_of_order, w.skipped, f"{w.growth_mib:.1f}"),
+            *(w.threads_left, f"{w.given / w.seconds:.0f}"),
+        ]
+        for name, w in watched.items()
     ]
-    for name, w in watched.items():
-        lines.append(
-            f"| {name} | {w.frames} | {w.given} | {w.wrong} | {w.out_of_order} | {w.skipped} "
-            f"| {w.growth_mib:.1f} | {w.threads_left} | {w.given / w.seconds:.0f} |"
-        )
-    lines += ["", f"Two Depths and eight threads at once: {differing} of 8 gave other bits than one alone."]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.streams",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return "\n".join(
+        [
+            table([*headers, "threads left", "fps"], lines, align="lrrrrrrrr"),
+            "",
+            f"Two Depths and eight threads at once: {differing} of 8 gave other bits than one alone.",
+        ]
     )
-    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--frames", type=int, default=10_000)
-    parser.add_argument("--size", type=int, default=64, help="longer side of the grid, px")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    with Depth(args.engine, backend=args.backend) as depth, Depth(args.engine, backend=args.backend) as other:
-        watched = {
-            drop: watch(depth, frames=args.frames, size=args.size, drop=drop) for drop in ("never", "oldest")
-        }
-        differing = differing_threads(depth, other, size=args.size)
+
+
+@commands.command(__doc__)
+@commands.engine
+@click.option("--backend", metavar="NAME", default="auto", show_default=True, help="Inference engine.")
+@click.option(
+    "--frames", metavar="N", type=commands.COUNT, default=10_000, show_default=True, help="Of each stream."
+)
+@click.option(
+    "--size",
+    metavar="N",
+    type=commands.COUNT,
+    default=64,
+    show_default=True,
+    help="Longer side, in px, at which the model sees a frame.",
+)
+@commands.save
+def main(engine: Path | None, backend: str, frames: int, size: int, save: bool) -> None:
+    with Depth(engine, backend=backend) as depth, Depth(engine, backend=backend) as other:
+        watched = {drop: watch(depth, frames=frames, size=size, drop=drop) for drop in ("never", "oldest")}
+        differing = differing_threads(depth, other, size=size)
         said = depth.describe()
-    card = machine_card(said["versions"])
-    today = datetime.date.today().isoformat()
-    command = " ".join(["python -m benchmarks.streams", *(w for w in sys.argv[1:] if "/" not in w)])
-    table = markdown(watched, differing)
-    line = json.dumps(
-        {
-            "benchmark": "streams",
-            "date": today,
-            "command": command,
+    report = Report(
+        benchmark="streams",
+        subject=said["name"],
+        title="Streams",
+        command=commands.typed("streams"),
+        card=machine_card(said["versions"]),
+        facts=commands.model_facts(said),
+        text=markdown(watched, differing),
+        figures={
             "model": said["name"],
             "backend": said["backend"],
-            "card": card,
             "differing_threads": differing,
             **{drop: dataclasses.asdict(w) for drop, w in watched.items()},
-        }
+        },
+        draw=lambda: draw(watched),
     )
-    if args.save:
-        picture = RESULTS / f"streams-{today}.png"
-        draw(picture, watched)
-        text = "\n".join(
-            [
-                f"# Streams, {today}",
-                "",
-                f"`{command}`: {said['name']}, {said['precision']}, {said['backend']}, waits on both sides.",
-                "",
-                *(f"- {key}: {value}" for key, value in card.items()),
-                "",
-                table,
-                "",
-                f"![Resident memory over frames]({picture.name})",
-                "",
-                "```json",
-                line,
-                "```",
-                "",
-            ]
-        )
-        with replacing(picture.with_suffix(".md")) as file:
-            file.write(text.encode())
-    print(table)
-    print(line)
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

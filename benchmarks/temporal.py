@@ -1,7 +1,7 @@
 """Temporal alignment error (TAE) of depth on a moving camera, with and without the smoothing of streams.
 
     python -m benchmarks.temporal                          # the bundled model
-    python -m benchmarks.temporal --engine engines/fiffdepth --smooth 10 30 --save
+    python -m benchmarks.temporal --engine engines/fiffdepth --smooth 10 --smooth 30 --save
 
 A camera swings through procedural scenes (training/scenes), so depth, poses and intrinsics are exact. The
 measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/eval_tae.py):
@@ -25,23 +25,23 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import dataclasses
-import datetime
-import json
 from collections.abc import Sequence
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import commands
+from benchmarks.report import Report, publish, table
 from fiffdepth_rt import Depth
+from fiffdepth_rt.machine import machine_card
 from fiffdepth_rt.smoothing import Smoother
 from training import metrics
 from training.scenes.layouts import Camera, Scene, make_scene
 from training.scenes.render import render_view
 
 Array = NDArray[np.float64]
-RESULTS = Path(__file__).parent / "results"
 
 MIN_M, MAX_M = 1e-3, 10.0
 SEEDS = (11, 42, 54, 60)  # rooms in which the path comes no nearer than 0.5 m to anything
@@ -61,11 +61,13 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class TemporalError:
+    """Of one method on one scene, or on all of them ("mean"). tae: %."""
+
     method: str
     scene: str
     frames: int
-    tae: float  # %
+    tae: float
 
 
 def pose_of(camera: Camera) -> Array:
@@ -191,7 +193,9 @@ def smoothed(maps: Sequence[NDArray[np.float32]], time_constant: float) -> list[
     return [smoother(m) for m in maps]
 
 
-def evaluate(depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames: int = FRAMES) -> list[Row]:
+def evaluate(
+    depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames: int = FRAMES
+) -> list[TemporalError]:
     """Each scene, and their mean: exact depth, the model's, the model's with flicker added, and smoothed."""
     name, scores = depth.manifest.name, dict[tuple[str, str], float]()
     for seed in seeds:
@@ -206,44 +210,51 @@ def evaluate(depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames
                 scores[scene, f"{method}, smooth={n:g}"] = score(clip, steadied, space=depth.output_space)
     for method in dict.fromkeys(method for _, method in scores):
         scores["mean", method] = float(np.mean([v for (_, m), v in scores.items() if m == method]))
-    return [Row(method=m, scene=scene, frames=frames, tae=value) for (scene, m), value in scores.items()]
+    return [
+        TemporalError(method=m, scene=scene, frames=frames, tae=value) for (scene, m), value in scores.items()
+    ]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    lines = ["| scene | method | frames | TAE % ↓ |", "|---|---|---:|---:|"]
-    return "\n".join(lines + [f"| {r.scene} | {r.method} | {r.frames} | {r.tae:.2f} |" for r in rows])
+def markdown(rows: Sequence[TemporalError]) -> str:
+    lines = [[r.scene, r.method, r.frames, f"{r.tae:.2f}"] for r in rows]
+    return table(["scene", "method", "frames", "TAE % ↓"], lines, align="llrr")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@commands.command(__doc__)
+@commands.engine
+@click.option(
+    "--smooth",
+    metavar="T",
+    type=float,
+    multiple=True,
+    default=(10, 30),
+    show_default=True,
+    help="Time constant in frames; several times for several.",
+)
+@click.option(
+    "--frames", metavar="N", type=click.IntRange(min=2), default=FRAMES, show_default=True, help="Per scene."
+)
+@commands.save
+def main(engine: Path | None, smooth: tuple[float, ...], frames: int, save: bool) -> None:
+    with Depth(engine) as depth:
+        rows = evaluate(depth, SEEDS, smooth, frames)
+        said = depth.describe()
+    report = Report(
+        benchmark="temporal",
+        subject=said["name"],
+        title="Temporal error",
+        command=commands.typed("temporal"),
+        card=machine_card(said["versions"]),
+        facts=commands.model_facts(said),
+        text=markdown(rows),
+        figures={
+            "size_hw": SIZE_HW,
+            "smooth": smooth,
+            "sha256": said["sha256"],
+            "rows": [dataclasses.asdict(r) for r in rows],
+        },
     )
-    parser.add_argument("--engine", type=Path, help="engine directory (default: the bundled model)")
-    parser.add_argument("--smooth", type=float, nargs="*", default=[10, 30], help="time constants in frames")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="per scene")
-    parser.add_argument("--save", action="store_true", help="write a report into benchmarks/results/")
-    args = parser.parse_args()
-    with Depth(args.engine) as depth:
-        rows = evaluate(depth, SEEDS, args.smooth, args.frames)
-        sha256 = depth.describe()["sha256"]
-    today = datetime.date.today().isoformat()
-    constants = " ".join(f"{n:g}" for n in args.smooth)
-    command = f"python -m benchmarks.temporal --frames {args.frames} --smooth {constants}".rstrip()
-    report = {
-        "benchmark": "temporal",
-        "date": today,
-        "command": command,
-        "size_hw": SIZE_HW,
-        "sha256": sha256,
-        "rows": [dataclasses.asdict(r) for r in rows],
-    }
-    table, line = markdown(rows), json.dumps(report)
-    print(table)
-    print(line)
-    if args.save:
-        RESULTS.mkdir(exist_ok=True)
-        text = f"# Temporal error, {today}\n\n`{command}`\n\n{table}\n\n```json\n{line}\n```\n"
-        (RESULTS / f"temporal-{today}.md").write_text(text, encoding="utf-8")
+    publish(report, save=save)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def bars(table: Table) -> bytes:
         least = min([_p50_ms(rows[0]), *(floor for _, floor in marked)])
         axes.set_xlim(least / 2, _p50_ms(rows[-1]) * 10)
     axes.set_xlabel("median time of one depth map, ms (logarithmic)")
-    size = " ".join(sorted({f"{row.size_hw[0]}×{row.size_hw[1]}" for row in rows}))
     machine = table.card["CPU"] if table.device == "cpu" else table.card["GPU"]
-    axes.set_title(f"{size} px on {machine}, threads: {table.card['threads']}, {table.date}", fontsize=9)
+    axes.set_title(
+        f"{table.size} px on {machine}, threads: {table.card['threads']}, {table.date}", fontsize=9
+    )
     kinds = [kind for kind in COLOURS if any(row.kind == kind for row in rows)]
     handles = [Patch(color=COLOURS[kind], label=LABELS[kind]) for kind in kinds]
     mark = axes.scatter(

@@ -1,14 +1,37 @@
-"""The rows of one run as a table in Markdown and as JSON."""
+"""The rows of one run of benchmarks/latency.py -> their tables in Markdown."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
+from benchmarks.report import table
 from benchmarks.rows.row import Row
 
 REFERENCE = "diffusers in torch, fp32, eager"
+_TIMES = (
+    "",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "jitter ms",
+    "runs",
+    "× diffusers fp32",
+    "frames/s, 2 in flight",
+    "GFLOP",
+    "% of ceiling",
+)
+_DETAILS = (
+    "",
+    "stages ms",
+    "host overhead ms",
+    "1080×1920 in and out",
+    "load s",
+    "first frame ms",
+    "peak host MiB",
+    "peak device MiB",
+    "deviation",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,11 +49,21 @@ class Table:
     warm_up: int
     import_ms: float
     date: str
-    command: str
 
-    def to_json(self) -> str:
-        """All fields on one line."""
-        return json.dumps(dataclasses.asdict(self))
+    @property
+    def size(self) -> str:
+        """Of the photo, in px: "512×512"; of several, where there are several."""
+        return " ".join(f"{height}×{width}" for height, width in sorted({row.size_hw for row in self.rows}))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What has to be known beside the machine's card."""
+        return {
+            "ceiling": self._ceiling_words(),
+            "`import fiffdepth_rt`": f"{self.import_ms:.0f} ms beyond NumPy and OpenCV",
+            "every run": f"uint8 array in host memory to float32 array in host memory, after {self.warm_up} "
+            "runs to warm up",
+        }
 
     def ceiling_percent(self, row: Row) -> float | None:
         """Share of the measured matrix-product speed in the row's own precision, in %."""
@@ -70,28 +103,12 @@ class Table:
         return lines
 
     def to_markdown(self) -> str:
-        """Card of the machine, ceiling, table, growth, what failed; no line break at the end."""
-        sizes = {row.size_hw for row in self.rows}
-        size = " ".join(f"{height}×{width}" for height, width in sorted(sizes))
+        """Tables, growth, what failed; no line break at the end."""
+        rows = [row for row in self.rows if not row.error]
         blocks = [
-            f"# Latency on {self.device}, photo of {size} px, {self.date}",
+            table(_TIMES, map(self._times, rows), align="lrrrrrrrrr"),
             "",
-            *(f"- {key}: {value}" for key, value in self.card.items()),
-            f"- ceiling: {self._ceiling_words()}",
-            f"- `import fiffdepth_rt`: {self.import_ms:.0f} ms beyond NumPy and OpenCV",
-            f"- {self.warm_up} runs to warm up; uint8 array in host memory to float32 array in host memory",
-            "",
-            f"`{self.command}`",
-            "",
-            "| | p50 ms | p90 ms | p99 ms | jitter ms | runs | × diffusers fp32 | frames/s, 2 in flight | "
-            "GFLOP | % of ceiling |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-            *(self._times(row) for row in self.rows if not row.error),
-            "",
-            "| | stages ms | host overhead ms | 1080×1920 in and out | load s | first frame ms | "
-            "peak host MiB | peak device MiB | deviation |",
-            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-            *(_details(row) for row in self.rows if not row.error),
+            table(_DETAILS, map(_details, rows), align="llrrrrrrr"),
         ]
         if ratios := self.ratios():
             blocks += ["", "How many times as fast:", "", *ratios]
@@ -102,7 +119,7 @@ class Table:
         if notes:
             blocks += ["", *notes]
         if self.growth:
-            blocks += ["", "## Growth", "", *_growth(self.growth)]
+            blocks += ["", "## Growth", "", _growth(self.growth)]
         failed = [row for row in (*self.rows, *self.growth) if row.error]
         if failed:
             at = [f"- {r.name}, {r.size_hw[0]}×{r.size_hw[1]}: {r.error}" for r in failed]
@@ -119,10 +136,10 @@ class Table:
             f"{self.ceiling.ceiling['copy'] / 1e9:.1f} GB/s read and written in a large copy (torch)"
         )
 
-    def _times(self, row: Row) -> str:
+    def _times(self, row: Row) -> list[str]:
         assert row.end_to_end is not None
         t, star = row.end_to_end, "*" if row.modelled else ""
-        cells = [
+        return [
             row.name + star,
             *(_figure(ms) for ms in (t.p50_ms, t.p90_ms, t.p99_ms, row.jitter_ms)),
             str(row.runs),
@@ -131,10 +148,9 @@ class Table:
             _figure(row.gflop),
             _figure(self.ceiling_percent(row)),
         ]
-        return f"| {' | '.join(cells)} |"
 
 
-def _details(row: Row) -> str:
+def _details(row: Row) -> list[str]:
     stages = ", ".join(f"{name} {_figure(ms)}" for name, ms in row.stages_ms.items())
     figures = (
         row.host_overhead_ms,
@@ -145,23 +161,18 @@ def _details(row: Row) -> str:
         row.peak_device_mib,
     )
     deviation = "" if row.deviation is None else f"{row.deviation:.1e}"
-    return f"| {' | '.join([row.name, stages, *map(_figure, figures), deviation])} |"
+    return [row.name, stages, *map(_figure, figures), deviation]
 
 
-def _growth(rows: Sequence[Row]) -> list[str]:
+def _growth(rows: Sequence[Row]) -> str:
     """Time and memory by size, a line per name."""
     sides = sorted({row.size_hw[0] for row in rows})
     by_name: dict[str, dict[int, Row]] = {}
     for row in rows:
         by_name.setdefault(row.name, {})[row.size_hw[0]] = row
-    lines = [
-        f"| p50 ms / peak host MiB | {' | '.join(f'{side}²' for side in sides)} |",
-        f"|---|{'---:|' * len(sides)}",
-    ]
-    for name, found in by_name.items():
-        cells = [_grown(found.get(side)) for side in sides]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    lines = [[name, *(_grown(found.get(side)) for side in sides)] for name, found in by_name.items()]
+    headers = ["p50 ms / peak host MiB", *(f"{side}²" for side in sides)]
+    return table(headers, lines, align="l" + "r" * len(sides))
 
 
 def _grown(row: Row | None) -> str:

@@ -119,7 +119,7 @@ def test_a_difference_counts_where_it_exceeds_the_spread_and_every_seed_agrees(f
 
 def test_the_whole_path_runs_reports_and_is_skipped_the_second_time(tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    ablation.main(["--out", str(out), "--tiny", "--seeds", "5"])
+    ablation.main(["--out", str(out), "--tiny", "--seed", "5"], standalone_mode=False)
     first = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert {r["variant"] for r in report["runs"]} == set(VARIANTS)
@@ -128,7 +128,7 @@ def test_the_whole_path_runs_reports_and_is_skipped_the_second_time(tmp_path, ca
     assert grid.shape == (24 + 2 * 4 * 32, (3 + len(VARIANTS)) * 4 * 32, 3)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert len(times) == 1 + len(VARIANTS)
-    ablation.main(["--out", str(out), "--tiny", "--seeds", "5"])
+    ablation.main(["--out", str(out), "--tiny", "--seed", "5"], standalone_mode=False)
     assert capsys.readouterr().out == first
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
 

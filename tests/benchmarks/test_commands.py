@@ -38,3 +38,11 @@ def test_only_sys_and_pathlib_are_searched_for_where_ours_could_hide_a_library()
         head = path.read_text().partition("\nif not __package__:")[0]
         imported = [line for line in head.splitlines() if line.startswith(("import ", "from "))]
         assert imported == ["from __future__ import annotations", *SEARCHED_FIRST], path.name
+
+
+def test_every_report_is_made_and_kept_by_report_py() -> None:
+    """One way to report: whoever writes a table, or into results/, by hand makes a second one."""
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        if path.name not in ("report.py", "__init__.py"):
+            text = path.read_text()
+            assert "|---" not in text and '"results"' not in text and "tabulate" not in text, path.name

@@ -11,6 +11,7 @@ import pytest
 
 import fiffdepth_rt
 from benchmarks import cpu_settings, resolution
+from tests.support.tables import cells
 
 
 def test_quadrants_cover_every_pixel_once() -> None:
@@ -45,21 +46,23 @@ def test_larger_sizes_and_tiles_are_rows_with_every_figure(tmp_path: Path) -> No
         cv2.imwrite(str(tmp_path / f"{name}_rgb.jpg"), photo)
         depth_mm = 1000 + 8 * photo[..., 0].astype(np.uint16)
         cv2.imwrite(str(tmp_path / f"{name}_depth_mm.png"), depth_mm)
-    whole = resolution.measure(tmp_path, None, 64, tiles=None, runs=1, pictures=None)
-    tiled = resolution.measure(tmp_path, None, 64, tiles="aligned", runs=1, pictures=tmp_path / "pictures")
+    whole = resolution.measure_size(tmp_path, None, 64, tiles=None, runs=1, pictures=None)
+    tiled = resolution.measure_size(
+        tmp_path, None, 64, tiles="aligned", runs=1, pictures=tmp_path / "pictures"
+    )
     assert (whole.what, whole.grid_hw, tiled.what) == ("whole", (64, 64), "2×2 tiles, aligned")
     for row in (whole, tiled):
         assert row.p50_ms > 0 and row.cpu_p50_ms > 0 and row.peak_mib > 0
         assert 0 < row.abs_rel < 1 and 0 < row.delta1 <= 1 and 0 < row.steepness <= row.steepest < 1
     assert len(list((tmp_path / "pictures").iterdir())) == 2
-    assert "| whole | 64×64 |" in resolution.markdown([whole, tiled])
+    assert cells(resolution.markdown([whole, tiled]))[1][:2] == ["whole", "64×64"]
 
 
 def test_every_setting_of_onnxruntime_gives_the_same_depth(toy_dir: Path) -> None:
-    measured = cpu_settings.measure(toy_dir, grid_hw=(64, 128), runs=1, threads=2, pause_s=0)
+    measured = cpu_settings.measure_settings(toy_dir, grid_hw=(64, 128), runs=1, threads=2, pause_s=0)
     assert list(measured) == list(cpu_settings.settings(2))
     assert all(row["max_difference"] < 1e-6 and row["p50_ms"] > 0 for row in measured.values())
-    assert "| no spinning |" in cpu_settings.markdown(measured)
+    assert [line[0] for line in cells(cpu_settings.markdown(measured))] == ["setting", *measured]
     json.dumps(measured)
 
 
@@ -77,7 +80,7 @@ def test_the_first_setting_is_the_runtime_s_own(toy_dir: Path) -> None:
 
 
 def test_busy_processes_end_with_their_block() -> None:
-    with pytest.raises(ZeroDivisionError), cpu_settings.busy(2) as running:
+    with pytest.raises(ZeroDivisionError), cpu_settings.busy_processes(2) as running:
         assert [process.poll() for process in running] == [None, None]
         raise ZeroDivisionError
     assert all(process.poll() is not None for process in running)

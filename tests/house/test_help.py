@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import latency
+from benchmarks import latency, report
 from fiffdepth_rt import depth
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.engine_dir import manifest as engine_dir
@@ -79,7 +79,7 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(toy_dir, tmp_path / "engines" / "fiffdepth")
     monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
     monkeypatch.setattr(depth, "BUNDLED", toy_dir)
-    monkeypatch.setattr(latency, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -287,12 +288,11 @@ def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
     assert strip.shape == (192, 256 * 6, 3)
 
 
-def test_the_report_refuses_a_checkpoint_that_has_no_full_vae(tmp_path, monkeypatch):
+def test_the_report_refuses_a_checkpoint_that_has_no_full_vae(tmp_path):
     vae = light_vae.light_vae(width=8)
     save(tmp_path / "ckpt.safetensors", dataclasses.replace(tiny_checkpoint(), vae=vae))
     info = light_vae.LightInfo(name="l", teacher="t", licence="CC0-1.0", data_sources=(), training={})
     light_vae.save(tmp_path / "light.safetensors", vae, light_vae.HALVES, info)
     words = [str(tmp_path / "ckpt.safetensors"), str(tmp_path / "light.safetensors")]
-    monkeypatch.setattr(sys, "argv", ["light_vae", *words])
-    with pytest.raises(SystemExit, match="carries a light VAE"):
-        report.main()
+    result = CliRunner().invoke(report.main, words)
+    assert result.exit_code == 1 and "carries a light VAE" in result.stderr

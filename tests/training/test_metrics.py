@@ -14,6 +14,7 @@ from benchmarks import accuracy
 from benchmarks.sets import frames
 from fiffdepth_rt import Depth
 from tests.support.paths import ROOT
+from tests.support.tables import cells
 from training import metrics
 from training.data.rgbd import read_millimetres
 
@@ -90,7 +91,7 @@ def test_a_folder_of_pairs_is_scored_beside_the_ramp_by_group(toy_dir: Path, tmp
     toy = next(m for _, m in by if m != "ramp")
     assert by["all", toy].abs_rel > 0.1
     assert len(list((tmp_path / "pictures").iterdir())) == 3
-    assert "| all | ramp | 3 | 0.0 | 100.0 | " in accuracy.markdown(rows)
+    assert ["all", "ramp", "3", "0.0", "100.0"] in [line[:5] for line in cells(accuracy.markdown(rows))]
 
 
 def test_a_truth_that_is_not_16_bit_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""What the commands of benchmarks/ share: options, help, and how they say what was typed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.program import options
+
+COUNT = click.IntRange(min=1)
+FOLDER: Any = click.Path(path_type=Path, exists=True, file_okay=False)
+FILE: Any = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING: Any = click.Path(path_type=Path, exists=True)
+NEW: Any = click.Path(path_type=Path)
+
+engine = options.engine
+parse_hw = options.parse_hw
+size = options.size
+pictures = click.option("--pictures", metavar="DIR", type=NEW, help="Also a strip of pictures per photo.")
+save = click.option("--save", is_flag=True, help="Keep the report in benchmarks/results/.")
+
+
+class Benchmark(click.Command):
+    """A command whose known errors are one sentence each, as those of `fiffdepth` are."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FiffDepthError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def command(help_text: str | None) -> Callable[[Callable[..., None]], click.Command]:
+    """A Benchmark with this help, whose lines are broken where the text breaks them."""
+    unwrapped = "\b\n" + (help_text or "").replace("\n\n", "\n\n\b\n")
+    return click.command(cls=Benchmark, help=unwrapped)
+
+
+def typed(name: str) -> str:
+    """The command as it was typed, as a module, without folders: they mean nothing on another machine."""
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    return option + equals + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def model_facts(said: Mapping[str, Any]) -> dict[str, str]:
+    """What `Depth.describe()` says -> the model and its engine, for a Report's facts."""
+    return {"model": f"{said['name']}, {said['precision']}, {said['backend']} on {said['device']}"}
