@@ -28,9 +28,10 @@ def _name(requirement: str) -> str:
 
 
 def test_the_runtime_has_at_most_ten_direct_dependencies_and_none_for_training() -> None:
-    direct = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
+    cpu = PROJECT["optional-dependencies"]["cpu"]
+    direct = {_name(requirement) for requirement in (*PROJECT["dependencies"], *cpu)}
     assert len(direct) <= 10
-    assert not TRAINING_LIBRARIES & {_name(r) for r in direct}
+    assert not TRAINING_LIBRARIES & direct
 
 
 def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:

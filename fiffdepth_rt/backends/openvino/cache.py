@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,16 +42,12 @@ def cache_folder() -> Path | None:
     if said:
         return Path(said).expanduser()
     try:
-        home = Path.home()
+        Path.home()
     except RuntimeError:  # a user without one
         return None
-    if sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "fiffdepth_rt"
+    import platformdirs
+
+    return platformdirs.user_cache_path("fiffdepth_rt", appauthor=False, opinion=False)
 
 
 class Cache:
