@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,16 +23,9 @@ import fiffdepth_rt
 from fiffdepth_rt.errors import DamagedVideoError, OutputError, SourceError, SourceLostError
 from fiffdepth_rt.program import program
 from fiffdepth_rt.video import Result, Source, convert, open_result, open_source
+from tests.support.paths import ROOT
 
 FPS = 12.5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> Iterator[None]:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    yield
-    cv2.utils.logging.setLogLevel(level)
 
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -299,7 +294,7 @@ def test_a_full_disk_is_noticed(toy_dir: Path, clip: Path, tmp_path: Path, name:
     code = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 from fiffdepth_rt.program import main
 sys.argv = ["fiffdepth", *sys.argv[1:]]
 main()
@@ -365,6 +360,26 @@ def test_the_program_keeps_what_it_has_when_a_video_is_damaged(toy_dir: Path, tm
     count = len(read(tmp_path / "c.mp4"))
     assert f"c.mp4 holds the {count} frames so far." in result.stderr
     assert "Error: Only" in result.stderr
+
+
+def test_the_video_libraries_add_nothing_to_what_the_program_says(toy_dir: Path, tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.avi", 40, codec="MJPG").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    for name, lines in (
+        ("cut.avi", [r"c\.mp4 holds the \d+ frames so far\.", "Error: Only .*"]),
+        ("text.mp4", ["Error: text.mp4 cannot be read as a video.*"]),
+    ):
+        words = ["video", name, "-o", "c.mp4", "--engine", str(toy_dir), "--overwrite"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fiffdepth_rt", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 1
+        assert re.fullmatch("\n".join(lines), done.stderr.rstrip()), done.stderr
 
 
 def test_the_program_refuses_before_it_works(toy_dir: Path, clip: Path, tmp_path: Path) -> None:

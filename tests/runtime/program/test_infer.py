@@ -7,10 +7,12 @@ import logging
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,33 @@ def test_a_disk_that_is_full_leaves_no_half_picture(work: Path) -> None:
     assert re.search(r"Skipped: .*noise_depth\.png.*File too large", answer.stderr)
     assert "Traceback" not in answer.stderr
     assert list((work / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_leaves_whole_files_only(work: Path, photo: np.ndarray) -> None:
+    (work / "photos").mkdir()
+    for index in range(400):
+        Image.fromarray(photo).save(work / "photos" / f"{index:03d}.png", compress_level=0)
+    words = ["infer", "photos", "-o", "out", "--engine", "toy", "--size", "1024"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "fiffdepth_rt", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    while running.poll() is None and not list((work / "out").glob("*_color.png")):
+        time.sleep(0.005)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1 and said.strip() == "Aborted!"
+    results = sorted(path.name for path in (work / "out").iterdir())
+    assert 0 < len(results) < 800
+    for name in results:
+        assert re.fullmatch(r"\d{3}_(depth|color)\.png", name)
+        with Image.open(work / "out" / name) as picture:
+            picture.load()
+            assert picture.size == photo.shape[1::-1]
 
 
 def test_a_read_only_place_is_reported(work: Path) -> None:
