@@ -19,7 +19,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ from fiffdepth_rt.engine_dir.manifest import (
     write_manifest,
 )
 from fiffdepth_rt.errors import FiffDepthError, ParityError
+from fiffdepth_rt.machine import installed
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
 
@@ -255,13 +255,8 @@ def _provenance(model: Model, options: Options) -> dict[str, Any]:
 
 
 def _tool_versions() -> dict[str, str]:
-    found = {}
-    for name in TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    found = installed(TOOLS)
+    return {name: found.get(name, "none") for name in TOOLS}
 
 
 _FILE: Callable[..., Any] = click.Path(path_type=Path)

@@ -145,10 +145,10 @@ def stream_handle(stream: Any) -> int | None:
 
 
 def check_photo(photo: DeviceView, grids: tuple[tuple[int, int], ...], color: str) -> tuple[int, int]:
-    """A photo on a GPU -> the grid it is on already. grids: (height, width) that engines are here for.
+    """A photo on a GPU -> its (height, width), which must be one of `grids`: those that engines are here for.
 
-    It is taken as it lies, without a copy through the host, so it must be uint8 H×W×3 RGB with H×W one of the
-    grids; rows may be apart (a crop), pixels may not. Raises ImageError, SizeError.
+    The photo is neither resized nor copied through the host, so it must be uint8 height×width×3 RGB. Its rows
+    may be apart (a crop), its pixels may not. Raises ImageError, SizeError.
     """
     if color != "rgb":
         raise ImageError(f"color={color!r} is for arrays on the host: reverse the channels on the GPU first.")
@@ -175,7 +175,7 @@ def check_photo(photo: DeviceView, grids: tuple[tuple[int, int], ...], color: st
 
 
 def check_result(result: DeviceView, hw: tuple[int, int]) -> None:
-    """Raises SizeError unless a depth map of h×w can be written there."""
+    """Raises SizeError unless a depth map of (height, width) `hw` can be written to `result`."""
     if (
         result.dtype != np.float32
         or result.shape != hw

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, DriverError, InferenceError
+from fiffdepth_rt.machine import MIB
 
 INSTALL = "pip install 'cuda-python>=12.6.1,<14'"
 DEFAULT_STREAM = 1
-MIB = 2**20
 
 # cudaError_t
 _OUT_OF_MEMORY = 2
@@ -110,7 +110,7 @@ def on_gpu(index: int) -> Iterator[None]:
 
 
 def allocate(nbytes: int, what: str) -> int:
-    """Memory of the current GPU, as its address. what: what it is for, in the words of the error.
+    """Allocate memory of the current GPU -> its address. what: what the memory is for, for the error.
 
     Raises DeviceMemoryError, which leaves everything as it was.
     """
@@ -130,7 +130,7 @@ def free(address: int) -> None:
 
 
 def no_room(what: str, needed: int | None) -> DeviceMemoryError:
-    """The error for memory of the current GPU that is not there. needed: bytes, None if nobody knows."""
+    """The error for memory that the current GPU has not got. needed: bytes; None if unknown."""
     free_bytes, total = memory()
     amount = "more memory than there is" if needed is None else f"{-(-needed // MIB)} MiB"
     return DeviceMemoryError(
@@ -151,7 +151,7 @@ def memory() -> tuple[int, int]:
 
 
 def gpu_of(address: int) -> int:
-    """The index of the GPU that an address lies on. Raises InferenceError where it is no GPU's."""
+    """The index of the GPU that an address lies on. Raises InferenceError for an address on no GPU."""
     runtime = _runtime()
     attributes = _call(runtime.cudaPointerGetAttributes, address)
     kinds = runtime.cudaMemoryType
@@ -174,7 +174,7 @@ class PinnedArray:
     """Host memory that the GPU copies from and to by itself, as a numpy array. Close it after use."""
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Raises InferenceError where the system does not pin as much."""
+        """Raises InferenceError where the system does not pin as much memory."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         runtime = _runtime()
         status, results = _status(runtime.cudaHostAlloc, nbytes, 0)

@@ -85,6 +85,7 @@ class TensorRtBackend:
         self._closed = False
         with contextlib.ExitStack() as stack, cuda.on_gpu(self._gpu_index):
             self._stream = stack.enter_context(contextlib.closing(cuda.Stream()))
+            # Makes one stream wait for the other: the caller's and ours.
             self._order = stack.enter_context(contextlib.closing(cuda.Event()))
             engines = _open_engines(engine_dir, chosen, stack)
             self._lanes = [
@@ -117,9 +118,9 @@ class TensorRtBackend:
         self, image: Any, *, color: str = "rgb", out: Any = "device", cuda_stream: Any = None
     ) -> Any:
         with self._opened():
-            caller = device_arrays.stream_handle(cuda_stream) or cuda.DEFAULT_STREAM
+            caller_stream = device_arrays.stream_handle(cuda_stream) or cuda.DEFAULT_STREAM
             with cuda.on_gpu(self._gpu_index):
-                return self._run_on_gpu(image, color, out, caller)
+                return self._run_on_gpu(image, color, out, caller_stream)
 
     def run_stage(self, stage: str, value: Array) -> Array:
         return self._run_stage(stage, value, JOURNEY[stage][1][0])
@@ -181,8 +182,8 @@ class TensorRtBackend:
             depth: Array = staging.depth.values[: len(images)].copy()
             return depth
 
-    def _run_on_gpu(self, image: Any, color: str, out: Any, caller: int) -> Any:
-        photo = device_arrays.view(image, stream=caller) if device_arrays.is_on_gpu(image) else None
+    def _run_on_gpu(self, image: Any, color: str, out: Any, caller_stream: int) -> Any:
+        photo = device_arrays.view(image, stream=caller_stream) if device_arrays.is_on_gpu(image) else None
         if photo is None:
             grid_hw = (image.shape[0], image.shape[1])
         else:
@@ -190,13 +191,13 @@ class TensorRtBackend:
             grid_hw = device_arrays.check_photo(photo, self.grids.fixed, color)
         by_batch = self._lanes_at(grid_hw)
         lane = by_batch[min(by_batch)]
-        result = self._result(out, grid_hw, caller)
+        result = self._result(out, grid_hw, caller_stream)
         touches_host = photo is None or result is None
         with _staging_buffer(lane) if touches_host else contextlib.nullcontext() as staging:
             if staging is not None and photo is None:
                 staging.image.values[0] = image
             with self._lock:
-                self._wait_for(caller)
+                self._wait_for(caller_stream)
                 if photo is not None:
                     self._copy_photo(photo, grid_hw, lane)
                 lane.enqueue(
@@ -207,7 +208,7 @@ class TensorRtBackend:
                 if isinstance(result, DeviceDepth):
                     result.written.record(self._stream.handle)
                 self._order.record(self._stream.handle)
-                self._order.wait_in(caller)
+                self._order.wait_in(caller_stream)
                 if staging is not None:
                     staging.done.record(self._stream.handle)
             if staging is not None:  # the next frame gets the buffer as soon as it is given back
@@ -225,13 +226,15 @@ class TensorRtBackend:
             lane.addresses["image"], photo.address, row_nbytes=row_nbytes, pitch=photo.pitch, rows=rows
         )
 
-    def _result(self, out: Any, grid_hw: tuple[int, int], caller: int) -> DeviceDepth | DeviceView | None:
+    def _result(
+        self, out: Any, grid_hw: tuple[int, int], caller_stream: int
+    ) -> DeviceDepth | DeviceView | None:
         """Where the depth map goes; None for the host."""
         if isinstance(out, str):
             if out == "host":
                 return None
             return DeviceDepth(grid_hw, gpu=self._gpu_index, stream=self._stream.handle)
-        written = device_arrays.view(out, stream=caller)
+        written = device_arrays.view(out, stream=caller_stream)
         self._check_gpu(written)
         device_arrays.check_result(written, grid_hw)
         return written
