@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documents import tracked
+from tests.support.documents import tracked, wrong_calls
 from tests.support.paths import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -20,18 +20,21 @@ def _blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
 
 
-PYTHON_BLOCKS = [
-    pytest.param(block, id=f"{document.name}-{i}")
-    for document in DOCUMENTS
-    for i, block in enumerate(_blocks(document, "python"))
-]
+def _python(document: Path, *languages: str) -> str:
+    """The document's blocks of Python as one program: a reader types them one after the other."""
+    return "\n".join(block for language in languages for block in _blocks(document, language))
 
 
-@pytest.mark.parametrize("block", PYTHON_BLOCKS)
-def test_python_in_the_documents_runs(block: str, tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes((ROOT / "examples" / "coffee.jpg").read_bytes())
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if _blocks(d, "python")], ids=lambda path: path.name
+)
+def test_python_in_the_documents_runs(document: Path, tmp_path: Path) -> None:
+    photo = (ROOT / "examples" / "coffee.jpg").read_bytes()
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    for name in ("photo.jpg", "photos/trip/sea.jpg"):
+        (tmp_path / name).write_bytes(photo)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block],
+        [sys.executable, "-W", "error", "-c", _python(document, "python")],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},  # as from a clone: training and export are not installed
         capture_output=True,
@@ -39,6 +42,27 @@ def test_python_in_the_documents_runs(block: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if _python(d, "python", "py")], ids=lambda path: path.name
+)
+def test_python_in_the_documents_calls_what_there_is(document: Path) -> None:
+    """Blocks marked py need a GPU and run in tests/runtime/gpu; here their calls are checked."""
+    assert wrong_calls(_python(document, "python", "py")) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("depth.infre(photo)", "Depth has no infre"),
+        ("with fiffdepth_rt.Depth(engine='tensorrt') as depth: pass", "Depth takes no engine"),
+        ("fiffdepth_rt.colourize(d)", "fiffdepth_rt has no colourize"),
+        ("depth.infer(photo, stream=side)", "Depth.infer takes no stream"),
+    ],
+)
+def test_calls_of_what_there_is_not_are_found(code: str, wrong: str) -> None:
+    assert wrong_calls(code) == [wrong]
 
 
 def test_the_readme_has_a_snippet() -> None:

@@ -6,9 +6,11 @@ START HERE: `problems`. Options are looked up in the parsers that the programs m
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib
 import importlib.util
+import inspect
 import re
 import runpy
 import shlex
@@ -264,6 +266,33 @@ def _programs() -> Iterator[str]:
             if "\nif __name__ == " in text and re.search(r"^(import|from) (argparse|click)\b", text, re.M):
                 yield name.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     yield "fiffdepth_rt"
+
+
+# --- calls of the library ---
+
+
+def wrong_calls(code: str) -> list[str]:
+    """Calls of names of fiffdepth_rt and of methods of `depth` that are not there or take no such argument."""
+    import fiffdepth_rt
+
+    wrong = []
+    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        if not isinstance(call.func, ast.Attribute) or not isinstance(call.func.value, ast.Name):
+            continue
+        attribute = call.func.attr
+        if call.func.value.id == "fiffdepth_rt":
+            owner, name = fiffdepth_rt, "fiffdepth_rt"
+        elif call.func.value.id == "depth":
+            owner, name = fiffdepth_rt.Depth, "Depth"
+        else:
+            continue
+        if not hasattr(owner, attribute):
+            wrong.append(f"{name} has no {attribute}")
+            continue
+        called = attribute if owner is fiffdepth_rt else f"Depth.{attribute}"
+        takes = inspect.signature(getattr(owner, attribute)).parameters
+        wrong += [f"{called} takes no {given.arg}" for given in call.keywords if given.arg not in takes]
+    return wrong
 
 
 # --- modules, functions, files ---
