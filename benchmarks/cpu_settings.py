@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from benchmarks import commands
 from benchmarks.report import Report, publish, table
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, JOURNEY, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, JOURNEY
 from fiffdepth_rt.machine import default_threads, machine_card
 
 _ALLOW_SPINNING = "session.intra_op.allow_spinning"

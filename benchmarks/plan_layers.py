@@ -25,7 +25,8 @@ from benchmarks import commands
 from fiffdepth_rt.backends.tensorrt.fit import check_fits
 from fiffdepth_rt.backends.tensorrt.here import Target, require
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
-from fiffdepth_rt.engine_dir.manifest import EngineDir, PlanRecord, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import PlanRecord
 from fiffdepth_rt.errors import PlanMismatchError
 
 

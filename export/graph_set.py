@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from export import parity
 from export.camera import CameraDecoderStage, CameraEncoderStage, camera_fit
 from export.engines import OnnxRuntimeStages, TorchStages
@@ -64,14 +66,20 @@ def write_graph_set(
     for name in STAGES:
         make = functools.partial(_write_stage, work.folder, folder, name, model, form, leave_out)
         kept = [k for k in form.keep_fp32 if k.startswith(f"{name}.")]
-        written = _written(work.piece(" ".join([f"{form.name}/{name}", *kept]), make))
+        piece = work.piece(" ".join([f"{form.name}/{name}", *kept]), make)
+        written = msgspec.convert(piece, WrittenGraph)
         stages[name] = engine_dir.Stage(
             file=f"{folder}/{written.file}",
             external_data=tuple(f"{folder}/{file}" for file in written.external_data),
             inputs=written.inputs,
             outputs=written.outputs,
         )
-    return engine_dir.GraphSet(opset=form.opset, backends=form.backends, stages=stages)
+    return engine_dir.GraphSet(
+        precision=form.precision.value,
+        opset=form.opset,
+        form="grid" if form.camera_hw is None else "camera",
+        stages=stages,
+    )
 
 
 def compare_graph_set(
@@ -125,16 +133,7 @@ def _write_stage(
     log.info("tracing %s %s (%.1f M parameters)", form.name, name, parameter_count(stage) / 1e6)
     written = write_graph(root / folder, name, stage, form)
     files = [f"{folder}/{file}" for file in (written.file, *written.external_data)]
-    return dataclasses.asdict(written), files
-
-
-def _written(record: dict[str, Any]) -> WrittenGraph:
-    """What JSON made of a WrittenGraph -> the same again."""
-    specs = {
-        side: tuple(engine_dir.TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in record[side])
-        for side in ("inputs", "outputs")
-    }
-    return WrittenGraph(file=record["file"], external_data=tuple(record["external_data"]), **specs)
+    return msgspec.to_builtins(written), files
 
 
 def _camera_pictures(

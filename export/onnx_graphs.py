@@ -65,13 +65,6 @@ class GraphForm:
             return 16
         return 22 if self.precision is Precision.BF16 else 18
 
-    @property
-    def backends(self) -> tuple[str, ...]:
-        """The engines that can run such a set; ONNX Runtime's CPU kernels know no bfloat16 Conv."""
-        if self.precision is Precision.BF16:
-            return ("openvino", "tensorrt")
-        return ("onnxruntime", "openvino", "tensorrt")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrittenGraph:

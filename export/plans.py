@@ -45,7 +45,7 @@ def forms_to_deploy(forms: Iterable[GraphForm]) -> list[GraphForm]:
 
     Graphs for a camera are left out: they have no golden values that a plan could be checked on.
     """
-    runnable = [form for form in forms if "tensorrt" in form.backends and form.camera_hw is None]
+    runnable = [form for form in forms if form.camera_hw is None]
     return [form for form in runnable if form.precision is not Precision.FP32] or runnable
 
 

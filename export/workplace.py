@@ -9,7 +9,6 @@ it, checks their hashes, and goes on; a command with another checkpoint or other
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -18,8 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord, hash_file
+from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord
 from fiffdepth_rt.errors import OutputError
 
 STATE_NAME = "state.json"
@@ -64,7 +66,7 @@ class Workplace:
             return self._done[name]["result"]
         with writing(self.target):
             result, files = make()
-            records = {file: dataclasses.asdict(hash_file(self.folder / file)) for file in files}
+            records = {file: msgspec.to_builtins(hash_file(self.folder / file)) for file in files}
             self._done[name] = {"result": result, "files": records}
             kept = {k: v for k, v in self._found.items() if not v["files"].keys() & records.keys()}
             state = {"key": self._key, "pieces": {**kept, **self._done}}

@@ -22,7 +22,8 @@ from fiffdepth_rt.backends import Backend, DeviceBackend
 from fiffdepth_rt.backends.grids import Size, families
 from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.depth_map import DepthMap, Values
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, Manifest, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
 from fiffdepth_rt.gpu.arrays import DeviceArray, DeviceDepth, is_on_gpu
 from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, fit, to_grid, to_photo

@@ -10,17 +10,19 @@ recorded for the same engine before; what does not is an error, and nothing is r
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from fiffdepth_rt.backends import Backend
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.engine_dir import golden as parity
-from fiffdepth_rt.engine_dir.manifest import STAGES, EngineDir, open_engine_dir, read_manifest, write_manifest
+from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import ParityError
 
 _ADVICE = "Use another precision or backend, and report it."
@@ -60,7 +62,7 @@ def record_parity(
     new = [{**row.to_json(), "engine": versions, "date": datetime.date.today().isoformat()} for row in rows]
     manifest = read_manifest(engine_dir.path)
     table = replace_rows(manifest.parity, new)
-    write_manifest(engine_dir.path, dataclasses.replace(manifest, parity=table))
+    write_manifest(engine_dir.path, msgspec.structs.replace(manifest, parity=table))
     return rows
 
 

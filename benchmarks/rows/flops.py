@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir, TensorSpec
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, TensorSpec
 
 
 def engine_dir_gflop(engine_dir: EngineDir, graph_set: str, grid_hw: tuple[int, int]) -> float:

@@ -22,8 +22,9 @@ from benchmarks.rows.row import (
 )
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends.select import ENGINES
+from fiffdepth_rt.engine_dir.checking import EngineDir, hash_file, open_engine_dir
 from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
-from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, STAGES, EngineDir, hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, STAGES
 from fiffdepth_rt.image import as_rgb, fit, to_grid
 from fiffdepth_rt.program.latency import FULL_HD_HW, TimedBackend
 
@@ -42,7 +43,7 @@ def options_of(directory: Path, device: str) -> Iterator[dict[str, Any]]:
         if not engine.usable().usable:
             continue
         sets = opened.manifest.graph_sets
-        takes = tuple(name for name in sets if engine.name in sets[name].backends)
+        takes = tuple(name for name in sets if engine.takes(sets[name]))
         for name in takes if engine.ready is None else engine.ready(opened, device):
             yield {
                 "directory": str(directory.resolve()),

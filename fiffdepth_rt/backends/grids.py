@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.engine_dir.manifest import GraphSet, Manifest, SizeLimits, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import GraphSet, Manifest, SizeLimits, TensorSpec, divisor_of
 from fiffdepth_rt.errors import SizeError
 from fiffdepth_rt.image import grid_for
 
@@ -108,15 +108,13 @@ def own_grid(graphs: GraphSet) -> GridHW | None:
 
 def tensor_shape(spec: TensorSpec, grid: GridHW, batch: int) -> tuple[int, ...]:
     """A stage's tensor -> its shape for so many images on a (height, width) grid."""
-    height, width = grid
-    sizes = {
-        "batch": batch,
-        "height": height,
-        "width": width,
-        "height/8": height // 8,
-        "width/8": width // 8,
-    }
-    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape)
+    sizes = {"batch": batch, "height": grid[0], "width": grid[1]}
+
+    def size(symbol: str) -> int:
+        name, divisor = divisor_of(symbol)
+        return sizes[name] // divisor
+
+    return tuple(size(dim) if isinstance(dim, str) else dim for dim in spec.shape)
 
 
 def families(manifest: Manifest) -> dict[str, dict[GridHW | None, str]]:
@@ -125,14 +123,15 @@ def families(manifest: Manifest) -> dict[str, dict[GridHW | None, str]]:
     Every set by its own key, the grid being None where grids are free; and sets that differ in their grid
     alone together: "fp16" for fp16-512x512 and fp16-384x640, unless a set of that name is there.
     """
-    sets = {key: own_grid(graphs) for key, graphs in manifest.graph_sets.items()}
+    sets = manifest.graph_sets
+    grids = {key: own_grid(graphs) for key, graphs in sets.items()}
     found: dict[str, dict[GridHW | None, str]] = {}
-    for key, grid in sorted(sets.items()):
+    for key, grid in sorted(grids.items()):
         name = key if grid is None else key.removesuffix("-{}x{}".format(*grid))
         # A camera's graphs take pictures of one camera: nobody else's photo belongs on them.
-        if name not in sets and not name.endswith("-camera"):
+        if name not in sets and sets[key].form != "camera":
             found.setdefault(name, {})[grid] = key
-    return found | {key: {grid: key} for key, grid in sets.items()}
+    return found | {key: {grid: key} for key, grid in grids.items()}
 
 
 def split(image_BHW3: npt.NDArray[np.uint8], size: SizeLimits) -> Iterator[npt.NDArray[np.uint8]]:

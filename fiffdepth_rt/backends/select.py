@@ -12,7 +12,9 @@ from fiffdepth_rt.backends.onnxruntime import cpu as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.backends.tensorrt import backend as tensorrt
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
-from fiffdepth_rt.engine_dir.manifest import EngineDir, Manifest
+from fiffdepth_rt.backends.tensorrt import versions as tensorrt_versions
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import PRECISIONS, GraphSet, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
 
 
@@ -34,15 +36,16 @@ class Opener(Protocol):
 class Engine:
     """One row of the table.
 
-    precisions: graph sets it would rather have, best first; gpu_precisions: the same on a GPU, for an engine
-    that also runs on a CPU. ready: of a directory, the graph sets that it can open on a device at once; None
-    where that is every set which names it.
+    takes: whether it can run such graphs. precisions: graph sets it would rather have, best first;
+    gpu_precisions: the same on a GPU, for an engine that also runs on a CPU. ready: of a directory, the graph
+    sets that it can open on a device at once; None where these are all that it takes.
     """
 
     name: str
     precisions: tuple[str, ...]
     gpu_precisions: tuple[str, ...] | None = None
     usable: Callable[[], Usability]
+    takes: Callable[[GraphSet], bool]
     open: Opener
     ready: Callable[[EngineDir, str | None], tuple[str, ...]] | None = None
 
@@ -57,6 +60,7 @@ ENGINES: tuple[Engine, ...] = (
         name=tensorrt_here.NAME,
         precisions=tensorrt.PRECISIONS,
         usable=tensorrt_here.usable,
+        takes=tensorrt_versions.takes,
         open=tensorrt.open_backend,
         ready=tensorrt.ready,
     ),
@@ -65,12 +69,14 @@ ENGINES: tuple[Engine, ...] = (
         precisions=onnxruntime.PRECISIONS,
         gpu_precisions=onnxruntime.GPU_PRECISIONS,
         usable=onnxruntime.usable,
+        takes=onnxruntime.takes,
         open=onnxruntime.open_backend,
     ),
     Engine(
         name=openvino.NAME,
         precisions=openvino.PRECISIONS,
         usable=openvino.usable,
+        takes=openvino.takes,
         open=openvino.open_backend,
     ),
 )
@@ -98,18 +104,19 @@ def open_backend(
     if not candidates:
         names = ", ".join(engine.name for engine in ENGINES)
         raise BackendUnavailableError(f"backend={backend!r} is not known: say 'auto' or one of {names}.")
-    reasons, error_kind = [], BackendUnavailableError
+    manifest, path = engine_dir.manifest, engine_dir.path
+    _check_exported(manifest, precision)
+    reasons, error_kind = list[str](), BackendUnavailableError
     for engine in candidates:
         usability = engine.usable()
         ready = engine.ready(engine_dir, device) if engine.ready and usability.usable else None
         if backend == "auto" and ready is not None and not (precision in ready if precision else ready):
-            path = engine_dir.path
             reasons.append(f"{engine.name} has no plans for this machine. Run: fiffdepth build {path}")
             continue
         try:
-            planned = {plan.precision for plan in engine_dir.manifest.plans}
+            planned = {plan.precision for plan in manifest.plans}
             among = None if precision or ready is None else ready or planned
-            chosen = choose_precision(engine_dir.manifest, engine, precision, among or None, device=device)
+            chosen = choose_precision(manifest, engine, precision, among or None, device=device)
         except BackendUnavailableError as error:
             reasons.append(str(error))
             continue
@@ -132,26 +139,55 @@ def choose_precision(
 ) -> str:
     """The graph set that `engine` shall open, or the sets that differ in their grid alone (`families`).
 
-    among: those that it can; None for all that name it. Raises BackendUnavailableError, naming what is there.
+    among: those that it can; None for all that it takes. Raises BackendUnavailableError, naming what is
+    there.
     """
     sets = manifest.graph_sets
-    takes = sorted(
+    _check_exported(manifest, precision)
+    names = families(manifest)
+    taken = sorted(
         name
-        for name, keys in families(manifest).items()
-        if all(engine.name in sets[key].backends for key in keys.values())
-        and (among is None or name in among)
+        for name, keys in names.items()
+        if all(engine.takes(sets[key]) for key in keys.values()) and (among is None or name in among)
     )
-    if precision in takes:
+    if precision in taken:
         return precision
-    if precision is None and takes:
+    if precision is None and taken:
         on_gpu = device is not None and device.startswith("cuda")
         preferred = (engine.gpu_precisions if on_gpu else None) or engine.precisions
-        return next((name for name in preferred if name in takes), takes[0])
-    there = f"The directory holds {', '.join(sorted(sets))}; {engine.name} takes {', '.join(takes) or 'none'}"
+        return next((name for name in preferred if name in taken), taken[0])
     if precision is None:
-        raise BackendUnavailableError(f"{there}. Export a set for it: python -m export.build_engines")
-    if precision not in sets:
-        raise BackendUnavailableError(f"precision={precision!r} is not here. {there}.")
+        raise BackendUnavailableError(
+            f"The directory holds {', '.join(sorted(sets))}; {engine.name} takes none of these. "
+            f"Where the checkpoint is, run: {_export_command(manifest, engine.precisions[0])}"
+        )
+    others = [
+        other.name for other in ENGINES if all(other.takes(sets[key]) for key in names[precision].values())
+    ]
+    instead = f"; {', '.join(sorted(others))} can" if others else ""
     raise BackendUnavailableError(
-        f"{engine.name} cannot run {precision}; {', '.join(sets[precision].backends)} can. {there}."
+        f"{engine.name} cannot run {precision}{instead}. "
+        f"It takes {', '.join(taken) or 'nothing'} of what the directory holds."
     )
+
+
+def _check_exported(manifest: Manifest, precision: str | None) -> None:
+    """Raises BackendUnavailableError unless graphs of this name are in the directory, for whatever engine."""
+    names = families(manifest)
+    if precision is None or precision in names:
+        return
+    instead = (
+        f"Where the checkpoint is, run: {_export_command(manifest, precision)}"
+        if precision in PRECISIONS
+        else "Say one of these."
+    )
+    raise BackendUnavailableError(
+        f"precision={precision!r} is not here. The directory holds {', '.join(sorted(names))}. {instead}"
+    )
+
+
+def _export_command(manifest: Manifest, precision: str) -> str:
+    """What exports the graph sets of this directory, and one of `precision` besides."""
+    there = [graph_set.precision for graph_set in manifest.graph_sets.values()]
+    wanted = ",".join(dict.fromkeys([*there, precision]))
+    return f"python -m export.build_engines CHECKPOINT --precision {wanted}"

@@ -218,7 +218,8 @@ def _backends() -> Iterator[Finding]:
 
 
 def _bundled_model() -> Iterator[Finding]:
-    from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
+    from fiffdepth_rt.engine_dir.checking import open_engine_dir
+    from fiffdepth_rt.engine_dir.manifest import BUNDLED
     from fiffdepth_rt.errors import FiffDepthError
 
     try:

@@ -27,7 +27,8 @@ def command(directory: Path | None) -> None:
       fiffdepth info
       fiffdepth info engines/fiffdepth
     """
-    from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
+    from fiffdepth_rt.engine_dir.checking import open_engine_dir
+    from fiffdepth_rt.engine_dir.manifest import BUNDLED
 
     click.echo(to_text(open_engine_dir(directory or BUNDLED).manifest))
 
@@ -39,6 +40,7 @@ def to_text(manifest: Manifest) -> str:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(heading, fact) by line; the heading is empty where a line goes on with the subject above it."""
+    from fiffdepth_rt.backends.select import ENGINES
     from fiffdepth_rt.engine_dir.manifest import STAGES
 
     yield "Model", f"{manifest.name} (recipe {manifest.recipe})"
@@ -46,7 +48,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     size = manifest.size
     yield "Size", f"{size.default} px by default, {size.max} at most, in multiples of {size.multiple}"
     for precision, graphs in manifest.graph_sets.items():
-        yield "Graphs", f"{precision}: opset {graphs.opset}, for {', '.join(graphs.backends)}"
+        takes = sorted(engine.name for engine in ENGINES if engine.takes(graphs))
+        yield "Graphs", f"{precision}: opset {graphs.opset}, for {', '.join(takes)}"
         for name in STAGES:
             yield "", f"  {name:8}{_stage(graphs.stages[name], manifest.files)}"
     for plan in manifest.plans:

@@ -19,7 +19,8 @@ from benchmarks.rows import flops, ours, picture, worker
 from benchmarks.rows.row import Row, Spec, repeated
 from benchmarks.rows.table import REFERENCE, Table
 from benchmarks.rows.worker import measure_apart, without_places
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.program.latency import Timing
 from tests.benchmarks.test_commands import start_as_a_file
 from tests.support.paths import ROOT

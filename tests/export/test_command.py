@@ -14,7 +14,7 @@ from export.command_line import engine_dir_for, graph_forms
 from export.plans import build_commands, forms_to_deploy
 from export.precision import Precision
 from fiffdepth_rt.backends.tensorrt import here as tensorrt
-from fiffdepth_rt.engine_dir.manifest import open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from tests.support.tiny_models import depth_by_diffusers
 
 

@@ -23,8 +23,8 @@ from export.build_engines import Options, export_engine_dir, main
 from export.engines import OnnxRuntimeStages
 from export.precision import Precision
 from export.stages import STAGES
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import Row, StageValues, Where, check_reference, read_golden
-from fiffdepth_rt.engine_dir.manifest import open_engine_dir
 from fiffdepth_rt.errors import OutputError, ParityError
 from tests.support.paths import ROOT
 from tests.support.tiny_models import depth_by_diffusers

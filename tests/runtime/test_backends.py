@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +26,8 @@ from fiffdepth_rt.backends.onnxruntime.cuda import (
     why_no_graph,
 )
 from fiffdepth_rt.backends.select import ENGINES, choose_precision
-from fiffdepth_rt.engine_dir.manifest import STAGES, hash_file, open_engine_dir, read_manifest, write_manifest
+from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -123,7 +126,7 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
         ({"precision": "int4", "backend": "onnxruntime"}, "precision='int4' is not here"),
         (
             {"precision": "bf16", "backend": "onnxruntime"},
-            "onnxruntime cannot run bf16; openvino, tensorrt can",
+            "onnxruntime cannot run bf16; openvino, tensorrt can. It takes fp32 of what",
         ),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
@@ -146,8 +149,31 @@ def test_a_gpu_asked_for_is_there_or_an_error_never_the_cpu_instead(toy_dir: Pat
 
 def test_a_directory_without_graphs_for_the_engine_says_what_it_holds(tmp_path: Path) -> None:
     directory = write_toy_engine_dir(tmp_path / "toy", precisions=("bf16",))
-    with pytest.raises(BackendUnavailableError, match="The directory holds bf16; onnxruntime takes none"):
+    with pytest.raises(
+        BackendUnavailableError,
+        match=r"holds bf16; onnxruntime takes none of these.*bf16,fp32$",
+    ):
         fiffdepth_rt.Depth(directory, backend="onnxruntime")
+
+
+def test_a_precision_that_is_not_here_is_said_once_with_the_command_that_exports_it(tmp_path: Path) -> None:
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    with pytest.raises(BackendUnavailableError) as error:
+        fiffdepth_rt.Depth(directory, precision="fp16")
+    assert str(error.value) == (
+        "precision='fp16' is not here. The directory holds fp32. Where the checkpoint is, run: "
+        "python -m export.build_engines CHECKPOINT --precision fp32,fp16"
+    )
+
+
+def test_an_engine_that_is_newer_than_a_directory_opens_it(tmp_path: Path) -> None:
+    """A manifest says what graphs are, and names no engine: each engine says itself what it takes."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    assert "onnxruntime" not in str(json.loads((directory / "manifest.json").read_text())["graph_sets"])
+    manifest = read_manifest(directory)
+    (known,) = [engine for engine in ENGINES if engine.name == "openvino"]
+    newcomer = dataclasses.replace(known, name="newcomer", takes=lambda graphs: graphs.opset < 20)
+    assert choose_precision(manifest, newcomer, None) == "fp32"
 
 
 def test_the_precision_is_the_engines_first_choice_or_the_callers(tmp_path: Path) -> None:
@@ -170,7 +196,7 @@ def test_bfloat16_graphs_that_claim_to_run_on_onnxruntime_are_a_graph_error(tmp_
     onnx.save(model, file)
     manifest = read_manifest(directory)
     files = {name: hash_file(directory / name) for name in manifest.files}
-    write_manifest(directory, dataclasses.replace(manifest, files=files))
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
     with pytest.raises(GraphError, match=r"unet\.onnx"):
         fiffdepth_rt.Depth(directory)
 
@@ -250,7 +276,7 @@ def test_weights_outside_the_directory_are_refused_before_an_engine_is_asked(
     file.write_bytes(model.SerializeToString())
     manifest = read_manifest(directory)
     files = {name: hash_file(directory / name) for name in manifest.files}
-    write_manifest(directory, dataclasses.replace(manifest, files=files))
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
     with pytest.raises(UnsafePathError, match=r"takes weights from '\.\./\.\./\.\./secret'"):
         fiffdepth_rt.Depth(directory, backend=backend)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,17 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiffdepth_rt import Depth
+from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import (
     DTYPES,
+    FORMS,
     HARDWARE_COMPATIBILITIES,
     JOURNEY,
     MANIFEST_MAX_BYTES,
-    SYMBOLS,
+    PRECISIONS,
     FileRecord,
     GraphSet,
     Licence,
@@ -31,8 +33,6 @@ from fiffdepth_rt.engine_dir.manifest import (
     SizeLimits,
     Stage,
     TensorSpec,
-    hash_file,
-    open_engine_dir,
     read_manifest,
     write_manifest,
 )
@@ -63,7 +63,7 @@ def vouch(directory: Path) -> None:
     """Make the manifest list the files as they are now."""
     manifest = read_manifest(directory)
     files = {name: hash_file(directory / name) for name in manifest.files}
-    write_manifest(directory, dataclasses.replace(manifest, files=files))
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
 
 
 # --- there and back ---
@@ -75,11 +75,12 @@ json_values = st.recursive(
     max_leaves=6,
 )
 json_objects = st.dictionaries(texts, json_values, max_size=3)
+symbols = st.sampled_from(["batch", "height", "width", "height/8", "width/8", "height/4"])
 specs = st.builds(
     TensorSpec,
     name=texts,
     dtype=st.sampled_from(DTYPES),
-    shape=st.lists(st.integers(1, 4096) | st.sampled_from(SYMBOLS), max_size=4).map(tuple),
+    shape=st.lists(st.integers(1, 4096) | symbols, max_size=4).map(tuple),
 )
 stages = st.builds(
     Stage,
@@ -91,7 +92,8 @@ stages = st.builds(
 graph_sets = st.builds(
     GraphSet,
     opset=st.integers(1, 30),
-    backends=st.lists(texts, max_size=2).map(tuple),
+    precision=st.sampled_from(PRECISIONS),
+    form=st.sampled_from(FORMS),
     stages=st.fixed_dictionaries({"encoder": stages, "unet": stages, "decoder": stages}),
 )
 records = st.builds(
@@ -136,9 +138,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
     for graph_set in sets.values():
         for stage in graph_set.stages.values():
             used |= {stage.file, *stage.external_data}
-    plans = [
-        dataclasses.replace(plan, precision=min(sets)) for plan in draw(st.lists(plan_records, max_size=2))
-    ]
+    plans = draw(st.lists(plan_records, max_size=2))
+    plans = [msgspec.structs.replace(plan, precision=min(sets)) for plan in plans]
     used |= {plan.file for plan in plans}
     return Manifest(
         name=draw(texts),
@@ -196,7 +197,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(toy_dir: Path) -> 
     before = (toy_dir / "manifest.json").read_bytes()
     manifest = read_manifest(toy_dir)
     with pytest.raises(ManifestError):
-        write_manifest(toy_dir, dataclasses.replace(manifest, files={}))
+        write_manifest(toy_dir, msgspec.structs.replace(manifest, files={}))
     with pytest.raises(OutputError):
         write_manifest(toy_dir / "missing", manifest)
     assert (toy_dir / "manifest.json").read_bytes() == before
@@ -252,15 +253,25 @@ def test_a_manifest_of_2_gb_is_refused_unread(toy_dir: Path) -> None:
 
 
 def test_a_newer_schema_asks_for_a_newer_runtime(toy_dir: Path) -> None:
-    edit(toy_dir, lambda content: content.update(schema=2, something_new=True))
-    with pytest.raises(ManifestError, match=r"schema 2; this runtime reads schema 1\. Update fiffdepth-rt"):
+    edit(toy_dir, lambda content: content.update(schema=3, something_new=True))
+    with pytest.raises(ManifestError, match=r"schema 3; this runtime reads schema 2\. Update fiffdepth-rt"):
         Depth(toy_dir)
 
 
-def test_an_older_schema_asks_for_another_export(toy_dir: Path) -> None:
-    edit(toy_dir, lambda content: content.update(schema=0))
-    with pytest.raises(ManifestError, match=r"schema 0; this runtime reads schema 1\. Export"):
+def test_an_older_schema_gives_the_command_that_exports_the_directory_again(toy_dir: Path) -> None:
+    """Schema 1 listed the engines that may run a set, where schema 2 says what the graphs are."""
+
+    def as_schema_1(content: dict[str, Any]) -> None:
+        content["schema"] = 1
+        for graphs in content["graph_sets"].values():
+            del graphs["precision"], graphs["form"]
+            graphs["backends"] = ["onnxruntime"]
+
+    edit(toy_dir, as_schema_1)
+    command = f"python -m export.build_engines CHECKPOINT -o {toy_dir} --overwrite"
+    with pytest.raises(ManifestError, match=r"schema 1; this runtime reads schema 2\. Export") as error:
         Depth(toy_dir)
+    assert str(error.value).endswith(f"run: {command}")
 
 
 @pytest.mark.parametrize("schema", [None, "1", 1.0, True])
@@ -293,7 +304,8 @@ def at(path: str) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
         "graph_sets",
         "graph_sets/fp32",
         "graph_sets/fp32/opset",
-        "graph_sets/fp32/backends",
+        "graph_sets/fp32/precision",
+        "graph_sets/fp32/form",
         "graph_sets/fp32/stages",
         "graph_sets/fp32/stages/unet",
         "graph_sets/fp32/stages/unet/inputs",
@@ -336,9 +348,59 @@ def test_a_missing_key_is_named(toy_dir: Path, path: str) -> None:
         Depth(toy_dir)
 
 
-def test_an_unknown_key_is_named(toy_dir: Path) -> None:
-    edit(toy_dir, lambda content: content["size"].update(colour="blue"))
-    with pytest.raises(ManifestError, match="size has unknown colour"):
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("size/colour", "blue", "size has unknown colour."),
+        ("zoom", 1, "the top level has unknown zoom."),
+        ("size/multipel", 64, "size has unknown multipel (did you mean multiple?)."),
+        ("graph_sets/fp32/stages/unet/input", [], "graph_sets.fp32.stages.unet has unknown input (did you"),
+        ("size/max", "1024", 'size.max should be a whole number, but is "1024".'),
+        ("size/max", 0, "size.max should be a whole number of at least 1, but is 0."),
+        ("size/max", True, "size.max should be a whole number, but is true."),
+        ("size/max", 1024.0, "size.max should be a whole number, but is 1024.0."),
+        ("size/multiple", 100, "size does not hold"),
+        ("size/multiple", 4, "size does not hold: multiple is none of 8, for "),
+        ("output_space", "metres", 'output_space should be one of depth, disparity, but is "metres".'),
+        (
+            "graph_sets/fp32/form",
+            "film",
+            'graph_sets.fp32.form should be one of grid, camera, but is "film".',
+        ),
+        ("graph_sets/bf16/precision", "int8", "graph_sets.bf16.precision should be one of fp32, fp16, bf16"),
+        ("graph_sets", {}, "graph_sets should be an object that is not empty, but is {}."),
+        (
+            "graph_sets/fp32/stages",
+            {},
+            "graph_sets.fp32.stages should be encoder, unet, decoder, but is none",
+        ),
+        (
+            "graph_sets/fp32/stages/unet/inputs/0/shape/2",
+            "depth/8",
+            "graph_sets.fp32.stages.unet.inputs[0].shape[2] should be a size, or a symbol",
+        ),
+        ("files/golden.npz/sha256", "ABC", "files.golden.npz.sha256 should be 64 lower-case"),
+        ("licence/data_sources", "photos", 'licence.data_sources should be a list, but is "photos".'),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(toy_dir: Path, path: str, value: Any, said: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        parent, key = at(path)(content)
+        parent[key] = value
+
+    edit(toy_dir, change)
+    with pytest.raises(ManifestError) as error:
+        Depth(toy_dir)
+    assert str(error.value).startswith(f"manifest.json: {said}")
+
+
+@pytest.mark.parametrize("key", ["schema", "golden", "default"])
+def test_a_key_that_is_there_twice_is_refused(toy_dir: Path, key: str) -> None:
+    """Readers differ in which of the two they take."""
+    file = toy_dir / "manifest.json"
+    (line,) = [line for line in file.read_text().splitlines() if f'"{key}":' in line]
+    file.write_text(file.read_text().replace(line, f"{line.rstrip(',')},\n{line}"))
+    with pytest.raises(ManifestError, match=f"the key '{key}' is there twice"):
         Depth(toy_dir)
 
 

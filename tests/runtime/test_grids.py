@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,10 +131,12 @@ def _manifest(directory: Path, *keys: str) -> Manifest:
         height, _, width = key.rpartition("-")[2].partition("x")
         encoder = graphs.stages["encoder"]
         if height.isdecimal() and width.isdecimal():
-            image = dataclasses.replace(encoder.inputs[0], shape=("batch", int(height), int(width), 3))
-            encoder = dataclasses.replace(encoder, inputs=(image,))
-        sets[key] = dataclasses.replace(graphs, stages={**graphs.stages, "encoder": encoder})
-    return dataclasses.replace(manifest, graph_sets=sets)
+            image = msgspec.structs.replace(encoder.inputs[0], shape=("batch", int(height), int(width), 3))
+            encoder = msgspec.structs.replace(encoder, inputs=(image,))
+        form = "camera" if "camera" in key else "grid"
+        stages = {**graphs.stages, "encoder": encoder}
+        sets[key] = msgspec.structs.replace(graphs, form=form, stages=stages)
+    return msgspec.structs.replace(manifest, graph_sets=sets)
 
 
 def test_sets_that_differ_in_their_grid_alone_can_be_asked_for_together(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ A "plan" of the stand-in is a copy of the graph, and running the plan runs the g
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import onnxruntime
 
@@ -22,7 +22,6 @@ from fiffdepth_rt.engine_dir.manifest import (
     Manifest,
     PlanProfile,
     PlanRecord,
-    Stage,
     TensorSpec,
     read_manifest,
     write_manifest,
@@ -54,8 +53,9 @@ def record(target: Target = L4, **changes: object) -> PlanRecord:
         opt_level=None,
         workspace_mib=None,
         graph_sha256="0" * 64,
+        built={},
     )
-    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(plan, **changes)  # type: ignore[arg-type]
 
 
 def image(seed: int = 0, grid: tuple[int, int] = GOLDEN_GRID) -> np.ndarray:
@@ -69,16 +69,16 @@ def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:
 
     def fix(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(
-            dataclasses.replace(spec, shape=tuple(sizes.get(d, d) for d in spec.shape))
+            msgspec.structs.replace(spec, shape=tuple(sizes.get(d, d) for d in spec.shape))
             for spec in specs  # type: ignore[call-overload]
         )
 
     graphs = manifest.graph_sets["fp32"]
     stages = {
-        name: Stage(file=stage.file, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
+        name: msgspec.structs.replace(stage, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
         for name, stage in graphs.stages.items()
     }
-    return dataclasses.replace(graphs, stages=stages)
+    return msgspec.structs.replace(graphs, stages=stages)
 
 
 class StandInBuilder:
@@ -131,4 +131,4 @@ def plan_files(directory: Path) -> set[str]:
 
 
 def edit(directory: Path, **changes: Any) -> None:
-    write_manifest(directory, dataclasses.replace(read_manifest(directory), **changes))
+    write_manifest(directory, msgspec.structs.replace(read_manifest(directory), **changes))

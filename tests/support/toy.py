@@ -6,25 +6,26 @@ depth latent -> depth: each value repeated over its block. Bright is far; black 
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fiffdepth_rt.depth import Depth
+from fiffdepth_rt.engine_dir.checking import hash_file
 from fiffdepth_rt.engine_dir.manifest import (
+    PRECISIONS,
     GraphSet,
     Licence,
     Manifest,
     SizeLimits,
     Stage,
     TensorSpec,
-    hash_file,
     read_manifest,
     write_manifest,
 )
@@ -71,9 +72,9 @@ def write_toy_engine_dir(
     precisions: tuple[str, ...] = ("fp32",),
     shift: float = float(SHIFT),
 ) -> Path:
-    """Make `path` a schema-1 engine directory: default size 256, maximum 1024. Returns `path`.
+    """Make `path` an engine directory: default size 256, maximum 1024. Returns `path`.
 
-    Every precision holds the same fp32 graphs; a bf16 set is not for ONNX Runtime. `shift` is the UNet's.
+    Every precision holds the same fp32 graphs, whatever the manifest says of them. `shift` is the UNet's.
     """
     graphs = {"encoder": _encoder(), "unet": _unet(shift), "decoder": _decoder()}
     tensors = {
@@ -93,11 +94,9 @@ def write_toy_engine_dir(
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             onnx.save(model, path / name)
             inputs, outputs = tensors[stage]
-            stages[stage] = Stage(file=name, inputs=inputs, outputs=outputs)
-        backends = (
-            ("openvino", "tensorrt") if precision == "bf16" else ("onnxruntime", "openvino", "tensorrt")
-        )
-        graph_sets[precision] = GraphSet(opset=18, backends=backends, stages=stages)
+            stages[stage] = Stage(file=name, external_data=(), inputs=inputs, outputs=outputs)
+        computes_in = precision if precision in PRECISIONS else "fp32"
+        graph_sets[precision] = GraphSet(precision=computes_in, opset=18, form="grid", stages=stages)
     manifest = Manifest(
         name="toy",
         recipe="fiffdepth",
@@ -107,6 +106,7 @@ def write_toy_engine_dir(
         files={name: hash_file(path / name) for name in names},
         licence=Licence(model="CC0-1.0", data_sources=("none: written by hand",)),
         golden="golden.npz",
+        plans=(),
         provenance={"command": "tests/support/toy.py"},
         parity=(
             {
@@ -136,7 +136,7 @@ def write_static_toy(path: Path, *grids: tuple[int, int]) -> Path:
 
         def fixed(specs: tuple[TensorSpec, ...], sides: dict[str, int] = sides) -> tuple[TensorSpec, ...]:
             return tuple(
-                dataclasses.replace(spec, shape=tuple(sides.get(str(dim), dim) for dim in spec.shape))
+                msgspec.structs.replace(spec, shape=tuple(sides.get(str(dim), dim) for dim in spec.shape))
                 for spec in specs
             )
 
@@ -151,10 +151,12 @@ def write_static_toy(path: Path, *grids: tuple[int, int]) -> Path:
             (path / file).parent.mkdir(exist_ok=True)
             onnx.save(model, path / file)
             files[file] = hash_file(path / file)
-            stages[name] = Stage(file=file, inputs=fixed(stage.inputs), outputs=fixed(stage.outputs))
-        graph_sets[f"fp32-{height}x{width}"] = dataclasses.replace(free, stages=stages)
+            stages[name] = msgspec.structs.replace(
+                stage, file=file, inputs=fixed(stage.inputs), outputs=fixed(stage.outputs)
+            )
+        graph_sets[f"fp32-{height}x{width}"] = msgspec.structs.replace(free, stages=stages)
     shutil.rmtree(path / "graphs/fp32")
-    write_manifest(path, dataclasses.replace(manifest, graph_sets=graph_sets, files=files))
+    write_manifest(path, msgspec.structs.replace(manifest, graph_sets=graph_sets, files=files))
     return path
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.accuracy import ramp
 from fiffdepth_rt import Depth
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES
 from fiffdepth_rt.files import read_photo
 from tests.support.paths import ROOT
 from training import metrics

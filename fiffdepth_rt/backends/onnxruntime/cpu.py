@@ -24,7 +24,8 @@ from fiffdepth_rt.backends.onnxruntime.cuda import (
     run_options,
     why_no_graph,
 )
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir, Stage, TensorSpec
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet, Stage, TensorSpec
 from fiffdepth_rt.errors import (
     BackendError,
     BackendUnavailableError,
@@ -63,6 +64,11 @@ def usable() -> Usability:
         why += "; its CPU and its GPU wheel are both installed and have overwritten each other"
         fix = f"pip uninstall -y {' '.join(_WHEELS)} && pip install 'fiffdepth-rt[cpu]'  # or [gpu]"
     return Usability(name=NAME, usable=True, why=why, fix=fix, versions=versions)
+
+
+def takes(graph_set: GraphSet) -> bool:
+    """Whether ONNX Runtime can run such graphs: its kernels know no bfloat16 convolution."""
+    return graph_set.precision != "bf16"
 
 
 def open_backend(

@@ -17,7 +17,8 @@ from fiffdepth_rt.backends import Array, Usability
 from fiffdepth_rt.backends.grids import Grids, Size, families, split
 from fiffdepth_rt.backends.host import OpenedSets
 from fiffdepth_rt.backends.openvino.cache import Cache, cache_folder
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.machine import default_threads, installed
 
@@ -40,6 +41,11 @@ def usable() -> Usability:
         fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
         return Usability(name=NAME, usable=False, why=why, fix=fix, versions=versions)
     return Usability(name=NAME, usable=True, why=why, fix="", versions=versions)
+
+
+def takes(graph_set: GraphSet) -> bool:
+    """Every graph set: one of bf16 is computed in fp32 where the CPU has no bfloat16 units."""
+    return True
 
 
 def computes_bf16() -> bool:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir.manifest import FileRecord, hash_file
+from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.manifest import FileRecord
 from fiffdepth_rt.errors import OutputError
 
 VARIABLE = "FIFFDEPTH_CACHE"

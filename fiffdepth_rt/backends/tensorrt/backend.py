@@ -26,7 +26,8 @@ from fiffdepth_rt.backends.tensorrt.here import NAME, cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
 from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuffer
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, EngineDir
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
 from fiffdepth_rt.gpu import arrays as device_arrays
 from fiffdepth_rt.gpu import cuda

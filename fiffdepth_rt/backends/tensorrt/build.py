@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import filelock
+import msgspec
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends.tensorrt.here import Target
@@ -38,14 +39,8 @@ from fiffdepth_rt.backends.tensorrt.jobs import (
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, StageRunner, read_reference, replace_rows
 from fiffdepth_rt.backends.tensorrt.progress import OnProgress
 from fiffdepth_rt.backends.tensorrt.versions import parse_version
-from fiffdepth_rt.engine_dir.manifest import (
-    EngineDir,
-    Manifest,
-    PlanRecord,
-    hash_file,
-    open_engine_dir,
-    write_manifest,
-)
+from fiffdepth_rt.engine_dir.checking import EngineDir, hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import Manifest, PlanRecord, write_manifest
 from fiffdepth_rt.errors import BuildError, OutputError
 
 TIMING_CACHE = "timing.cache"
@@ -184,7 +179,7 @@ class _Build:
             rows = self._parity.rows(Path(file.name), job, others)
             self._unlist(job.record.file)  # until the manifest knows the new file's hash
         seconds = time.perf_counter() - start
-        record = dataclasses.replace(job.record, built=self._built(seconds))
+        record = msgspec.structs.replace(job.record, built=self._built(seconds))
         self._list(record, rows)
         return Finished(record=record, kept=False, seconds=seconds)
 
@@ -204,7 +199,7 @@ class _Build:
         )
 
     def _write(self, **changes: Any) -> None:
-        manifest: Manifest = dataclasses.replace(self._manifest, **changes)
+        manifest: Manifest = msgspec.structs.replace(self._manifest, **changes)
         write_manifest(self._path, manifest)
         self._manifest = manifest
 

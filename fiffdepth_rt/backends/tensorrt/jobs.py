@@ -15,6 +15,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fiffdepth_rt.backends.grids import is_possible, own_grid, tensor_shape
 from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.versions import (
@@ -24,6 +26,7 @@ from fiffdepth_rt.backends.tensorrt.versions import (
     Version,
     max_opset,
     show_version,
+    takes,
 )
 from fiffdepth_rt.engine_dir.manifest import STAGES, GraphSet, Manifest, PlanProfile, PlanRecord, Stage
 from fiffdepth_rt.errors import BuildError, SizeError
@@ -106,7 +109,7 @@ def number_format(precision: str) -> str:
 
 def check_exported(manifest: Manifest, precision: str | None, directory: Path) -> None:
     """Raises BuildError, with the export command, unless the graph set is there and is for TensorRT."""
-    for_tensorrt = [name for name, graphs in manifest.graph_sets.items() if "tensorrt" in graphs.backends]
+    for_tensorrt = [name for name, graphs in manifest.graph_sets.items() if takes(graphs)]
     if precision in for_tensorrt or (precision is None and for_tensorrt):
         return
     wanted = precision or NUMBER_FORMATS[0]
@@ -123,9 +126,7 @@ def choose_precision(manifest: Manifest, precision: str | None, version: Version
     if precision is not None:
         return precision
     readable = {
-        name: graphs
-        for name, graphs in manifest.graph_sets.items()
-        if "tensorrt" in graphs.backends and graphs.opset <= max_opset(version)
+        name: graphs for name, graphs in manifest.graph_sets.items() if graphs.opset <= max_opset(version)
     }
     if not readable:
         raise BuildError(
@@ -277,6 +278,7 @@ def _wanted(
         opt_level=request.opt_level,
         workspace_mib=request.workspace_mib,
         graph_sha256=graph_digest(manifest, precision, stage),
+        built={},
     )
 
 
@@ -301,4 +303,4 @@ def plan_file(
 
 def find_built(plans: Collection[PlanRecord], wanted: PlanRecord) -> PlanRecord | None:
     """The listed plan that equals `wanted` in everything but `built`: date, seconds, command."""
-    return next((plan for plan in plans if dataclasses.replace(plan, built=wanted.built) == wanted), None)
+    return next((plan for plan in plans if msgspec.structs.replace(plan, built=wanted.built) == wanted), None)

@@ -20,7 +20,8 @@ from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, number_format
 from fiffdepth_rt.engine_dir import golden as parity
-from fiffdepth_rt.engine_dir.manifest import STAGES, EngineDir, GraphSet, PlanProfile, PlanRecord
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import STAGES, GraphSet, PlanProfile, PlanRecord
 from fiffdepth_rt.errors import ParityError
 from fiffdepth_rt.image import fit, to_grid
 

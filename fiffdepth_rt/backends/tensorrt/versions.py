@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fiffdepth_rt.engine_dir.manifest import GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError, BuildError, DriverError
 
 Version = tuple[int, ...]
@@ -64,6 +65,11 @@ def check_driver(tensorrt_version: str, driver_cuda: str) -> None:
 def max_opset(version: Version) -> int:
     """The highest ONNX opset that this TensorRT reads."""
     return next(opset for since, opset in reversed(_MAX_OPSET) if version >= since)
+
+
+def takes(graph_set: GraphSet) -> bool:
+    """Whether some TensorRT from 8.5 to 11 can build plans from such graphs; which one, `max_opset` says."""
+    return graph_set.opset <= _MAX_OPSET[-1][1]
 
 
 def is_strongly_typed(version: Version) -> bool:

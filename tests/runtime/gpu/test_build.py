@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,14 +24,8 @@ from click.testing import CliRunner
 from fiffdepth_rt.backends.tensorrt.build import LOCK, Finished, build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request
 from fiffdepth_rt.backends.tensorrt.parity import replace_rows
-from fiffdepth_rt.engine_dir.manifest import (
-    STAGES,
-    PlanProfile,
-    TensorSpec,
-    hash_file,
-    open_engine_dir,
-    read_manifest,
-)
+from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import STAGES, PlanProfile, TensorSpec, read_manifest
 from fiffdepth_rt.errors import (
     BuildError,
     HashMismatchError,
@@ -277,15 +272,15 @@ def test_graphs_of_a_shape_without_golden_photos_are_not_built(toy_dir: Path) ->
 
     def fix(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(
-            dataclasses.replace(spec, shape=tuple(sizes.get(str(dim), dim) for dim in spec.shape))
+            msgspec.structs.replace(spec, shape=tuple(sizes.get(str(dim), dim) for dim in spec.shape))
             for spec in specs
         )
 
     stages = {
-        name: dataclasses.replace(stage, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
+        name: msgspec.structs.replace(stage, inputs=fix(stage.inputs), outputs=fix(stage.outputs))
         for name, stage in graphs.stages.items()
     }
-    sets = {"fp32-camera-128x192": dataclasses.replace(graphs, stages=stages)}
+    sets = {"fp32-camera-128x192": msgspec.structs.replace(graphs, stages=stages)}
     edit(toy_dir, graph_sets=sets)
     builder = StandInBuilder()
     with pytest.raises(ParityError, match=r"No golden photo .* fp32-camera-128x192 take"):
@@ -395,8 +390,8 @@ def test_a_directory_that_cannot_be_written_is_said_so(toy_dir: Path) -> None:
         ("stage", "text_encoder", "should be one of encoder, unet, decoder"),
         ("precision", "fp8", "is no graph set"),
         ("file", "plans/other.plan", "does not list 'plans/other.plan'"),
-        ("profiles", [], "profiles is empty"),
-        ("profiles", [{"grid": [64], "batch": 1}], "is not a height and a width"),
+        ("profiles", [], "profiles should be a list that is not empty"),
+        ("profiles", [{"grid": [64], "batch": 1}], "grid should be a list of 2"),
         ("profiles", [{"grid": [64, 0], "batch": 1}], "at least 1"),
         ("tensorrt_version", "ten", "numbers with dots"),
         ("compute_capability", "sm_89", "numbers with dots"),

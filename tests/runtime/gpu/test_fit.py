@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fiffdepth_rt.backends.tensorrt.fit import check_fits, lanes, ready_sets, rebuild_command
@@ -39,7 +40,7 @@ def plans(toy: Manifest, precision: str = "fp32", **changes: object) -> tuple[Pl
 
 
 def with_plans(toy: Manifest, *listed: PlanRecord) -> Manifest:
-    return dataclasses.replace(toy, plans=listed)
+    return msgspec.structs.replace(toy, plans=listed)
 
 
 # --- where a plan may run ---
@@ -132,7 +133,7 @@ def test_where_no_plan_fits_the_first_says_why(toy: Manifest) -> None:
     ):
         with pytest.raises(error, match="Run: fiffdepth build engines/fiffdepth"):
             lanes(manifest, ("fp32",), dataclasses.replace(L4, **changed), ENGINES)
-    stale = with_plans(toy, *(dataclasses.replace(plan, graph_sha256="f" * 64) for plan in plans(toy)))
+    stale = with_plans(toy, *(msgspec.structs.replace(plan, graph_sha256="f" * 64) for plan in plans(toy)))
     with pytest.raises(PlanMismatchError, match="built from other graphs"):
         lanes(stale, ("fp32",), L4, ENGINES)
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fiffdepth_rt.engine_dir import manifest as engine_dir
-from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME
 from fiffdepth_rt.program import program
 from tests.support.toy import write_toy_engine_dir
 
