@@ -6,10 +6,10 @@ On a GPU itself: test_on_a_gpu.py.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -106,7 +106,7 @@ def test_a_directory_without_plans_says_what_builds_them(toy_dir: Path, cuda: Cu
 def test_plans_of_other_graphs_are_refused(toy_dir: Path, cuda: Cuda) -> None:
     build_plans(toy_dir, Request(grids=GRIDS[:1], precision="fp32"), builder=StandInBuilder(L4))
     plans = read_manifest(toy_dir).plans
-    edit(toy_dir, plans=tuple(dataclasses.replace(plan, graph_sha256="0" * 64) for plan in plans))
+    edit(toy_dir, plans=tuple(msgspec.structs.replace(plan, graph_sha256="0" * 64) for plan in plans))
     with pytest.raises(PlanMismatchError, match="built from other graphs"):
         fiffdepth_rt.Depth(toy_dir, backend="tensorrt")
 
@@ -138,7 +138,7 @@ def test_a_cameras_graphs_take_arrays_of_the_cameras_size(toy_dir: Path, cuda: C
         files[file] = hash_file(toy_dir / file)
         plan = record(stage=stage, precision="fp32", file=file, profiles=(profile(120, 168),))
         digest = graph_digest(manifest, "fp32", stage)
-        plans.append(dataclasses.replace(plan, graph_sha256=digest))
+        plans.append(msgspec.structs.replace(plan, graph_sha256=digest))
     edit(toy_dir, graph_sets=manifest.graph_sets | {"fp32": graphs}, plans=tuple(plans), files=files)
     with fiffdepth_rt.Depth(toy_dir, backend="tensorrt", precision="fp32") as depth:
         frame = image(0, (120, 168))
