@@ -115,8 +115,8 @@ def _command_line() -> str:
 @contextmanager
 def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
     """What `build_plans` calls: a line on stderr that moves; a line on stdout for each plan."""
-    with moving_line("", unit="plan", total=1.0) as line:
-        line.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+    with moving_line("TensorRT", unit="plan", total=1, layout=layout) as line:
 
         def show(progress: BuildProgress) -> None:
             line.set_description_str(progress.stage, refresh=False)

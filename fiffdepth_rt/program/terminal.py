@@ -15,15 +15,25 @@ if TYPE_CHECKING:
 _VERBOSITY = "fiffdepth_rt.verbosity"  # a key of click's ctx.meta; how often -v was said
 
 
-def moving_line(label: str, *, unit: str, total: float | None, disable: bool = False) -> tqdm[Any]:
+def moving_line(
+    label: str, *, unit: str, total: float | None, layout: str | None = None, disable: bool = False
+) -> tqdm[Any]:
     """A progress bar on stderr, gone when it is closed; none where stderr is no terminal.
 
-    total: of `unit`s; None where nobody knows it.
+    total: how many units there are to do; None where nobody knows. layout: tqdm's bar_format.
     """
     from tqdm import tqdm
 
     hidden = disable or not sys.stderr.isatty()
-    return tqdm(desc=label, unit=unit, total=total, leave=False, dynamic_ncols=True, disable=hidden)
+    return tqdm(
+        desc=label,
+        unit=unit,
+        total=total,
+        bar_format=layout,
+        leave=False,
+        dynamic_ncols=True,
+        disable=hidden,
+    )
 
 
 def say(text: str, *, err: bool = True) -> None:
