@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from benchmarks import commands
 from benchmarks.boundaries import boundary_f1
 from benchmarks.report import Report, publish, table
-from benchmarks.sets import frames
+from benchmarks.sets import rgbd
 from fiffdepth_rt import Depth, DepthMap, Space
 from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.machine import machine_card
@@ -110,6 +110,12 @@ def markdown(rows: list[MeanScores]) -> str:
     return table(headers, lines, align="llrrrr")
 
 
+def _scenes(count: int, *, scale: int) -> Iterable[MetricPair]:
+    from benchmarks.sets import scenes  # needs the renderer, and pairs do not
+
+    return scenes.frames(count, scale=scale)
+
+
 @commands.command(__doc__)
 @click.argument("folder", metavar="[DIR]", required=False, type=commands.FOLDER)
 @click.option("--scenes", metavar="N", type=int, help="Instead of DIR: held-out scenes to render.")
@@ -131,7 +137,7 @@ def main(
 ) -> None:
     if (folder is None) == (scenes is None):
         raise click.UsageError("Give either a folder of RGB-D pairs, or --scenes N.")
-    held_out = frames.rgbd(folder) if scenes is None else frames.scenes(scenes, scale=scale)
+    held_out = rgbd.frames(folder) if scenes is None else _scenes(scenes, scale=scale)
     with Depth(engine) as depth:
         rows = evaluate(held_out, depth, size=size, pictures=pictures)
         said = depth.describe()

@@ -22,13 +22,12 @@ if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import click
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import commands
 from benchmarks.report import Report, publish, table
-from benchmarks.sets.frames import beside
+from benchmarks.sets import mattes
 from fiffdepth_rt import Depth, DepthMap, Space
 from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.machine import machine_card
@@ -133,12 +132,9 @@ def _unaligned_depth(depth_map: DepthMap, *, far_over_near: float) -> NDArray[np
 def evaluate(folder: Path, depth: Depth, *, size: Size, far_over_near: float) -> list[float]:
     """Recall of every matte of `folder`, in the order of the file names."""
     recalls = []
-    for _, photo, path in beside(folder, "_matte.png"):
-        alpha = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if alpha is None:
-            raise SystemExit(f"{path} is not a picture.")
-        shown = _unaligned_depth(depth.infer(photo, size=size), far_over_near=far_over_near)
-        recalls.append(boundary_recall(shown, alpha > 0.1 * 255))
+    for matte in mattes.frames(folder):
+        shown = _unaligned_depth(depth.infer(matte.photo, size=size), far_over_near=far_over_near)
+        recalls.append(boundary_recall(shown, matte.foreground))
     return recalls
 
 

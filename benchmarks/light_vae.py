@@ -38,7 +38,8 @@ from tqdm import tqdm
 from benchmarks import commands
 from benchmarks.accuracy import score
 from benchmarks.report import Report, publish, table
-from benchmarks.sets import frames
+from benchmarks.sets import rgbd as rgbd_pairs
+from benchmarks.sets import scenes as held_out_scenes
 from fiffdepth_rt import DepthMap, Space
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from fiffdepth_rt.machine import installed, machine_card
@@ -166,7 +167,7 @@ def main(full: Path, light: Path, scenes: int, rgbd: Path | None, pictures: Path
             f"{full} carries a light VAE: give the one that {light.name} was made from, with a full VAE "
             "(`make nano` leaves it as full.safetensors)."
         )
-    held_out = list(frames.rgbd(rgbd) if rgbd else frames.scenes(scenes))
+    held_out = list(rgbd_pairs.frames(rgbd) if rgbd else held_out_scenes.frames(scenes))
     rows = evaluate(Chain(model, vae), halves, held_out, pictures=pictures)
     report = Report(
         benchmark="light_vae",

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from benchmarks import accuracy, commands
 from benchmarks.machine import peak_host_mib
 from benchmarks.report import Report, publish, table
-from benchmarks.sets import frames
+from benchmarks.sets import rgbd
 from fiffdepth_rt import Depth, DepthMap
 from fiffdepth_rt.machine import machine_card
 from training import metrics
@@ -109,7 +109,7 @@ def measure_size(
     folder: Path, engine: Path | None, size: int, *, tiles: str | None, runs: int, pictures: Path | None
 ) -> SizeFigures:
     """One size on every pair of `folder`. tiles: of TILES, or None for whole photos."""
-    photos = [frame.photo for frame in frames.rgbd(folder)]
+    photos = [frame.photo for frame in rgbd.frames(folder)]
     with Depth(engine) as opened:
         depth: Any = opened if tiles is None else _Tiled(opened, aligned=tiles == "aligned")
         depth.infer(photos[0], size=size)
@@ -121,7 +121,7 @@ def measure_size(
             cpu_s.append(time.process_time() - start_cpu)
             steps.append(steepness(depth_map.values))
         peak_mib = peak_host_mib()
-        rows = accuracy.evaluate(frames.rgbd(folder), depth, size=size, pictures=pictures)
+        rows = accuracy.evaluate(rgbd.frames(folder), depth, size=size, pictures=pictures)
         scores = next(row for row in rows if row.method == opened.manifest.name)
         return SizeFigures(
             what="whole" if tiles is None else f"2×2 tiles, {tiles}",

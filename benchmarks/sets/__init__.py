@@ -1,1 +1,1 @@
-"""Photos with exact depth to score on, one file per dataset."""
+"""What benchmarks score on, a file per set: its `frames` gives every photo with its truth, with progress."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from benchmarks import accuracy
 from benchmarks import light_vae as report
-from benchmarks.sets import frames
+from benchmarks.sets import scenes
 from export.model import Given, read_checkpoint
 from tests.support.tiny_models import tiny_checkpoint
 from training import distill_vae, loop
@@ -256,7 +256,7 @@ def test_the_report_scores_the_teacher_against_itself_as_no_loss(teacher):
     full_encode, full_decode = chain.encode, chain.decode
     chain.encode = lambda pixels, light: full_encode(pixels, light=False)
     chain.decode = lambda latent, light: full_decode(latent, light=False)
-    held_out = list(frames.scenes(2))
+    held_out = list(scenes.frames(2))
     rows = report.evaluate(chain, ("encoder", "decoder"), held_out, pictures=None)
     table = {(r.question, r.halves): (r.abs_rel, r.delta1, r.f1) for r in rows}
     assert set(table) == {
@@ -269,7 +269,7 @@ def test_the_report_scores_the_teacher_against_itself_as_no_loss(teacher):
 
 
 def test_perfect_depth_scores_perfectly():
-    frame = next(frames.scenes(1))
+    frame = next(scenes.frames(1))
     near = frame.depth_m < frame.farthest_m
     prediction = np.clip(frame.depth_m / frame.depth_m[near].max(), 0, 1)
     abs_rel, delta1, f1 = accuracy.score(prediction, frame, space="depth")
@@ -280,7 +280,7 @@ def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
     torch.manual_seed(0)
     light = light_vae.light_vae(width=8, encoder_blocks=(0, 0, 0, 0), decoder_blocks=(0, 0, 0, 0)).eval()
     rows = report.evaluate(
-        report.Chain(load(teacher), light), ("decoder",), list(frames.scenes(1)), pictures=tmp_path
+        report.Chain(load(teacher), light), ("decoder",), list(scenes.frames(1)), pictures=tmp_path
     )
     assert [r.halves for r in rows if r.question == "photo"] == ["none", "decoder"]
     assert len(report.markdown(rows).splitlines()) == 2 + 4

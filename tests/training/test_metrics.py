@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import accuracy
-from benchmarks.sets import frames
+from benchmarks.sets import rgbd, scenes
 from fiffdepth_rt import Depth
 from tests.support.paths import ROOT
 from tests.support.tables import cells
@@ -83,7 +84,7 @@ def test_a_folder_of_pairs_is_scored_beside_the_ramp_by_group(toy_dir: Path, tmp
         truth = np.broadcast_to(np.linspace(4000, 1000, 48)[:, None], (48, 64)).astype(np.uint16)
         cv2.imwrite(str(tmp_path / f"{name}_depth_mm.png"), truth)
     with Depth(toy_dir) as depth:
-        rows = accuracy.evaluate(frames.rgbd(tmp_path), depth, size=None, pictures=tmp_path / "pictures")
+        rows = accuracy.evaluate(rgbd.frames(tmp_path), depth, size=None, pictures=tmp_path / "pictures")
     by = {(r.group, r.method): r for r in rows}
     assert {g for g, _ in by} == {"room", "hall", "all"}
     assert [by[g, "ramp"].images for g in ("room", "hall", "all")] == [2, 1, 3]
@@ -102,7 +103,7 @@ def test_a_truth_that_is_not_16_bit_is_refused(tmp_path: Path) -> None:
 
 
 def test_rendered_scenes_are_one_group_at_the_scale_asked_for(toy_dir: Path) -> None:
-    held_out = list(frames.scenes(2, scale=2))
+    held_out = list(scenes.frames(2, scale=2))
     assert [f.photo.shape[:2] for f in held_out] == [(384, 512)] * 2
     with Depth(toy_dir) as depth:
         rows = accuracy.evaluate(held_out, depth, size=None, pictures=None)
@@ -110,21 +111,20 @@ def test_rendered_scenes_are_one_group_at_the_scale_asked_for(toy_dir: Path) -> 
     assert all(0 <= r.f1 <= 1 for r in rows)
 
 
-@pytest.mark.parametrize("words", [[], ["somewhere", "--scenes", "2"]])
-def test_either_a_folder_or_scenes(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["accuracy", *words])
-    with pytest.raises(SystemExit, match="2"):
-        accuracy.main()
+@pytest.mark.parametrize("words", [[], [".", "--scenes", "2"]])
+def test_either_a_folder_or_scenes(words: list[str]) -> None:
+    result = CliRunner().invoke(accuracy.main, words)
+    assert result.exit_code == 2 and "either a folder of RGB-D pairs, or --scenes N" in result.stderr
 
 
 def test_frames_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"No NAME_depth_mm.png in"):
-        next(frames.rgbd(tmp_path))
+        next(rgbd.frames(tmp_path))
     (tmp_path / "a_1_depth_mm.png").touch()
     with pytest.raises(SystemExit, match=r"No a_1_rgb.jpg or .png beside"):
-        next(frames.rgbd(tmp_path))
+        next(rgbd.frames(tmp_path))
     with pytest.raises(SystemExit, match="both are at least 1"):
-        next(frames.scenes(0))
+        next(scenes.frames(0))
 
 
 def test_pairs_are_scored_without_what_training_needs() -> None:
