@@ -274,7 +274,7 @@ def _programs() -> Iterator[str]:
 
 
 def wrong_calls(code: str) -> list[str]:
-    """Calls of names of fiffdepth_rt and of methods of `depth` that are not there or take no such argument."""
+    """Calls of names of fiffdepth_rt and of methods of `depth` that are missing or take no such argument."""
     import fiffdepth_rt
 
     wrong = []
