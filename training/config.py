@@ -345,7 +345,9 @@ def _check(c: Config) -> None:
             f'method.teacher = "{c.method.teacher}" needs photos and labels: add [[data.real]], '
             'or set method.teacher = "off".'
         )
-    for where, source in [*exact, *((f"data.real[{i}]", r) for i, r in enumerate(c.data.real))]:
+    sources: list[tuple[str, Synthetic | Real]] = [*exact]
+    sources += [(f"data.real[{i}]", real) for i, real in enumerate(c.data.real)]
+    for where, source in sources:
         for size in source.sizes:
             if len(size) != 2 or any(side < 8 or side % 8 for side in size):
                 raise ConfigError(f"{where}.sizes: {list(size)} is no [height, width] in multiples of 8.")

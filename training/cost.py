@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import Config
-from training.data.mixing import Batch, Mixture
+from training.data.mixing import Batch, Mixture, RealSource, SyntheticSource
 from training.sources import LicenceTerms
 
 
@@ -59,7 +59,8 @@ def report(
     whole = weights + _bytes(vae)
     checkpoints = -(-config.run.steps // config.run.checkpoint_every)
     lines = ["data"]
-    for source in (*mixture.synthetic, *mixture.real):
+    sources: list[SyntheticSource | RealSource] = [*mixture.synthetic, *mixture.real]
+    for source in sources:
         lines.append(f"  {source.dataset.name}: {len(source.dataset)} samples, weight {source.weight:.3g}")
     lines.append("one batch of this process")
     for name, batch in zip(("synthetic", "real"), batches, strict=True):

@@ -108,6 +108,8 @@ class LabelHeader(Protocol):
     """What is common to all labels; more of it in labels.py."""
 
     space: Space
+    teacher: str
+    licence: str
 
 
 class Labels(Protocol):

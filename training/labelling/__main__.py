@@ -98,9 +98,9 @@ def main(
             if address is None:
                 tally = labelling.label_photos(photos, here, store, batch=batch, workers=workers)
             else:
-                from training import ray_labels  # Ray takes seconds to import, and most runs need none
-                with ray_labels.cluster(address):
-                    tally = ray_labels.label_photos(photos, make_teacher, store, batch=batch, actors=actors)
+                from training.labelling import ray  # Ray takes seconds to import, and most runs need none
+                with ray.cluster(address):
+                    tally = ray.label_photos(photos, make_teacher, store, batch=batch, actors=actors)
     except (FiffDepthError, DataError, TeacherError, TrainingError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {tally.made} labels made, {tally.there} were there, {len(tally.skipped)} skipped.")
