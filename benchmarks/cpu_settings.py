@@ -84,7 +84,7 @@ def measure_settings(
     sessions = {
         name: {
             stage: onnxruntime.InferenceSession(
-                str(engine_dir.stage_path("fp32", stage)),
+                str(engine_dir.graph("fp32", stage).path),
                 session_options(row),
                 providers=["CPUExecutionProvider"],
             )

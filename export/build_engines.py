@@ -45,8 +45,9 @@ from export.precision import Precision
 from export.recipe import RECIPES
 from export.workplace import Make, Workplace, refuse_existing, writing
 from fiffdepth_rt.backends.openvino import backend as openvino
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Licence, Manifest, SizeLimits, write_manifest
 from fiffdepth_rt.errors import FiffDepthError, ParityError
 from fiffdepth_rt.machine import installed

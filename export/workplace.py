@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord
 from fiffdepth_rt.errors import OutputError
 

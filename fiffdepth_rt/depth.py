@@ -49,6 +49,8 @@ class Depth:
         that wastes least of a photo, and a number for one of that size (`backends.grids`).
     threads: for engines on the CPU; None for the physical cores available.
     cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` tells whether.
+    verify: hash every file of the directory first. False hashes what will run, and only what has changed
+        since it was last hashed on this machine (engine_dir/known_hashes.py).
 
     Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds
     its own activations: n calls need n times that memory, and each takes longer.
@@ -66,8 +68,9 @@ class Depth:
         size: Size = None,
         threads: int | None = None,
         cuda_graph: bool = True,
+        verify: bool = False,
     ) -> None:
-        self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir)
+        self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir, verify=verify)
         self._asked = _checked_size(size, self.manifest)
         self._backend = open_backend(
             self._engine_dir,

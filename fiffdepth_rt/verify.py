@@ -97,7 +97,7 @@ def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[parity.Ro
     """One graph set's rows. Raises ParityError where no golden photo is on a grid that it takes."""
     if engine_dir.manifest.golden is None:
         raise ParityError(f"{engine_dir.path} holds no golden values. Export it again.")
-    everything = parity.read_golden(engine_dir.path / engine_dir.manifest.golden)
+    everything = parity.read_golden(engine_dir.file(engine_dir.manifest.golden))
     golden = {image: values for image, values in everything.items() if _takes(engine_dir, key, values)}
     if not any(parity.is_photo(image) for image in golden):
         raise ParityError(f"No golden photo of {engine_dir.path} is on a grid of {key}. Export it again.")

@@ -16,7 +16,7 @@ def engine_dir_gflop(engine_dir: EngineDir, graph_set: str, grid_hw: tuple[int, 
     total = 0
     for stage, files in engine_dir.manifest.graph_sets[graph_set].stages.items():
         shapes = {spec.name: _shape(spec, grid_hw) for spec in files.inputs if spec.name in JOURNEY[stage][0]}
-        total += graph_flops(engine_dir.stage_path(graph_set, stage), shapes)
+        total += graph_flops(engine_dir.graph(graph_set, stage).path, shapes)
     return total / 1e9
 
 

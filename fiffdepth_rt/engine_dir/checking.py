@@ -6,13 +6,15 @@ sizes and hashes, the files that graphs name for their weights, and the tensors 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from fiffdepth_rt.engine_dir.known_hashes import KnownHashes
 from fiffdepth_rt.engine_dir.manifest import (
     COPY_AGAIN,
     GRAPHS,
@@ -36,24 +38,77 @@ from fiffdepth_rt.errors import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckedGraph:
+    """A graph whose bytes, and those of its weights, are the ones that the manifest lists.
+
+    name: for errors, such as "fp32/unet". stage: its tensors. files: what the graph and its weights are.
+    """
+
+    name: str
+    path: Path
+    stage: Stage
+    files: tuple[FileRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineDir:
-    """An engine directory that was checked."""
+    """An engine directory that was checked, but for hashes: a file is hashed before it is given out."""
 
     path: Path
     manifest: Manifest
+    _hashes: KnownHashes = dataclasses.field(repr=False, compare=False)
 
-    def stage_path(self, precision: str, stage: str) -> Path:
-        """The graph file of one stage. KeyError if the manifest has no such graph set or stage."""
-        return self.path / self.manifest.graph_sets[precision].stages[stage].file
+    def file(self, name: str) -> Path:
+        """A listed file, by its name in the manifest -> its path, after its SHA-256 was checked.
+
+        What is remembered of a file that has not changed since is believed (known_hashes.py).
+        Raises HashMismatchError, MissingFileError, UnsafePathError.
+        """
+        return self._checked(name, again=False)
+
+    def graph(self, graph_set: str, stage: str) -> CheckedGraph:
+        """One stage of a graph set -> its graph, after the SHA-256 of it and of its weights were checked.
+
+        Raises as `file`, GraphError, and KeyError if the manifest has no such graph set or stage.
+        """
+        listed = self.manifest.graph_sets[graph_set].stages[stage]
+        names = (listed.file, *listed.external_data)
+        path, *_ = [self.file(name) for name in names]
+        _check_external_data(self.path, listed)  # of the bytes that were hashed just now
+        return CheckedGraph(
+            name=f"{graph_set}/{stage}",
+            path=path,
+            stage=listed,
+            files=tuple(self.manifest.files[name] for name in names),
+        )
+
+    def verify(self) -> None:
+        """Hashes every listed file, whatever is remembered. Raises as `file`."""
+        for name in self.manifest.files:
+            self._checked(name, again=True)
+
+    def _checked(self, name: str, *, again: bool) -> Path:
+        listed = self.manifest.files[name]
+        path = _check_file(self.path, name, listed)
+        with _readable(path):
+            found = self._hashes.of(name, path, again=again)
+        if found != listed:
+            raise HashMismatchError(
+                f"{path} is not the file that was exported: its SHA-256 is {found.sha256[:12]}… where "
+                f"{MANIFEST_NAME} lists {listed.sha256[:12]}…. {COPY_AGAIN}"
+            )
+        return path
 
 
 def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> EngineDir:
     """directory -> EngineDir, or the error that says what is wrong with it.
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
-    in the directory, is no link, is there, and has the listed size and SHA-256. `verify=False` leaves out
-    only the SHA-256. Beside the graphs no other file may lie, and a graph may take its weights only from
-    files beside it that its stage lists.
+    in the directory, is no link, is there, and has the listed size. Beside the graphs no other file may lie,
+    and a graph may take its weights only from files beside it that its stage lists.
+
+    verify: hash every file now. False: each file is hashed when it is first used, by `EngineDir.file` and
+    `EngineDir.graph`, unless its hash is remembered and it has not changed since.
 
     Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError; GraphError
     for a graph that is damaged although its hash is right.
@@ -63,12 +118,15 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
     for precision, graph_set in manifest.graph_sets.items():
         _check_chain(precision, graph_set)
     for name, record in manifest.files.items():
-        _check_file(root, name, record, verify=verify)
+        _check_file(root, name, record)
     _check_nothing_unlisted(root / GRAPHS, manifest)
+    engine_dir = EngineDir(path=root, manifest=manifest, _hashes=KnownHashes(root))
+    if verify:
+        engine_dir.verify()
     for graph_set in manifest.graph_sets.values():
         for stage in graph_set.stages.values():
             _check_external_data(root, stage)
-    return EngineDir(path=root, manifest=manifest)
+    return engine_dir
 
 
 def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
@@ -107,34 +165,27 @@ def _check_external_data(root: Path, stage: Stage) -> None:
             )
 
 
-def hash_file(path: Path) -> FileRecord:
-    """file -> its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileRecord(sha256=digest.hexdigest(), bytes=size)
-
-
 # --- files: where they may lie, and what they must be ---
 
 
-def _check_file(root: Path, name: str, listed: FileRecord, *, verify: bool) -> None:
+def _check_file(root: Path, name: str, listed: FileRecord) -> Path:
+    """A listed name -> its path, if a file of the listed size lies there."""
     path = _inside(root, name)
-    try:
+    with _readable(path):
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise MissingFileError(f"{path} is listed in {MANIFEST_NAME} but is not a file. {COPY_AGAIN}")
-        if status.st_size != listed.bytes:
-            raise HashMismatchError(
-                f"{path} has {status.st_size} bytes where {MANIFEST_NAME} lists {listed.bytes}. {COPY_AGAIN}"
-            )
-        if verify and (found := hash_file(path)) != listed:
-            raise HashMismatchError(
-                f"{path} is not the file that was exported: its SHA-256 is {found.sha256[:12]}… where "
-                f"{MANIFEST_NAME} lists {listed.sha256[:12]}…. {COPY_AGAIN}"
-            )
+    if not stat.S_ISREG(status.st_mode):
+        raise MissingFileError(f"{path} is listed in {MANIFEST_NAME} but is not a file. {COPY_AGAIN}")
+    if status.st_size != listed.bytes:
+        raise HashMismatchError(
+            f"{path} has {status.st_size} bytes where {MANIFEST_NAME} lists {listed.bytes}. {COPY_AGAIN}"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise MissingFileError(
             f"{path} is listed in {MANIFEST_NAME} but cannot be read: {error.strerror}. {COPY_AGAIN}"

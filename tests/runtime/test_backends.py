@@ -26,7 +26,8 @@ from fiffdepth_rt.backends.onnxruntime.cuda import (
     why_no_graph,
 )
 from fiffdepth_rt.backends.select import ENGINES, choose_precision
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
@@ -349,7 +350,7 @@ def test_graphs_of_a_grid_are_opened_when_a_photo_first_needs_them(tmp_path: Pat
     with fiffdepth_rt.Depth(directory, threads=1) as opened:
         (directory / "graphs/fp32-64x128/unet.onnx").unlink()
         opened.infer(np.zeros((99, 99, 3), dtype=np.uint8))
-        with pytest.raises(GraphError, match=r"fp32-64x128.unet\.onnx"):
+        with pytest.raises(MissingFileError, match=r"fp32-64x128.unet\.onnx"):
             opened.infer(np.zeros((90, 160, 3), dtype=np.uint8))
         opened.infer(np.zeros((99, 99, 3), dtype=np.uint8))  # still usable
     with pytest.raises(InferenceError, match="closed"):
@@ -387,7 +388,7 @@ def _bound(directory: Path, key: str = "fp32") -> BoundJourney:
     engine_dir = open_engine_dir(directory)
     sessions = {
         stage: onnxruntime.InferenceSession(
-            str(engine_dir.stage_path(key, stage)), providers=["CPUExecutionProvider"]
+            str(engine_dir.graph(key, stage).path), providers=["CPUExecutionProvider"]
         )
         for stage in STAGES
     }

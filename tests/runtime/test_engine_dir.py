@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiffdepth_rt import Depth
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import (
     DTYPES,
     FORMS,
@@ -178,7 +180,7 @@ def test_equal_manifests_are_equal_bytes(toy_dir: Path) -> None:
 def test_an_opened_directory_knows_its_graphs(toy_dir: Path) -> None:
     opened = open_engine_dir(str(toy_dir))
     assert opened.path == toy_dir
-    assert opened.stage_path("fp32", "unet") == toy_dir / UNET
+    assert opened.graph("fp32", "unet").path == toy_dir / UNET
     assert opened.manifest.size == SizeLimits(default=256, max=1024, multiple=64)
 
 
@@ -432,6 +434,124 @@ def test_a_changed_bit_is_found_by_the_hash(toy_dir: Path) -> None:
     with pytest.raises(HashMismatchError, match="SHA-256"):
         Depth(toy_dir)
     open_engine_dir(toy_dir, verify=False)
+
+
+# --- hashes that are remembered ---
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own."""
+    monkeypatch.setenv("FIFFDEPTH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hashes"
+
+
+def settle() -> None:
+    """Files that changed just now are hashed again, since another change might not show in their times."""
+    time.sleep(0.15)
+
+
+def flip(file: Path) -> None:
+    """Change one bit of a file in its place, and put its time of change back."""
+    status = file.stat()
+    with file.open("r+b") as content:
+        content.seek(status.st_size // 2)
+        byte = content.read(1)[0]
+        content.seek(-1, 1)
+        content.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_opening_hashes_the_graphs_that_run_and_verify_hashes_all(toy_dir: Path, memory: Path) -> None:
+    for name in ("golden.npz", "graphs/bf16/unet.onnx"):
+        flip(toy_dir / name)
+    Depth(toy_dir, precision="fp32").close()
+    with pytest.raises(HashMismatchError, match="bf16/unet"):
+        Depth(toy_dir, precision="bf16")
+    with pytest.raises(HashMismatchError):
+        Depth(toy_dir, precision="fp32", verify=True)
+    with pytest.raises(HashMismatchError, match="golden"):
+        open_engine_dir(toy_dir, verify=False).file("golden.npz")
+
+
+def test_a_file_that_has_not_changed_is_not_hashed_again(toy_dir: Path, memory: Path) -> None:
+    """Shown by a memory that is wrong: it is believed, and verify=True sees what is true."""
+    settle()
+    open_engine_dir(toy_dir, verify=False).graph("fp32", "unet")
+    (file,) = memory.iterdir()
+    remembered = json.loads(file.read_text())
+    assert remembered[UNET]["sha256"] == read_manifest(toy_dir).files[UNET].sha256
+    remembered[UNET]["sha256"] = "0" * 64
+    file.write_text(json.dumps(remembered))
+    with pytest.raises(HashMismatchError, match=r"is 000000000000…"):
+        open_engine_dir(toy_dir, verify=False).graph("fp32", "unet")
+    open_engine_dir(toy_dir, verify=True)
+    settle()
+    open_engine_dir(toy_dir, verify=False).graph("fp32", "unet")
+
+
+@pytest.mark.parametrize("change", ["in its place", "by another file", "with its time put back"])
+def test_a_file_that_changed_since_it_was_remembered_is_hashed_again(
+    toy_dir: Path, memory: Path, change: str
+) -> None:
+    settle()
+    Depth(toy_dir).close()
+    file = toy_dir / UNET
+    assert UNET in next(memory.iterdir()).read_text()
+    status = file.stat()
+    if change == "by another file":
+        copy = Path(shutil.copy(file, toy_dir.parent / "copy"))
+        flip(copy)
+        copy.replace(file)
+    else:
+        flip(file)
+        if change == "in its place":
+            file.touch()
+    assert file.stat().st_size == status.st_size
+    with pytest.raises(HashMismatchError, match="SHA-256"):
+        Depth(toy_dir)
+
+
+def test_what_is_remembered_of_one_file_is_not_believed_of_another(toy_dir: Path, memory: Path) -> None:
+    settle()
+    Depth(toy_dir).close()
+    (file,) = memory.iterdir()
+    remembered = json.loads(file.read_text())
+    flip(toy_dir / UNET)
+    settle()
+    remembered[UNET] |= {"state": remembered["graphs/fp32/encoder.onnx"]["state"]}
+    file.write_text(json.dumps(remembered))
+    with pytest.raises(HashMismatchError):
+        Depth(toy_dir)
+    other = shutil.copytree(toy_dir, toy_dir.parent / "other")  # a memory of another directory
+    with pytest.raises(HashMismatchError):
+        Depth(other)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"golden.npz": 7}', b"\xff", b"[" * 100_000])
+def test_a_damaged_memory_is_as_none(toy_dir: Path, memory: Path, content: bytes) -> None:
+    settle()
+    Depth(toy_dir).close()
+    (file,) = memory.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    Depth(toy_dir).close()
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("where", ["off", "a file", "nowhere to write"])
+def test_without_a_memory_a_directory_opens_all_the_same(
+    toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "a file").touch()
+    folder = {"off": "off", "a file": str(tmp_path / "a file"), "nowhere to write": "/proc/none"}[where]
+    monkeypatch.setenv("FIFFDEPTH_CACHE", folder)
+    settle()
+    for _ in range(2):
+        Depth(toy_dir).close()
+    flip(toy_dir / UNET)
+    with pytest.raises(HashMismatchError):
+        Depth(toy_dir)
 
 
 def test_a_file_of_another_length_is_found_without_hashing(toy_dir: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from fiffdepth_rt.engine_dir import onnx_locations
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest, write_manifest
 from fiffdepth_rt.engine_dir.onnx_locations import external_locations
 from fiffdepth_rt.errors import EngineDirError, GraphError, ManifestError, UnsafePathError

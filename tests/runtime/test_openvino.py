@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import fiffdepth_rt
 from fiffdepth_rt import verify
 from fiffdepth_rt.backends.openvino import backend as openvino
-from fiffdepth_rt.backends.openvino.cache import cache_folder
+from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, read_manifest
 from fiffdepth_rt.errors import (
@@ -308,7 +308,7 @@ def test_golden_photos_of_another_set_s_grid_are_not_asked_of_graphs_with_free_s
 
 def _vouch_for(directory: Path, name: str) -> None:
     """Makes the manifest's hash of a file true again."""
-    from fiffdepth_rt.engine_dir.checking import hash_file
+    from fiffdepth_rt.engine_dir.known_hashes import hash_file
 
     manifest = json.loads((directory / "manifest.json").read_text())
     record = hash_file(directory / name)

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fiffdepth_rt.depth import Depth
-from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import (
     PRECISIONS,
     GraphSet,

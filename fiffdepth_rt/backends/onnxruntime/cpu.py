@@ -187,7 +187,7 @@ class OnnxRuntimeBackend:
     def _open_session(self, key: str, stage: str, options: Any, provider: tuple[str, dict[str, Any]]) -> Any:
         import onnxruntime
 
-        path = self._engine_dir.stage_path(key, stage)
+        path = self._engine_dir.graph(key, stage).path
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # as in _run

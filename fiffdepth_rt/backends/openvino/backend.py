@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fiffdepth_rt.backends import Array, Usability
 from fiffdepth_rt.backends.grids import Grids, Size, families, split
 from fiffdepth_rt.backends.host import OpenedSets
-from fiffdepth_rt.backends.openvino.cache import Cache, cache_folder
+from fiffdepth_rt.backends.openvino.cache import Cache
+from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
@@ -150,20 +151,18 @@ class OpenVinoBackend:
         return {stage: self._compile(key, stage) for stage in JOURNEY}
 
     def _compile(self, key: str, stage: str) -> Any:
-        path = self._engine_dir.stage_path(key, stage)
-        graph = self._engine_dir.manifest.graph_sets[key].stages[stage]
+        checked = self._engine_dir.graph(key, stage)
+        path, graph = checked.path, checked.stage
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": self._threads,
             "INFERENCE_PRECISION_HINT": self._asked,
         }
-        files = self._engine_dir.manifest.files
-        vouched = [files[name] for name in (graph.file, *graph.external_data)]
         try:
             if self._cache is None:
                 model = self._core.compile_model(str(path), "CPU", config)
             else:
-                model = self._cache.compile(self._core, path, config, vouched)
+                model = self._cache.compile(self._core, path, config, checked.files)
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise GraphError(f"OpenVINO cannot read {path}: {error}. Copy the directory again.") from error
         for verb, listed, ports in (

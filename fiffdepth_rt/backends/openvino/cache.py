@@ -7,9 +7,8 @@ The key is of the graph's SHA-256, OpenVINO's version and the options, so anothe
 another folder. OpenVINO loads a blob in which bits have flipped, and computes with them; so a folder that its
 seal does not vouch for is emptied and filled again. Nothing ever goes into the engine directory.
 
-FIFFDEPTH_CACHE says where: a folder; "off" for none. Unset: fiffdepth_rt in the user's folder for caches
-(XDG_CACHE_HOME, ~/Library/Caches, LOCALAPPDATA). It can be deleted at any time. A folder that cannot be
-written, or has less room than a few times the weights, means no cache and no error.
+cache_folder.py says where. A folder that cannot be written, or has less room than a few times the weights,
+means no cache and no error.
 """
 
 from __future__ import annotations
@@ -24,31 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import FileRecord
 from fiffdepth_rt.errors import OutputError
 
-VARIABLE = "FIFFDEPTH_CACHE"
 SEAL = "seal.json"
 ROOM = 3  # times the size of the graph that has to be free, for its blob and for others
 
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path | None:
-    """The folder for caches on this machine, which need not be there yet; None where none is wanted."""
-    said = os.environ.get(VARIABLE, "").strip()
-    if said.lower() == "off":
-        return None
-    if said:
-        return Path(said).expanduser()
-    try:
-        Path.home()
-    except RuntimeError:  # a user without one
-        return None
-    import platformdirs
-
-    return platformdirs.user_cache_path("fiffdepth_rt", appauthor=False, opinion=False)
 
 
 class Cache:

@@ -295,8 +295,11 @@ def _open_engines(
         for plan in lane.plans.values():
             if plan.file not in engines:
                 stage = stages[plan.stage]
-                job = PlanJob(record=plan, graph=engine_dir.path / stage.file, stage=stage)
-                opened = OpenedEngine(engine_dir.path / plan.file, job)
+                graph = engine_dir.path / stage.file
+                if plan.stripped:  # its weights come from the graph
+                    graph = engine_dir.graph(lane.precision, plan.stage).path
+                job = PlanJob(record=plan, graph=graph, stage=stage)
+                opened = OpenedEngine(engine_dir.file(plan.file), job)
                 engines[plan.file] = stack.enter_context(contextlib.closing(opened))
     return engines
 

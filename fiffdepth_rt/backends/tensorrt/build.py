@@ -39,7 +39,8 @@ from fiffdepth_rt.backends.tensorrt.jobs import (
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, StageRunner, read_reference, replace_rows
 from fiffdepth_rt.backends.tensorrt.progress import OnProgress
 from fiffdepth_rt.backends.tensorrt.versions import parse_version
-from fiffdepth_rt.engine_dir.checking import EngineDir, hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Manifest, PlanRecord, write_manifest
 from fiffdepth_rt.errors import BuildError, OutputError
 

@@ -19,7 +19,7 @@ from fiffdepth_rt.backends.tensorrt import backend as backend_file
 from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request
-from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, PlanMismatchError
 from tests.support.gpu_stand_in import Cuda, OnGpu

@@ -24,7 +24,8 @@ from click.testing import CliRunner
 from fiffdepth_rt.backends.tensorrt.build import LOCK, Finished, build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request
 from fiffdepth_rt.backends.tensorrt.parity import replace_rows
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import STAGES, PlanProfile, TensorSpec, read_manifest
 from fiffdepth_rt.errors import (
     BuildError,

@@ -23,7 +23,8 @@ from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir import golden as parity
-from fiffdepth_rt.engine_dir.checking import hash_file, open_engine_dir
+from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, read_manifest
 from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
 from fiffdepth_rt.gpu import cuda

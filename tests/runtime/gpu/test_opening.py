@@ -16,7 +16,7 @@ import pytest
 import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request, graph_digest
-from fiffdepth_rt.engine_dir.checking import hash_file
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
