@@ -5,7 +5,7 @@ between versions is decided in versions.py, by number; here, the names are looke
 
 Why not polygraphy's loaders (read: 0.53): they give TensorRT a logger of their own, so a BuildError could
 not carry TensorRT's words; they write the timing cache in place, so a killed build leaves a torn one; and
-they allow a plan to run code on the host, which opened.py forbids. Where polygraphy helps: docs/deploy.md.
+they allow a plan to run code on the host, which opened.py forbids. Where polygraphy helps: docs/inspect.md.
 """
 
 from __future__ import annotations
