@@ -15,14 +15,21 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fiffdepth_rt.atomic import replacing
 from training.data.mixing import Batch
 from training.objective import Half, latent_valid
+
+
+def photo_tensor(photos: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 N×H×W×3 -> float32 N×3×H×W in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(photos.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
 def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:

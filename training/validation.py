@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from fiffdepth_rt.space import Space
 from training.data.samples import MetricDataset, SampleError
-from training.latents import decode, decode_photo, encode
+from training.latents import decode, decode_photo, encode, photo_tensor
 from training.metrics import NEAREST_M, score
 from training.objective import Half, feed_forward, filtered
-from training.tensors import photo_tensor
 
 log = logging.getLogger("training")
 

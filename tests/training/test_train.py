@@ -24,7 +24,7 @@ from tests.support.tiny_models import tiny_checkpoint, tiny_vae
 from tests.support.tiny_teachers import save_depth_anything
 from training import config, run_folder, sources
 from training.data.mixing import loader
-from training.labelling import __main__ as pseudo_labels
+from training.labelling import command as labelling
 from training.latents import Encoder, decode, encode
 from training.objective import Diffusion
 from training.run_folder import only_run_in
@@ -76,7 +76,7 @@ def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path
     labels, run = tmp_path / "labels", tmp_path / "run"
     teacher = save_depth_anything(tmp_path / "teacher")
     labelled = CliRunner().invoke(
-        pseudo_labels.main,
+        labelling.main,
         ["--images", str(sets / "photos"), "--teacher", str(teacher), "--out", str(labels), "--workers", "0"],
     )
     assert labelled.exit_code == 0, labelled.output

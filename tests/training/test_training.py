@@ -19,9 +19,9 @@ from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.errors import TrainingError
-from training.nano import __main__ as nano
+from training.nano import stages
+from training.nano.networks import autocast, depth_tensor
 from training.run_folder import only_run_in
-from training.tensors import autocast, depth_tensor
 from training.weights import ours as checkpoint
 from training.weights.errors import CheckpointError
 
@@ -150,12 +150,12 @@ def test_the_learning_rate_warms_up_then_falls_to_one_percent() -> None:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage of the bundled model's training, as small as it gets."""
     run = tmp_path_factory.mktemp("run")
-    plan = dataclasses.replace(nano.TINY, scenes=4, held_out=4, per_shard=4)
+    settings = dataclasses.replace(stages.TINY, scenes=4, held_out=4, per_shard=4)
     photos = tmp_path_factory.mktemp("photos")
     for i in range(3):
         texture = np.random.default_rng(i).integers(0, 256, (150, 200 + 8 * i, 3), np.uint8)
         Image.fromarray(texture).save(photos / f"{i}.jpg")
-    nano.train(run, plan, photos=PhotoFolder(photos, licence="noise, free of rights"))
+    stages.train(run, settings, photos=PhotoFolder(photos, licence="noise, free of rights"))
     return run
 
 
@@ -175,12 +175,12 @@ def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -
 def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(tiny_run: Path) -> None:
     read = checkpoint.load(tiny_run / "nano.safetensors")
     assert (read.info.recipe, read.info.output_space) == ("fiffdepth", "depth")
-    fine, trained = (nano.journey_after(tiny_run, stage) for stage in ("fine", "method"))
+    fine, trained = (stages.model_after(tiny_run, stage) for stage in ("fine", "method"))
     for before, after in zip(fine.parameters(), trained.parameters(), strict=True):
         after.data = (before.data + after.data) / 2
     photos = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        shipped = nano.Journey(read.vae, read.unet).eval()(photos)
+        shipped = stages.DepthModel(read.vae, read.unet).eval()(photos)
         full = trained.eval()(photos)
     assert read.vae.config.scaling_factor == trained.vae.config.scaling_factor
     assert full.std() > 1e-3
@@ -193,8 +193,8 @@ def test_shipped_weights_are_exact_in_half_precision(tiny_run: Path) -> None:
 
 
 def test_latents_are_the_vae_s_and_mirrored_ones_follow(tiny_run: Path) -> None:
-    vae = nano.load_vae(tiny_run)
-    (latents,) = nano.cache_latents(tiny_run, "scenes", vae)
+    vae = stages.load_vae(tiny_run)
+    (latents,) = stages.cache_latents(tiny_run, "scenes", vae)
     shard = procedural.open_shard(procedural.shard_paths(tiny_run / "scenes")[0])
     with torch.no_grad(), autocast():
         expected = vae.encode(depth_tensor(shard.depth).flip(-1)).latent_dist.mode()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.nano.networks import nano_prompt, nano_unet
-from training.nano.widening import widen_into
+from training.nano.networks import nano_prompt, nano_unet, widen_into
 
 
 @pytest.mark.parametrize("width", [2, 3])

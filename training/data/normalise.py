@@ -44,15 +44,19 @@ def normalise(
 
 
 def renormalise(
-    picture: NDArray[np.float32], valid: NDArray[np.bool_], *, name: str = "depth picture"
+    picture: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    *,
+    name: str = "depth picture",
+    min_span: float = MIN_SPAN,
 ) -> NDArray[np.float32]:
     """A cut-out of a depth picture -> its own depth picture: the same quantiles, over what is left of it.
 
     The network sees the cut-out alone and cannot know what else was in the photo. Either space: near stays on
-    its side. Raises SampleError where nothing is valid or the quantiles span less than MIN_SPAN.
+    its side. Raises SampleError where nothing is valid or the quantiles do not span more than `min_span`.
     """
     lo, hi = _quantiles(picture, valid, name)
-    if not hi - lo > MIN_SPAN:
+    if not hi - lo > min_span:
         raise SampleError(name, f"flat cut-out: the picture goes from {lo:.4f} to {hi:.4f} in it")
     return _stretch(picture, lo, hi)
 

@@ -15,7 +15,8 @@ The reciprocal of an affine disparity is an approximation: b is unknown, and tak
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,26 @@ from training.data.samples import DataError, SampleError
 
 Output = Literal["disparity", "depth", "metres"]
 TeacherMap = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 
 FLOOR_QUANTILE = 0.02
 SKY = 0.01
 """Disparities up to this share of the largest are as good as 0. They say "very far", and nothing about how
 far the farthest thing is that can be measured, so they do not count for the floor."""
+
+
+class Teacher(Protocol):
+    """photos -> teacher maps. name: for headers and logs. licence: of the weights; the labels inherit it."""
+
+    name: str
+    licence: str
+    output: Output
+
+    def bucket(self, photo_hw: tuple[int, int]) -> Hashable:
+        """Photos of one bucket run in one batch. Raises ValueError for a size that it does not take."""
+
+    def __call__(self, photos: Sequence[Pixels]) -> list[TeacherMap]:
+        """uint8 H×W×3 RGB each, sizes may differ -> their maps, in order, see Convention."""
 
 
 def check_conversion(output: Output, space: Space) -> None:

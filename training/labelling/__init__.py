@@ -1,1 +1,1 @@
-"""Photos -> a teacher's labels: python -m training.labelling.steps."""
+"""Photos -> a teacher's labels: python -m training.labelling."""

@@ -31,6 +31,7 @@ import fiffdepth_rt
 import training
 from training.data.labels import LabelStore
 from training.data.samples import Photo, SampleError
+from training.data.teacher_maps import Teacher
 from training.errors import TrainingError
 from training.labelling.steps import (
     PENDING_BATCHES,
@@ -42,7 +43,6 @@ from training.labelling.steps import (
     missing,
     write_skipped,
 )
-from training.labelling.teachers import Teacher
 
 logger = logging.getLogger("training")
 
@@ -94,7 +94,7 @@ def cluster(address: str) -> Iterator[None]:
         yield
 
 
-def label_photos(
+def label_on_cluster(
     photos: Photos,
     make_teacher: Callable[[], Teacher],
     store: LabelStore,

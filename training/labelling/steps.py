@@ -18,8 +18,7 @@ from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.space import Space
 from training.data.labels import Dtype, Header, LabelStore
 from training.data.samples import Photo, Real, SampleError
-from training.data.teacher_maps import check_conversion, conversion, to_picture
-from training.labelling.teachers import Teacher
+from training.data.teacher_maps import Teacher, check_conversion, conversion, to_picture
 
 logger = logging.getLogger("training")
 

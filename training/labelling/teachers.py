@@ -6,7 +6,7 @@ A teacher may be
     a checkpoint (.safetensors)            one of ours, as training/weights/ours.py writes it
     an engine directory                    one of ours, exported
 
-or any object with the few names of `Teacher`.
+or any object with the few names of training/data/teacher_maps.py's `Teacher`.
 
 Convention: a teacher map is float32 H×W of its photo's size; `Teacher.output` says what its numbers mean, see
 training/data/teacher_maps.py.
@@ -17,29 +17,25 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import ModelCard
-from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
-from training.data.teacher_maps import Output, TeacherMap
-from training.tensors import photo_tensor
+from training.data.teacher_maps import Output, Pixels, Teacher, TeacherMap
+from training.latents import photo_tensor
 from training.weights import ours as checkpoint
 from training.weights.errors import CheckpointError
 
 logger = logging.getLogger("training")
-
-Pixels = NDArray[np.uint8]
 
 MAX_ASPECT = 6
 """Longest side by shortest. Beyond, a batch would need far more memory than for any photo one meets."""
@@ -52,20 +48,6 @@ _NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research[- ]only", re.IGNO
 
 class TeacherError(ValueError):
     """A teacher cannot be used: not there, not a depth estimator, or nothing says its licence."""
-
-
-class Teacher(Protocol):
-    """photos -> teacher maps. name: for headers and logs. licence: of the weights; the labels inherit it."""
-
-    name: str
-    licence: str
-    output: Output
-
-    def bucket(self, photo_hw: tuple[int, int]) -> Hashable:
-        """Photos of one bucket run in one batch. Raises ValueError for a size that it does not take."""
-
-    def __call__(self, photos: Sequence[Pixels]) -> list[TeacherMap]:
-        """uint8 H×W×3 RGB each, sizes may differ -> their maps, in order, see Convention."""
 
 
 def open_teacher(which: str, *, device: str = "auto", licence: str | None = None) -> Teacher:

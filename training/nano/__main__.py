@@ -1,7 +1,7 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR   # about five hours on two cores
-    python -m training.nano all --run runs/try --tiny          # the same journey in a minute, of no use
+    python -m training.nano all --run runs/nano --photos DIR   # five and a half hours on two cores
+    python -m training.nano all --run runs/try --tiny          # every stage in a minute, for trying it out
 
 Stages, each a folder in the run that is finished when its result is there:
 
@@ -9,14 +9,14 @@ Stages, each a folder in the run that is finished when its result is there:
     vae                photos and depth pictures -> latent -> the same        AutoencoderKL
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
-    joint              photo -> depth picture, all three networks together      training/nano/journey.py
+    joint              photo -> depth picture, all three networks together      training/nano/joint.py
     full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large                                                scenes at twice the size
-    fine               joint goes on with the light VAE, at both sizes          training/nano/journey.py
-    wide               fine's UNet twice as wide, strongly augmented scenes     training/nano/widening.py
-    labels             photos -> what that, the teacher, sees in them           training/nano/teacher.py
-    method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/journey.py
+    fine               joint goes on with the light VAE, at both sizes          training/nano/joint.py
+    wide               fine's UNet twice as wide, strongly augmented scenes     training/nano/networks.py
+    labels             photos -> depth pictures, by wide: it is the teacher     training/nano/teacher.py
+    method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
 Without photos there is no teacher, and the last stage is the synthetic half of the method.
@@ -25,409 +25,13 @@ Without photos there is no teacher, and the last stage is the synthetic half of 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 from pathlib import Path
 
 import cv2
-import msgspec
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from numpy.typing import NDArray
-from safetensors.torch import load_file
-from tqdm import tqdm
 
-from fiffdepth_rt.atomic import replacing
-from training import distill_vae, loop, objective, parallel
-from training.config import Base
-from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.labelling import steps as labelling
-from training.nano import augment
-from training.nano import teacher as ensemble_teacher
-from training.nano.journey import LARGE, Journey, between, train_fine, train_joint, train_method, train_wide
-from training.nano.networks import nano_prompt, nano_unet, nano_vae
-from training.nano.widening import widen_into
-from training.tensors import autocast, depth_tensor, photo_tensor
-from training.weights import light as light_vae
-from training.weights import ours as checkpoint
-
-TEACHER_WIDTH = 2
-KL_WEIGHT = 1e-6
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of everything.
-
-    processes: that train together, each with a network of its own (training.parallel); batches, and
-    `method_half`, are what one of them takes. vae_shards, unet_shards: the first ones; later stages use all.
-    """
-
-    scenes: int = 16_000
-    held_out: int = 1_000
-    per_shard: int = 200
-    processes: int = 2
-    vae_shards: int = 40
-    vae_crop: int = 128
-    vae_batch: int = 8
-    vae: loop.Schedule = loop.Schedule(steps=1_200, lr=1.5e-3, save_every=100, average=0.99)
-    unet_shards: int = 30
-    unet_batch: int = 24
-    unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
-    joint_batch: int = 4
-    joint: loop.Schedule = loop.Schedule(steps=3_900, lr=6e-4, warmup=50, save_every=100)
-    light: distill_vae.Plan = distill_vae.Plan(
-        width=16,
-        encoder_blocks=(0, 1, 2, 2),
-        decoder_blocks=(2, 2, 1, 1),
-        crop=192,
-        batch=6,
-        encoder=loop.Schedule(steps=1_000, lr=1e-3),
-        decoder=loop.Schedule(steps=1_000, lr=1e-3),
-    )
-    large_scenes: int = 6_000
-    large_held_out: int = 200
-    fine_batch: int = 4
-    fine_large_batch: int = 2
-    fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
-    wide_batch: int = 4
-    wide_large_batch: int = 2
-    wide: loop.Schedule = loop.Schedule(steps=900, lr=3e-4, warmup=50, save_every=50, average=0.995)
-    method_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
-    # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
-    # and little more than the method on augmented ones (docs/nano.md).
-    method_share: float = 0.5
-    # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
-    real_weight: float = 0.25
-    # A picture's edges are one pixel wide: λ_GM is twice the paper's. No prior is to be kept: λ_k is small.
-    objective: objective.Method = objective.Method(lambda_gm=1.0, lambda_k=0.02)
-
-
-TINY = Plan(
-    scenes=16,
-    held_out=8,
-    per_shard=8,
-    processes=1,
-    vae_shards=1,
-    unet_shards=1,
-    vae=loop.Schedule(steps=4, lr=1e-3, save_every=2),
-    vae_batch=2,
-    vae_crop=64,
-    unet=loop.Schedule(steps=4, lr=1e-3, save_every=2),
-    unet_batch=2,
-    joint=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    joint_batch=1,
-    light=dataclasses.replace(
-        Plan.light,
-        crop=64,
-        batch=2,
-        encoder=loop.Schedule(steps=2, lr=1e-3),
-        decoder=loop.Schedule(steps=2, lr=1e-3),
-    ),
-    large_scenes=2,
-    large_held_out=2,
-    fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    fine_batch=1,
-    fine_large_batch=1,
-    wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    wide_batch=1,
-    wide_large_batch=1,
-    method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    method_half=1,
-)
-
-
-# ---- stages ----
-
-
-def render_large(run: Path, plan: Plan) -> None:
-    """The first of the scenes once more, at twice the size."""
-    render = functools.partial(procedural.render_all, workers=plan.processes, scale=LARGE)
-    render(run / "scenes_large", count=plan.large_scenes, per_shard=plan.per_shard)
-    render(
-        run / "held_out_large",
-        count=plan.large_held_out,
-        per_shard=max(1, plan.large_held_out // len(procedural.SHAPES)),
-        seed_base=procedural.HELD_OUT_SEED,
-    )
-
-
-def label_photos(run: Path, photos: PhotoFolder) -> LabelStore:
-    """The real half: photos -> what the teacher sees in them, in run/labels."""
-    teacher = ensemble_teacher.EnsembleTeacher(journey_after(run, "wide"))
-    header = labelling.header_for(teacher, space="depth", dtype="uint16")
-    store = LabelStore.create(run / "labels", header)
-    labelling.label_photos(photos, teacher, store)
-    return store
-
-
-def train_vae(run: Path, plan: Plan) -> None:
-    torch.manual_seed(1)
-    vae = nano_vae()
-    shards = [procedural.open_shard(p) for p in procedural.shard_paths(run / "scenes")[: plan.vae_shards]]
-    held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
-    views = [photo_tensor(held_out.photos[:16]), depth_tensor(held_out.depth[:16])]
-
-    def batch(part: int) -> torch.Tensor:
-        """Half photos, half depth pictures, random crops."""
-        rng = np.random.default_rng([11, part])
-        shard, half, crop = shards[rng.integers(len(shards))], plan.vae_batch // 2, plan.vae_crop
-        h, w = shard.photos.shape[1:3]
-        y, x = rng.integers(0, h - crop + 1), rng.integers(0, w - crop + 1)
-        rows, columns = np.s_[y : y + crop], np.s_[x : x + crop]
-        a, b = (np.sort(rng.integers(0, len(shard.photos), half)) for _ in range(2))
-        photos = augment.jitter(photo_tensor(shard.photos[a, rows, columns]), rng)
-        return torch.cat([photos, depth_tensor(shard.depth[b, rows, columns])])
-
-    def loss_at(step: int) -> torch.Tensor:
-        part = parallel.draw(step)
-        pictures = batch(part)
-        torch.manual_seed(part)
-        with autocast():
-            posterior = vae.encode(pictures).latent_dist
-            again = vae.decode(posterior.sample()).sample
-        loss = objective.depth_loss(pictures, again.float(), gradient_weight=1.0)
-        return loss + KL_WEIGHT * posterior.kl().mean()
-
-    def validate(module: torch.nn.Module) -> dict[str, float]:
-        assert isinstance(module, AutoencoderKL)
-        with torch.no_grad(), autocast():
-            again = [module.decode(module.encode(v).latent_dist.mode()).sample.float() for v in views]
-        return {
-            "photo_mae": objective.mae(views[0], again[0]).item(),
-            "depth_mae": objective.mae(views[1], again[1]).item(),
-        }
-
-    loop.fit(vae, loss_at, plan.vae, run / "vae", validate=validate)
-
-
-def load_vae(run: Path) -> AutoencoderKL:
-    """The trained VAE; its scaling factor gives latents of held-out photos unit variance."""
-    vae = nano_vae()
-    vae.load_state_dict(load_file(run / "vae" / loop.WEIGHTS))
-    held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
-    with torch.no_grad():
-        latents = vae.encode(photo_tensor(held_out.photos[:64])).latent_dist.mode()
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    return vae
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Latents:
-    """photo and depth: N×4×h×w float16, scaled; the second half of N is the first half mirrored."""
-
-    photo: NDArray[np.float16]
-    depth: NDArray[np.float16]
-
-
-def cache_latents(run: Path, which: str, vae: AutoencoderKL, *, shards: int | None = None) -> list[Latents]:
-    """run/scenes -> run/latents_scenes: one pair of arrays per shard; the first `shards` (None: all)."""
-    folder = run / f"latents_{which}"
-    folder.mkdir(exist_ok=True)
-    out = []
-    for path in tqdm(procedural.shard_paths(run / which)[:shards], desc=f"latents {which}", unit="shard"):
-        place = folder / f"{path.name}.npy"
-        if not place.exists():
-            pair = _encode_shard(procedural.open_shard(path), vae, seed=int(path.name))
-            with replacing(place) as file:
-                np.save(file, pair)
-        photo, depth = np.load(place)
-        out.append(Latents(photo=photo, depth=depth))
-    return out
-
-
-def _encode_shard(shard: procedural.Shard, vae: AutoencoderKL, *, seed: int) -> NDArray[np.float16]:
-    rng = np.random.default_rng([13, seed])
-    photo, depth = [], []
-    with torch.no_grad(), autocast():
-        for mirrored in (False, True):
-            for i in range(0, len(shard.photos), 40):
-                p, d = photo_tensor(shard.photos[i : i + 40]), depth_tensor(shard.depth[i : i + 40])
-                if mirrored:
-                    p, d = augment.jitter(p.flip(-1), rng), d.flip(-1)
-                photo.append(vae.encode(p).latent_dist.mode())
-                depth.append(vae.encode(d).latent_dist.mode())
-    both = torch.stack([torch.cat(photo), torch.cat(depth)]) * vae.config.scaling_factor
-    return both.half().numpy()
-
-
-def train_unet(run: Path, plan: Plan) -> None:
-    """latent -> depth latent: d0 = ε(x0, t = 0)  (eq. 1), supervised by eq. 5 and 6."""
-    torch.manual_seed(2)
-    unet, prompt, vae = nano_unet(), nano_prompt(), load_vae(run)
-    shards = cache_latents(run, "scenes", vae, shards=plan.unet_shards)
-    held_out = cache_latents(run, "held_out", vae)
-
-    def predict(module: UNet2DConditionModel, latent: torch.Tensor) -> torch.Tensor:
-        with autocast():
-            return module(latent, 0, prompt.expand(len(latent), -1, -1)).sample.float()
-
-    def loss_at(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([17, parallel.draw(step)])
-        like = shards[np.random.default_rng([29, step]).integers(len(shards))]  # one shape per batch
-        same = [s for s in shards if s.photo.shape == like.photo.shape]
-        picks = []
-        for _ in range(plan.unet_batch):
-            shard = same[rng.integers(len(same))]
-            picks.append((shard, rng.integers(len(shard.photo))))
-        photo = torch.from_numpy(np.stack([s.photo[i] for s, i in picks])).float()
-        depth = torch.from_numpy(np.stack([s.depth[i] for s, i in picks])).float()
-        return objective.depth_loss(depth, predict(unet, photo))
-
-    def validate(module: torch.nn.Module) -> dict[str, float]:
-        assert isinstance(module, UNet2DConditionModel)
-        losses = []
-        with torch.no_grad():
-            for s in held_out:
-                photo, depth = (torch.from_numpy(a[:64]).float() for a in (s.photo, s.depth))
-                losses.append(objective.depth_loss(depth, predict(module, photo)).item())
-        return {"held_out": float(np.mean(losses))}
-
-    loop.fit(unet, loss_at, plan.unet, run / "unet", validate=validate)
-
-
-Real = tuple[PhotoFolder, LabelStore]
-
-
-def start_joint(run: Path, plan: Plan) -> None:
-    unet = nano_unet()
-    unet.load_state_dict(load_file(run / "unet" / loop.WEIGHTS))
-    train_joint(run, Journey(load_vae(run), unet), plan.joint, batch=plan.joint_batch)
-
-
-def distil_light_vae(run: Path, plan: Plan, photos: PhotoFolder | None) -> None:
-    """joint's VAE -> run/light/light.safetensors, both halves, which learn from its scenes and the photos."""
-    if (run / "light" / distill_vae.RESULT).exists():
-        return
-    full = write_checkpoint(run / "full.safetensors", plan, journey_after(run, "joint"), None, size=256)
-    scenes = str(run / "scenes")
-    distill_vae.distil(
-        Base(model=str(full)),
-        photos=[scenes] if photos is None else [scenes, str(photos.root)],
-        depth=[scenes],
-        run=run / "light",
-        plan=plan.light,
-    )
-
-
-def start_fine(run: Path, plan: Plan) -> None:
-    vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
-    journey = Journey(vae.train(), journey_after(run, "joint").unet)
-    train_fine(run, journey, plan.fine, batch=plan.fine_batch, large_batch=plan.fine_large_batch)
-
-
-def start_wide(run: Path, plan: Plan) -> None:
-    fine = journey_after(run, "fine")
-    unet = nano_unet(width=TEACHER_WIDTH)
-    widen_into(fine.unet, unet)
-    journey = Journey(fine.vae, unet)
-    train_wide(run, journey, plan.wide, batch=plan.wide_batch, large_batch=plan.wide_large_batch)
-
-
-def start_method(run: Path, plan: Plan, real: Real | None) -> None:
-    train_method(
-        run,
-        journey_after(run, "fine"),
-        plan.method,
-        half=plan.method_half,
-        real=real,
-        real_weight=plan.real_weight,
-        method=plan.objective,
-    )
-
-
-def journey_after(run: Path, stage: str) -> Journey:
-    """All three networks as "joint", "fine", "wide" or "method" left them; after joint with a light VAE."""
-    if stage == "joint":
-        vae = load_vae(run)
-    else:
-        vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
-    journey = Journey(vae, nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
-    journey.load_state_dict(load_file(run / stage / loop.WEIGHTS))
-    return journey
-
-
-def write_checkpoint(path: Path, plan: Plan, journey: Journey, real: Real | None, *, size: int) -> Path:
-    """The model -> path. size: its default, the longer side in px.
-
-    real: the photos and labels it was trained with, for its card. Weights are rounded to half precision, so
-    that they ship at half the size with nothing lost.
-    """
-    journey.half().float()
-    sources = ["procedural scenes rendered by training/scenes of this repository"]
-    if real is not None:
-        photos, labels = real
-        sources.append(f"{len(photos)} photos without depth: {photos.licence}")
-        sources.append(f"their labels by {labels.header.teacher}: {labels.header.licence}")
-    checkpoint.save(
-        path,
-        checkpoint.Checkpoint(
-            unet=journey.unet,
-            vae=journey.vae,
-            prompt_embedding=nano_prompt().half().float(),
-            info=checkpoint.CheckpointInfo(
-                name="nano",
-                recipe="fiffdepth",
-                output_space="depth",
-                size_default=size,
-                size_max=1024,
-                licence="Apache-2.0",
-                data_sources=tuple(sources),
-                training=msgspec.to_builtins(plan),
-            ),
-        ),
-    )
-    return path
-
-
-STAGES = ("scenes", "vae", "unet", "joint", "fine", "all")
-
-
-def train(
-    run: Path,
-    plan: Plan,
-    *,
-    photos: PhotoFolder | None = None,
-    labels: LabelStore | None = None,
-    until: str = "all",
-) -> Path | None:
-    """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint."""
-    render = functools.partial(procedural.render_all, workers=plan.processes, per_shard=plan.per_shard)
-    render(run / "held_out", count=plan.held_out, seed_base=procedural.HELD_OUT_SEED)
-    render(run / "scenes", count=plan.scenes)
-    if until == "scenes":
-        return None
-    parallel.run(plan.processes, train_vae, run, plan)
-    if until == "vae":
-        return None
-    vae = load_vae(run)
-    cache_latents(run, "scenes", vae, shards=plan.unet_shards)
-    cache_latents(run, "held_out", vae)
-    parallel.run(plan.processes, train_unet, run, plan)
-    if until == "unet":
-        return None
-    parallel.run(plan.processes, start_joint, run, plan)
-    if until == "joint":
-        return None
-    distil_light_vae(run, plan, photos)
-    render_large(run, plan)
-    parallel.run(plan.processes, start_fine, run, plan)
-    if until == "fine":
-        return None
-    real = None
-    if photos is not None:
-        if labels is None:
-            parallel.run(plan.processes, start_wide, run, plan)
-            labels = label_photos(run, photos)
-        real = (photos, labels)
-    parallel.run(plan.processes, start_method, run, plan, real)
-    fine, method = journey_after(run, "fine"), journey_after(run, "method")
-    journey = between(fine, method, plan.method_share)
-    return write_checkpoint(run / "nano.safetensors", plan, journey, real, size=512)
+from training.nano.stages import STAGES, TINY, Settings, train
 
 
 def main() -> None:
@@ -451,15 +55,13 @@ def main() -> None:
     parser.add_argument(
         "--photos-licence", default="licence not stated", help="where they come from, for the model's card"
     )
-    parser.add_argument(
-        "--tiny", action="store_true", help="a minute's journey through every stage, for trying it out"
-    )
+    parser.add_argument("--tiny", action="store_true", help="every stage in a minute, for trying it out")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    plan, run = TINY if args.tiny else Plan(), args.run
+    settings = TINY if args.tiny else Settings()
     photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
     labels = None if args.labels is None else LabelStore(args.labels)
-    checkpoint_file = train(run, plan, photos=photos, labels=labels, until=args.stage)
+    checkpoint_file = train(args.run, settings, photos=photos, labels=labels, until=args.stage)
     if checkpoint_file is not None:
         print(checkpoint_file)
 

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.tensors import photo_tensor
+from training.data.normalise import renormalise
+from training.data.samples import SampleError
+from training.latents import photo_tensor
 
 SKY = np.float32(1.0)
 """Depth pictures hold the sky at exactly +1; it takes no part in the normalisation."""
+MIN_SURFACE = 16
+"""Pixels. Of fewer, two quantiles say little."""
 MIN_SPAN = 0.05
 """A crop whose depth spans less of the whole picture's range than this is taken as it is: its picture would
 be the renderer's rounding, stretched."""
@@ -55,14 +59,14 @@ def frame(
 
 
 def renormalised(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Part of a depth picture -> a depth picture: 2 % and 98 % quantiles of its surface at ±1, clipped."""
-    surface = picture[picture < SKY]
-    if surface.size < 16:
+    """Part of a depth picture -> its own depth picture; one that is nearly flat is taken as it is."""
+    surface = picture < SKY
+    if np.count_nonzero(surface) < MIN_SURFACE:
         return picture
-    near, far = np.quantile(surface, [0.02, 0.98])
-    if far - near < MIN_SPAN:
+    try:
+        return renormalise(picture, surface, min_span=MIN_SPAN)
+    except SampleError:
         return picture
-    return np.clip((picture - near) / (far - near) * 2 - 1, -1, 1).astype(np.float32)
 
 
 def develop(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """The bundled model's teacher: a larger network of ours, asked several times. photo -> a soft, robust map.
 
 The paper's teacher (Depth Anything V2) is robust because it saw everything and soft because its head is
-coarse. Ours starts where the student starts with its UNet made twice as wide (`widening`), goes on
+coarse. Ours starts where the student starts with its UNet made twice as wide (`networks.widen_into`), goes on
 with scenes through strong augmentation, and is the mean over sizes and mirror images. What one look gets
 wrong the others outvote; where they disagree, an edge is soft.
 """
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, TeacherMap
-from training.tensors import autocast, photo_tensor
+from training.latents import photo_tensor
+from training.nano.networks import autocast
 
 SIZES = (256, 512)
 """Longer sides at which a photo is looked at, px."""

@@ -22,7 +22,7 @@ from tests.support.raw_data import (
     write_vkitti_frame,
 )
 from training.data import procedural
-from training.data.__main__ import program
+from training.data.command import program
 from training.data.samples import DataError, SampleError
 from training.data.vkitti import CAMERAS, SCENES, VARIATIONS
 

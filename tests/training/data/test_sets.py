@@ -16,8 +16,8 @@ from tests.support.small_run import configuration
 from training import config, sources
 from training.config import ConfigError
 from training.data import hypersim_raw, sets, vkitti
-from training.data.__main__ import program
 from training.data.check import check
+from training.data.command import program
 from training.data.samples import DataError
 
 WITH_DEPTH = [row for row in sets.SETS if row.holds != "photos"]

@@ -110,7 +110,7 @@ def test_labels_of_two_kinds_never_mix(tmp_path: Path, change: dict[str, object]
 
 
 def test_a_folder_without_a_header_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no label store.*training\.pseudo_labels"):
+    with pytest.raises(DataError, match=r"no label store.*training\.labelling"):
         LabelStore(tmp_path)
 
 

@@ -30,7 +30,7 @@ from training.data.samples import DataError, Photo, SampleError
 from training.data.teacher_maps import to_picture
 from training.labelling import steps as labelling
 from training.labelling import teachers
-from training.labelling.__main__ import main
+from training.labelling.command import main
 from training.labelling.teachers import TeacherError, network_hw, open_teacher
 from training.weights import ours as checkpoint
 

@@ -31,7 +31,7 @@ from training.data.samples import Photo, SampleError
 from training.errors import TrainingError
 from training.labelling import ray as ray_labels
 from training.labelling import steps as labelling
-from training.labelling.__main__ import main
+from training.labelling.command import main
 from training.labelling.teachers import open_teacher
 
 # Ray Data warns about defaults of its own.
@@ -223,7 +223,7 @@ def test_a_teacher_that_fails_on_the_workers_stops_the_run_with_its_reason(
             ray_labels.cluster(address),
             pytest.raises(TrainingError, match=r"no weights on this machine.*run the same command again"),
         ):
-            ray_labels.label_photos(Listed({"a": noise(40, 50, 0)}), broken_teacher, store)
+            ray_labels.label_on_cluster(Listed({"a": noise(40, 50, 0)}), broken_teacher, store)
     finally:
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 

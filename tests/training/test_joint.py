@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import objective
-from training.nano.journey import Journey, between, decisive_loss
+from training.nano.joint import DepthModel, between, decisive_loss
 from training.nano.networks import nano_unet
 from training.weights.light import light_vae
 
@@ -56,11 +56,11 @@ def test_the_truth_costs_nothing() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_between_two_stages_by_value(share: float) -> None:
-    def journey(seed: int) -> Journey:
+    def model(seed: int) -> DepthModel:
         torch.manual_seed(seed)
-        return Journey(light_vae(width=8), nano_unet())
+        return DepthModel(light_vae(width=8), nano_unet())
 
-    before, after = journey(0), journey(1)
+    before, after = model(0), model(1)
     expected = [
         (1 - share) * b + share * a for b, a in zip(before.parameters(), after.parameters(), strict=True)
     ]

@@ -30,9 +30,9 @@ from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.errors import TrainingError
+from training.latents import photo_tensor
 from training.nano import augment
-from training.nano.networks import nano_prompt
-from training.tensors import autocast, depth_tensor, photo_tensor
+from training.nano.networks import autocast, depth_tensor, nano_prompt
 
 SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
@@ -42,7 +42,7 @@ LARGE_SHARE = 2 / 3
 """Of the steps at two sizes, how many are at the larger one."""
 
 
-class Journey(torch.nn.Module):
+class DepthModel(torch.nn.Module):
     """photo in [-1, 1] -> depth picture, as the runtime does: posterior mean, t = 0, mean of the channels.
 
     vae: full, or light (training/weights/light.py), which has no posterior and one channel.
@@ -107,13 +107,13 @@ class TwoSizes:
         shards, scale = (self.large, LARGE) if is_large(step) else (self.small, 1)
         return shards, [(scale * h, scale * w) for h, w in SHAPES]
 
-    def errors(self, journey: torch.nn.Module) -> dict[str, float]:
-        large = held_out_error(journey, self.held_out_large, each=8)
-        return {**held_out_error(journey, self.held_out), "held_out_large_mae": large["held_out_mae"]}
+    def errors(self, model: torch.nn.Module) -> dict[str, float]:
+        large = held_out_error(model, self.held_out_large, each=8)
+        return {**held_out_error(model, self.held_out), "held_out_large_mae": large["held_out_mae"]}
 
 
 @torch.no_grad()
-def between(before: Journey, after: Journey, share: float) -> Journey:
+def between(before: DepthModel, after: DepthModel, share: float) -> DepthModel:
     """`before` with each weight moved by `share` of the way to `after`'s, in place.
 
     A stage that makes a network robust costs it some of what it knew; on the line between the two much of
@@ -132,7 +132,8 @@ def is_large(step: int) -> bool:
 def whole_scenes(shards: Shards, step: int, count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """This process's part of batch `step`: photos N×3×H×W, depth pictures N×1×H×W, not cut, perhaps mirrored.
 
-    All processes take the same shard, and so the same shape. seed: and seed + 4, which draws the shard.
+    All processes take the same shard, and so the same shape: `seed + 4` draws the shard, and `seed` draws the
+    scenes of each process and their light.
     """
     rng = np.random.default_rng([seed, parallel.draw(step)])
     shard = shards[np.random.default_rng([seed + 4, step]).integers(len(shards))]
@@ -143,35 +144,39 @@ def whole_scenes(shards: Shards, step: int, count: int, *, seed: int) -> tuple[t
     return (photos.flip(-1), depth.flip(-1)) if rng.random() < 0.5 else (photos, depth)
 
 
-def train_joint(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int) -> None:
+def train_joint(run: Path, model: DepthModel, schedule: loop.Schedule, *, batch: int) -> None:
     """photo -> depth picture through all three networks: none keeps the others' mistakes."""
     shards, held_out = scenes_in(run / "scenes"), scenes_in(run / "held_out")
 
     def loss_at(step: int) -> torch.Tensor:
         photos, depth = whole_scenes(shards, step, batch, seed=19)
         with autocast():
-            predicted = journey(photos)
+            predicted = model(photos)
         return decisive_loss(depth, predicted)
 
-    _fit(journey, loss_at, schedule, run / "joint", lambda m: held_out_error(m, held_out))
+    _fit(model, loss_at, schedule, run / "joint", lambda m: held_out_error(m, held_out))
 
 
-def train_fine(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int, large_batch: int) -> None:
-    """The same at two sizes; large_batch: scenes of a step at the larger one."""
+def train_fine(
+    run: Path, model: DepthModel, schedule: loop.Schedule, *, batch: int, large_batch: int
+) -> None:
+    """As `train_joint`, at two sizes: a step has `batch` small scenes or `large_batch` large ones."""
     scenes = TwoSizes.of(run)
 
     def loss_at(step: int) -> torch.Tensor:
         shards, count = (scenes.large, large_batch) if is_large(step) else (scenes.small, batch)
         photos, depth = whole_scenes(shards, step, count, seed=43)
         with autocast():
-            predicted = journey(photos)
+            predicted = model(photos)
         return decisive_loss(depth, predicted)
 
-    _fit(journey, loss_at, schedule, run / "fine", scenes.errors)
+    _fit(model, loss_at, schedule, run / "fine", scenes.errors)
 
 
-def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: int, large_batch: int) -> None:
-    """The same through strong augmentation: what does not depend on how renderers make pictures."""
+def train_wide(
+    run: Path, model: DepthModel, schedule: loop.Schedule, *, batch: int, large_batch: int
+) -> None:
+    """As `train_fine`, through strong augmentation: what does not depend on how renderers make pictures."""
     both = TwoSizes.of(run)
 
     def loss_at(step: int) -> torch.Tensor:
@@ -181,10 +186,10 @@ def train_wide(run: Path, journey: Journey, schedule: loop.Schedule, *, batch: i
             shards, parallel.draw(step), count, shapes, seed=31, strength=0.8
         )
         with autocast():
-            predicted = journey(photos)
+            predicted = model(photos)
         return decisive_loss(pictures, predicted)
 
-    _fit(journey, loss_at, schedule, run / "wide", both.errors)
+    _fit(model, loss_at, schedule, run / "wide", both.errors)
 
 
 def decisive_loss(target: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
@@ -209,7 +214,7 @@ def _concave(x: torch.Tensor, softening: float) -> torch.Tensor:
 
 def train_method(
     run: Path,
-    journey: Journey,
+    model: DepthModel,
     schedule: loop.Schedule,
     *,
     half: int,
@@ -221,9 +226,9 @@ def train_method(
 
     The photos are held to their labels by (5) and (6); the scenes to the truth by `decisive_loss`.
 
-    real: the photos and their teacher's labels; None: the synthetic half alone. real_weight: of their terms.
-    The latents that L_k noises are taken as they are: a trajectory that could move them would make them easy
-    rather than right.
+    real: the photos and their teacher's labels; None: the synthetic half alone. real_weight: of the photos'
+    losses beside the scenes'. No gradient of L_k reaches the latents that are noised: L_k would make them
+    easy to predict rather than right.
     """
     if real is not None and real[1].header.space != "depth":
         raise TrainingError(
@@ -240,15 +245,15 @@ def train_method(
         random = torch.Generator().manual_seed(part)
         t = diffusion.random_steps(half, random)
         with autocast():
-            latent = journey.encode(scenes)
-            d0 = objective.feed_forward(journey.unet, latent, journey.prompt)
-            predicted = journey.decode(d0)
+            latent = model.encode(scenes)
+            d0 = objective.feed_forward(model.unet, latent, model.prompt)
+            predicted = model.decode(d0)
             with torch.no_grad():
-                depth_latent = journey.encode(truth.expand(-1, 3, -1, -1)).float()
+                depth_latent = model.encode(truth.expand(-1, 3, -1, -1)).float()
             noise = torch.randn(depth_latent.shape, generator=random)
             b0 = objective.blend(latent.detach().float(), depth_latent, method.gamma)
-            prompt = journey.prompt.expand(half, -1, -1)
-            velocity = journey.unet(diffusion.noisy(b0, noise, t), t, prompt).sample
+            prompt = model.prompt.expand(half, -1, -1)
+            velocity = model.unet(diffusion.noisy(b0, noise, t), t, prompt).sample
         loss = decisive_loss(truth, predicted)
         target = diffusion.velocity(b0, noise, t)
         loss = loss + method.lambda_k * objective.squared_error(target, velocity.float())
@@ -256,16 +261,16 @@ def train_method(
             return loss
         photos, taught = augment.labelled_batch(*real, usable, part, half, shapes, seed=41)
         with autocast():
-            d0 = objective.feed_forward(journey.unet, journey.encode(photos), journey.prompt)
-            softened = journey.decode(objective.filtered(journey.unet, d0, journey.prompt))
+            d0 = objective.feed_forward(model.unet, model.encode(photos), model.prompt)
+            softened = model.decode(objective.filtered(model.unet, d0, model.prompt))
         taught_loss = objective.depth_loss(taught, softened, gradient_weight=method.lambda_gm)
         return loss + real_weight * taught_loss
 
-    _fit(journey, loss_at, schedule, run / "method", both.errors)
+    _fit(model, loss_at, schedule, run / "method", both.errors)
 
 
 def held_out_error(
-    journey: torch.nn.Module, held_out: Sequence[procedural.Shard], *, each: int = 16
+    model: torch.nn.Module, held_out: Sequence[procedural.Shard], *, each: int = 16
 ) -> dict[str, float]:
     """Mean absolute error of the depth picture at the scenes' own size, on scenes never trained on.
 
@@ -275,17 +280,17 @@ def held_out_error(
     with torch.no_grad(), autocast():
         for s in held_out[:5]:
             photos, depth = photo_tensor(s.photos[:each]), depth_tensor(s.depth[:each])[:, :1]
-            errors.append(objective.mae(depth, journey(photos).clamp(-1, 1)).item())
+            errors.append(objective.mae(depth, model(photos).clamp(-1, 1)).item())
     return {"held_out_mae": float(np.mean(errors))}
 
 
 def _fit(
-    journey: Journey,
+    model: DepthModel,
     loss_at: Callable[[int], torch.Tensor],
     schedule: loop.Schedule,
     place: Path,
     validate: Callable[[torch.nn.Module], dict[str, float]],
 ) -> None:
-    """Train, and leave `journey` with the averaged weights."""
-    loop.fit(journey, loss_at, schedule, place, validate=validate)
-    journey.load_state_dict(load_file(place / loop.WEIGHTS))
+    """Train, and leave `model` with the averaged weights."""
+    loop.fit(model, loss_at, schedule, place, validate=validate)
+    model.load_state_dict(load_file(place / loop.WEIGHTS))
