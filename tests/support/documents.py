@@ -265,7 +265,8 @@ def _programs() -> Iterator[str]:
     for name in tracked():
         if name.split("/")[0] in PACKAGES and name.endswith(".py"):
             text = (ROOT / name).read_text(encoding="utf-8")
-            if "\nif __name__ == " in text and re.search(r"^(import|from) (argparse|click)\b", text, re.M):
+            parses = re.search(r"^(import|from) (argparse|click)\b", text, re.M)
+            if name.endswith("/__main__.py") or ("\nif __name__ == " in text and parses):
                 yield name.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     yield "fiffdepth_rt"
 

@@ -71,6 +71,7 @@ def killed(launched: Launched, moment: Callable[[], bool]) -> bool:
     return False
 
 
+@pytest.mark.soak
 def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path: Path) -> None:
     """Two kinds of synthetic sets, photos labelled by a teacher; train, kill, resume, export, infer."""
     labels, run = tmp_path / "labels", tmp_path / "run"
@@ -117,6 +118,7 @@ def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path
 # ---- the same losses, however they are computed ----
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("processes", [2, 4])
 def test_many_processes_compute_what_one_does_on_unequal_masks(
     sets: Path, whole: Path, tmp_path: Path, processes: int
@@ -127,8 +129,11 @@ def test_many_processes_compute_what_one_does_on_unequal_masks(
     same(tmp_path, whole)
 
 
-def test_a_run_on_two_processes_goes_on_alone(sets: Path, whole: Path, tmp_path: Path) -> None:
-    toml = write_toml(tmp_path / "c.toml", configuration(sets, tmp_path))
+def test_a_run_on_two_processes_computes_what_one_does_and_goes_on_alone(
+    sets: Path, whole: Path, tmp_path: Path
+) -> None:
+    """On unequal masks, in parts of one pair each; gradient norms too."""
+    toml = write_toml(tmp_path / "c.toml", configuration(sets, tmp_path, data={"per_device": 1}))
     launch(toml, "--max-steps", "3", processes=2)
     launch(toml)
     same(tmp_path, whole)

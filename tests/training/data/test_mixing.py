@@ -110,7 +110,7 @@ def test_a_batch_is_photos_and_pictures_in_minus_one_to_one_with_their_valid_pix
 
 
 def test_every_batch_is_of_one_dataset_and_nine_of_ten_are_of_the_first() -> None:
-    mixture = dataclasses.replace(MIXTURE, stop=400, real=())
+    mixture = dataclasses.replace(MIXTURE, half_batch=2, stop=400, real=())
     chosen = collections.Counter()
     for synthetic, real in loader(mixture):
         (name,) = {name.split("/")[0] for name in synthetic.names}
