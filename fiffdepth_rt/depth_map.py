@@ -93,7 +93,7 @@ class DepthMap:
         path = Path(path)
         ending = path.suffix.lower()
         if ending == ".png":
-            files.write_png16(path, self.values, text=self._png_text(), overwrite=overwrite)
+            files.write_png16(path, self.values, text=self.labels(), overwrite=overwrite)
         elif ending == ".npy":
             files.write_npy(path, self.values, overwrite=overwrite)
         else:
@@ -102,7 +102,8 @@ class DepthMap:
                 "For a picture in colour write colors(), such as with PIL.Image.fromarray(d.colors()).save."
             )
 
-    def _png_text(self) -> dict[str, str]:
+    def labels(self) -> dict[str, str]:
+        """What the values mean, as text chunks or tags: Space, Convention, and Model where it is known."""
         space = self.space
         convention = f"affine-invariant {space}: {space.ends('0', '65535')}; not {space.unit}"
         model = {} if self.model is None else {"Model": self.model}

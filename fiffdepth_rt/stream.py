@@ -164,7 +164,7 @@ class Stream:
         if isinstance(frames, (str, os.PathLike)):
             raise StreamError(
                 f"A stream takes photos, and {str(frames)!r} is one path. For a video, pass what "
-                "fiffdepth_rt.video.open_source gives, with color='bgr'; for photos, a list of their paths."
+                "fiffdepth_rt.video.open_source gives; for photos, a list of their paths."
             )
         if isinstance(inflight, bool) or not isinstance(inflight, (int, np.integer)) or inflight < 1:
             raise StreamError(f"inflight={inflight!r} is not possible: say how many frames, at least 1.")

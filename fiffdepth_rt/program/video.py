@@ -19,6 +19,7 @@ from fiffdepth_rt.program.terminal import moving_line, say, wants_details
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.program.options import EngineChoice
+    from fiffdepth_rt.video import Result, Source
 
 
 @click.command("video")
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     metavar="OUT",
     type=click.Path(path_type=Path),
     required=True,
-    help="A video that ends in .mp4 or .mkv, or a folder.",
+    help="A video that ends in .mp4, .mov, .webm or .mkv, or a folder.",
 )
 @options.engine
 @options.engine_choice
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Take flicker away. N is how many frames a correction lasts, such as 30. By default off.",
 )
-@click.option("--side-by-side", is_flag=True, help="The video itself on the left. For .mp4.")
+@click.option("--side-by-side", is_flag=True, help="The video itself on the left. For colours.")
+@click.option("--no-sound", is_flag=True, help="Leave the sound out. By default a colour video keeps it.")
+@click.option(
+    "--fps",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Pictures per second, where IN is a folder or a pattern of them. By default 30.",
+)
 @options.overwrite
 @options.verbose
 @click.pass_context
@@ -53,14 +61,18 @@ def command(
     size: Size,
     smooth: float | None,
     side_by_side: bool,
+    no_sound: bool,
+    fps: float | None,
     overwrite: bool,
 ) -> None:
     """Turn a video or a camera into depth.
 
-    IN is a video file, the number of a camera (0 is the first), or an address such as rtsp://10.0.0.7/live.
+    IN is a video file; a folder or a pattern of pictures; the number of a camera (0 is the first); or an
+    address such as rtsp://10.0.0.7/live. Files need PyAV: pip install 'fiffdepth-rt[video]'.
 
-    OUT ends in .mp4 for colours (warm is near), or in .mkv for 16-bit values without loss (FFV1). Without an
-    ending it is a folder, which gets a 16-bit PNG for each frame.
+    OUT ends in .mp4, .mov or .webm for colours (warm is near), or in .mkv for 16-bit values without loss
+    (FFV1). Without an ending it is a folder, which gets a 16-bit PNG for each frame, and goes on where it was
+    interrupted. Frames keep their times, so pauses and variable rates stay.
 
     \b
     Examples:
@@ -68,68 +80,89 @@ def command(
       fiffdepth video walk.mp4 -o walk_both.mp4 --side-by-side --smooth 30
       fiffdepth video walk.mp4 -o walk_depth.mkv
       fiffdepth video walk.mp4 -o walk_depth --size 512 --overwrite
+      fiffdepth video 'photos/*.jpg' -o photos.webm --fps 10
 
-    A camera is not made to wait: of the frames that come while one is computed, the latest is taken. Ctrl-C
-    ends a recording; the file plays up to there. So it does when a camera disappears, or a video turns out to
-    be damaged; that is reported, and the exit status is 1.
+    Frames that cannot be decoded are left out and counted; the others are done, and the exit status is 1. A
+    camera is not made to wait: of the frames that come while one is computed, the latest is taken. Ctrl-C,
+    SIGTERM and SIGHUP end the work; the file plays up to there. So it does when a camera disappears.
     """
     from fiffdepth_rt.video import convert, open_result, open_source
 
-    if not wants_details(ctx):
-        _silence_video_library()
-    with open_source(source) as opened, choice.open(engine, size=size) as depth:
-        result = open_result(out, fps=opened.fps, side_by_side=side_by_side, overwrite=overwrite)
+    _set_log_levels(verbose=wants_details(ctx))
+    with open_source(source, fps=fps) as opened, choice.open(engine, size=size) as depth:
+        result = open_result(
+            out, source=opened, side_by_side=side_by_side, sound=not no_sound, overwrite=overwrite
+        )
         start = time.perf_counter()
         try:
-            with _on_ctrl_c(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
-                for _ in _shown(steps, opened.frames):
+            with _on_signals(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
+                for _ in _shown(steps, opened):
                     if opened.stopped:
                         break
         except FiffDepthError:
-            _say_kept(result.frames, out)
+            _say_kept(result, out)
             raise
         if opened.stopped and not (opened.live and result.frames):
-            _say_kept(result.frames, out)
+            _say_kept(result, out)
             raise click.Abort
         per_s = result.frames / (time.perf_counter() - start)
         what = click.format_filename(opened.name), click.format_filename(out)
-        click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second")
-        if out.suffix.lower() != ".mp4":
+        already = f", and {result.already} were there already" if result.already else ""
+        click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second{already}")
+        if out.suffix.lower() not in (".mp4", ".mov", ".webm"):
             click.echo(depth.output_space.sentence)
 
 
 @contextmanager
-def _on_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`, and so ends the work between two frames; a second one interrupts it."""
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP calls `stop`, and so ends the work between two frames; a second one
+    interrupts it."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    asked = False
 
-    def first(*_: Any) -> None:
-        signal.signal(signal.SIGINT, before)
+    def handle(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
         stop()
 
-    before = signal.signal(signal.SIGINT, first)
+    before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _shown(steps: Iterable[int], total: int | None) -> Iterator[int]:
-    """`steps`; where stderr is a terminal, with a line that moves."""
-    with moving_line("Frames", unit=" frames", total=total) as line:
+def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:
+    """`steps`; where stderr is a terminal, with a line that moves. The source's notes as they come."""
+    said = 0
+    with moving_line("Frames", unit=" frames", total=source.frames) as line:
         for done in steps:
+            for note in source.notes[said:]:
+                say(note)
+                said += 1
             line.update()
             yield done
 
 
-def _say_kept(frames: int, out: Path) -> None:
-    kept = f"{click.format_filename(out)} holds the {frames} frames so far."
+def _say_kept(result: Result, out: Path) -> None:
+    frames = result.frames + result.already
+    kept = f"{click.format_filename(out)} holds {frames} frames."
     say(kept if frames else "No frame was written.")
 
 
-def _silence_video_library() -> None:
+def _set_log_levels(*, verbose: bool) -> None:
     """OpenCV and FFmpeg write to stderr what our errors say in their place. For the whole process."""
     import cv2
 
+    if verbose:
+        import av.logging
+
+        av.logging.set_level(av.logging.VERBOSE)
+        return
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
     if hasattr(cv2, "setLogLevel"):  # OpenCV 4.10 to 4.12
         cv2.setLogLevel(0)  # silent

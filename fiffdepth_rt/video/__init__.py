@@ -1,0 +1,19 @@
+"""video or camera -> video or pictures. START HERE: convert.py, the whole journey in a few lines.
+
+    source.py     a name -> Source: a file, an address (reading.py), a camera, pictures
+    upright.py    a decoded frame -> RGB as a person sees it
+    result.py     depth maps -> a colour video, a 16-bit video (encoding.py), or pictures (folder.py)
+
+FFmpeg's libraries read and write, through PyAV (the extra [video]). What reads or writes a video file imports
+it, not this package.
+
+Convention: a frame's time is exact, a Fraction of seconds since the source's start, and goes with the frame
+to the result: variable rates and pauses stay. A 16-bit video holds round(65535 × depth map), like a 16-bit
+picture (`DepthMap.save`).
+"""
+
+from fiffdepth_rt.video.convert import convert
+from fiffdepth_rt.video.result import Result, open_result
+from fiffdepth_rt.video.source import Moment, Source, open_source
+
+__all__ = ["Moment", "Result", "Source", "convert", "open_result", "open_source"]

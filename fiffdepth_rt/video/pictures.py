@@ -1,0 +1,81 @@
+"""A folder or a pattern of pictures -> Source, at a steady rate."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from fiffdepth_rt.errors import DamagedVideoError, ImageError, SourceError
+from fiffdepth_rt.files import PHOTO_SUFFIXES, read_photo
+from fiffdepth_rt.image import Pixels
+from fiffdepth_rt.video.source import Source
+
+
+class Pictures(Source):
+    """Pictures in their order, `fps` a second. One that cannot be read leaves a gap; the end tells."""
+
+    def __init__(self, name: str, paths: list[Path], *, fps: float) -> None:
+        super().__init__()
+        self.name = name
+        self.rate = Fraction(fps).limit_denominator(1001)
+        self.time_base = 1 / self.rate
+        self.frames = len(paths)
+        self._pictures = tuple(paths)
+        self.paths = (*paths, *{path.parent for path in paths})
+        self._failures: list[str] = []
+
+    def _frames(self) -> Iterator[tuple[Fraction, Pixels]]:
+        for index, path in enumerate(self._pictures):
+            try:
+                pixels = read_photo(path)
+            except ImageError as error:
+                self._failures.append(str(error))
+                continue
+            yield index * self.time_base, pixels
+
+    def _judge_end(self, given: int) -> None:
+        if self._failures:
+            raise DamagedVideoError(
+                f"{len(self._failures)} of {len(self._pictures)} pictures of {self.name} were left out. "
+                f"The first: {self._failures[0]}"
+            )
+
+    def _release(self) -> None:
+        pass
+
+
+def find_pictures(name: str) -> list[Path]:
+    """ "frames", "shot_*.png" or "f%03d.png" -> pictures by their numbers, f2 before f10; none: no such.
+
+    Raises SourceError: a folder or a pattern without pictures.
+    """
+    if os.path.isfile(name):  # noqa: PTH113 - pathlib raises on names that are too long
+        return []
+    folder, last = Path(name).parent, Path(name).name
+    if os.path.isdir(name):  # noqa: PTH112
+        found = [path for path in Path(name).iterdir() if path.suffix.lower() in PHOTO_SUFFIXES]
+    elif re.search(r"%0?\d*d", last):
+        wanted = re.compile(r"\d+".join(re.escape(part) for part in re.split(r"%0?\d*d", last)))
+        found = [path for path in _entries(folder) if wanted.fullmatch(path.name)]
+    elif glob.has_magic(name):
+        found = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 - an absolute pattern too
+    else:
+        return []
+    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    if not found:
+        raise SourceError(f"{name} holds no pictures ({', '.join(PHOTO_SUFFIXES)}): name a video, or others.")
+    return sorted(found, key=_natural)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Digits count as numbers."""
+    parts = enumerate(re.split(r"(\d+)", str(path)))
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in parts]

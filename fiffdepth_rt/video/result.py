@@ -1,0 +1,147 @@
+"""Where depth maps go, by the name of the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.files import to_16_bits
+from fiffdepth_rt.stream import StreamItem
+from fiffdepth_rt.video.folder import DepthPictures
+from fiffdepth_rt.video.library import check_pyav
+from fiffdepth_rt.video.source import Source
+
+COLOR_ENDINGS = (".mp4", ".mov", ".webm")
+VALUES_ENDING = ".mkv"
+
+
+class Result(Protocol):
+    """Where depth maps go. Closing keeps what was written, ready to use."""
+
+    @property
+    def frames(self) -> int:
+        """How many were written; 0 where a file could not be finished, and is not there."""
+
+    @property
+    def already(self) -> int:
+        """How many were there from an earlier run, and were kept."""
+
+    def begin(self, made_of: Mapping[str, Any]) -> None:
+        """Before the first frame: source, model and options, as JSON holds them. Raises OutputError."""
+
+    def has(self, number: int) -> bool:
+        """Whether this frame of the source need not be computed."""
+
+    def skip(self) -> None:
+        """Such a frame was passed by."""
+
+    def write(self, item: StreamItem) -> None:
+        """What a stream gave for a frame of the source, its Moment as tag. Raises OutputError."""
+
+    def close(self, *, whole: bool) -> None:
+        """Finish the file. whole: the source came to its end. Raises OutputError if it cannot be finished."""
+
+
+def open_result(
+    out: Path, *, source: Source, side_by_side: bool = False, sound: bool = True, overwrite: bool = False
+) -> Result:
+    """By its name: .mp4, .mov and .webm in colour, .mkv with 16-bit values, without ending a folder of PNG.
+
+    source: whose frames will come; its times, its rate and (sound) its sound are taken over, and none of its
+        files is ever replaced, whatever its name and `overwrite`.
+
+    Nothing is written before the first frame. Raises OutputError: exists already, the source itself, another
+    ending, side_by_side where there is no colour; SourceError without PyAV.
+    """
+    suffix = out.suffix.lower()
+    _refuse_source(out, source)
+    if side_by_side and suffix not in COLOR_ENDINGS:
+        raise OutputError(
+            f"Side by side is for eyes, and {out} holds values: name a file that ends in "
+            f"{_listed(COLOR_ENDINGS)}."
+        )
+    if (suffix in COLOR_ENDINGS or suffix == VALUES_ENDING) and not out.is_dir():
+        check_pyav()
+        if suffix == VALUES_ENDING:
+            return DepthVideo(out, source=source, overwrite=overwrite)
+        return ColorVideo(out, source=source, side_by_side=side_by_side, sound=sound, overwrite=overwrite)
+    if suffix and not out.is_dir():
+        raise OutputError(
+            f"{out} has an unknown ending: name a file {_listed(COLOR_ENDINGS)} (colours) or {VALUES_ENDING} "
+            "(16-bit values), or a folder."
+        )
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: name a folder, or a file that ends in {_listed(COLOR_ENDINGS)}.")
+    return DepthPictures(out, overwrite=overwrite)
+
+
+class _Video:
+    """What videos have in common. `already` and the rest: a file is made in one go."""
+
+    already = 0
+
+    def __init__(self, path: Path, *, values: bool, source: Source, sound: bool, overwrite: bool) -> None:
+        from fiffdepth_rt.video.encoding import COLOR, VALUES, VideoFile
+
+        encoding = (VALUES if values else COLOR)[path.suffix.lower()]
+        self._file = VideoFile(path, encoding=encoding, source=source, sound=sound, overwrite=overwrite)
+
+    @property
+    def frames(self) -> int:
+        return self._file.frames
+
+    def begin(self, made_of: Mapping[str, Any]) -> None:
+        pass
+
+    def has(self, number: int) -> bool:
+        return False
+
+    def skip(self) -> None:
+        pass
+
+    def close(self, *, whole: bool) -> None:
+        self._file.close(whole=whole)
+
+
+class ColorVideo(_Video):
+    """Colours for eyes, near is warm, with the source's sound; side by side, the photo is on the left."""
+
+    def __init__(
+        self, path: Path, *, source: Source, side_by_side: bool, sound: bool, overwrite: bool
+    ) -> None:
+        super().__init__(path, values=False, source=source, sound=sound, overwrite=overwrite)
+        self._side_by_side = side_by_side
+
+    def write(self, item: StreamItem) -> None:
+        picture = item.depth_map.colors()
+        if self._side_by_side:
+            picture = np.hstack([item.photo, picture])
+        self._file.add(item.tag.time_s, picture, metadata={})
+
+
+class DepthVideo(_Video):
+    """16-bit values without loss: FFV1, grey. Its tags SPACE, CONVENTION and MODEL are those of a PNG."""
+
+    def __init__(self, path: Path, *, source: Source, overwrite: bool) -> None:
+        super().__init__(path, values=True, source=source, sound=False, overwrite=overwrite)
+
+    def write(self, item: StreamItem) -> None:
+        values = to_16_bits(item.depth_map.values)
+        self._file.add(item.tag.time_s, values, metadata=item.depth_map.labels())
+
+
+def _refuse_source(out: Path, source: Source) -> None:
+    """Raises OutputError if `out` is a file of the source, or the folder of its pictures."""
+    if os.path.exists(out) and any(  # noqa: PTH110 - pathlib raises on names that are too long
+        path.exists() and path.samefile(out) for path in source.paths
+    ):
+        raise OutputError(f"{out} is the source {source.name} itself: name another place for the result.")
+
+
+def _listed(endings: tuple[str, ...]) -> str:
+    return ", ".join(endings[:-1]) + f" or {endings[-1]}"
