@@ -17,7 +17,7 @@ help:  ## this list
 
 $(DEMO)/ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip install --quiet '.[cpu]'
+	$(DEMO)/bin/python -m pip install --quiet '.[cpu,video]'
 	touch $@
 
 demo: $(DEMO)/ready  ## install the runtime alone, turn a sample photo into a depth map, say where it is

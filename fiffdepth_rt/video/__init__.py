@@ -1,6 +1,6 @@
 """video or camera -> video or pictures. START HERE: convert.py, the whole journey in a few lines.
 
-    source.py     a name -> Source: a file, an address (reading.py), a camera, pictures
+    opening.py    a name -> Source: a file or an address (reading.py), a camera, pictures
     upright.py    a decoded frame -> RGB as a person sees it
     result.py     depth maps -> a colour video, a 16-bit video (encoding.py), or pictures (folder.py)
 
@@ -13,7 +13,8 @@ picture (`DepthMap.save`).
 """
 
 from fiffdepth_rt.video.convert import convert
+from fiffdepth_rt.video.opening import open_source
 from fiffdepth_rt.video.result import Result, open_result
-from fiffdepth_rt.video.source import Moment, Source, open_source
+from fiffdepth_rt.video.source import Moment, Source
 
 __all__ = ["Moment", "Result", "Source", "convert", "open_result", "open_source"]

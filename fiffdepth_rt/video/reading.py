@@ -17,8 +17,11 @@ from av.video.stream import VideoStream
 
 from fiffdepth_rt.errors import DamagedVideoError, SourceError, SourceLostError
 from fiffdepth_rt.image import Pixels
-from fiffdepth_rt.video.source import TIMEOUT_S, Source
+from fiffdepth_rt.video.source import Source
 from fiffdepth_rt.video.upright import Upright
+
+TIMEOUT_S = 10
+"""How long an address may stay silent, at the start and between frames."""
 
 _GIVE_UP = 100  # reads in a row that fail: there is nothing more to come
 _SLACK_S = Fraction(1, 2)  # by which a sound file's last frame, or a last frame's length, may miss the end
