@@ -34,6 +34,7 @@ from fiffdepth_rt.errors import (
     DeviceMemoryError,
     GraphError,
     InferenceError,
+    MissingFileError,
     SizeError,
     UnsafePathError,
 )
