@@ -4,7 +4,7 @@
 
 reads the checkpoint (model.py), computes what it gives on two photos and noise (parity.py: the
 reference), folds what is constant (folding.py), traces the three stages (stages.py) to ONNX (onnx_graphs.py),
-runs the graphs, and writes the directory (workplace.py) only if they agree with the reference.
+runs the graphs, and writes the directory (partial_folder.py) only if they agree with the reference.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from export.golden_photos import golden_images
 from export.graph_set import compare_graph_set, write_graph_set
 from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
+from export.partial_folder import Make, PartialFolder, refuse_existing, writing
 from export.plans import build_plans_here
 from export.precision import Precision
 from export.recipe import RECIPES
-from export.workplace import Make, Workplace, refuse_existing, writing
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
@@ -93,32 +93,32 @@ def export_engine_dir(options: Options) -> Path:
     model = _sized(read_checkpoint(options.checkpoint, options.given), options)
     log.info("%s", model.description)
     log.info("%s", cost_table(model, leave_out=options.leave_out, size=_up(model.size_default)))
-    work = Workplace(
+    unfinished = PartialFolder(
         options.output, key=_key(model, options), overwrite=options.overwrite, resume=options.resume
     )
-    if work.pieces_found:
-        log.info("going on after %s", ", ".join(work.pieces_found))
+    if unfinished.pieces_found:
+        log.info("going on after %s", ", ".join(unfinished.pieces_found))
 
-    golden = work.piece(*_golden_piece(work.folder, model, options))
+    golden = unfinished.piece(*_golden_piece(unfinished.folder, model, options))
     graph_sets, rows = {}, []
     for form in _sized_forms(options.forms, model.size_default):
-        graph_sets[form.name] = write_graph_set(work, model, form, leave_out=options.leave_out)
-        compare = functools.partial(_compare, work.folder, model, form, options)
-        found = work.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
+        graph_sets[form.name] = write_graph_set(unfinished, model, form, leave_out=options.leave_out)
+        compare = functools.partial(_compare, unfinished.folder, model, form, options)
+        found = unfinished.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
         if not options.accept_parity:
             parity.judge([Row(**row) for row in found], form.precision)
         rows += found
     if (licence := options.licence_file or model.licence_file) is not None:
         with writing(options.output):
             name = f"licence {hash_file(licence).sha256[:16]}"
-        work.piece(name, functools.partial(_copy_licence, work.folder, licence))
+        unfinished.piece(name, functools.partial(_copy_licence, unfinished.folder, licence))
     manifest = Manifest(
         name=model.name,
         recipe=model.recipe.name,
         output_space=Space(model.output_space),
         size=SizeLimits(default=model.size_default, max=model.size_max, multiple=GRID_MULTIPLE),
         graph_sets=graph_sets,
-        files=work.files(),
+        files=unfinished.files(),
         golden=GOLDEN,
         plans=(),
         provenance=_provenance(model, options),
@@ -126,9 +126,9 @@ def export_engine_dir(options: Options) -> Path:
         licence=_licence(model),
     )
     with writing(options.output):
-        write_manifest(work.folder, manifest)
-    open_engine_dir(work.folder)
-    work.finish()
+        write_manifest(unfinished.folder, manifest)
+    open_engine_dir(unfinished.folder)
+    unfinished.finish()
     _check_bf16_here(options)
     build_plans_here(options.output, options.forms, command=options.command)
     return options.output

@@ -13,7 +13,7 @@ from fiffdepth_rt.engine_dir.golden import NOISE
 from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.image import fit, grid_for, to_grid
 
-# CC0, see examples/README.md: its pixels are passed on inside golden.npz.
+# scikit-image's `coffee`, CC0: its pixels are passed on inside golden.npz.
 DEFAULT_PHOTO = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 
 

@@ -18,10 +18,10 @@ from export.folding import fold
 from export.golden_photos import golden_photos
 from export.model import Model, parameter_count
 from export.onnx_graphs import GraphForm, WrittenGraph, write_graph
+from export.partial_folder import PartialFolder
 from export.precision import Precision, cast
 from export.recipe import output_scale
 from export.stages import STAGES, DecoderStage, EncoderStage, Stage, UnetStage
-from export.workplace import Workplace
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.engine_dir.golden import Array, Golden, Row, Where
 from fiffdepth_rt.image import fit, to_grid, to_photo
@@ -58,15 +58,15 @@ def build_stage(
 
 
 def write_graph_set(
-    work: Workplace, model: Model, form: GraphForm, *, leave_out: frozenset[str]
+    unfinished: PartialFolder, model: Model, form: GraphForm, *, leave_out: frozenset[str]
 ) -> engine_dir.GraphSet:
-    """model -> the three graphs of one form, each a piece of the workplace."""
+    """model -> the three graphs of one form, each a piece of the partial folder."""
     stages = {}
     folder = f"graphs/{form.name}"
     for name in STAGES:
-        make = functools.partial(_write_stage, work.folder, folder, name, model, form, leave_out)
+        make = functools.partial(_write_stage, unfinished.folder, folder, name, model, form, leave_out)
         kept = [k for k in form.keep_fp32 if k.startswith(f"{name}.")]
-        piece = work.piece(" ".join([f"{form.name}/{name}", *kept]), make)
+        piece = unfinished.piece(" ".join([f"{form.name}/{name}", *kept]), make)
         written = msgspec.convert(piece, WrittenGraph)
         stages[name] = engine_dir.Stage(
             file=f"{folder}/{written.file}",

@@ -19,7 +19,7 @@ import onnx_ir
 import torch
 
 from export.errors import GraphExportError
-from export.half_storage import store_exact_halves
+from export.fp16_storage import store_exact_fp16
 from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
 from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
@@ -96,7 +96,7 @@ def write_graph(
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*inputs, *outputs), strict=True):
         value.shape = onnx_ir.Shape(spec.shape)
     if not form.trt85:  # its parser reads weights, not what computes them
-        store_exact_halves(model)
+        store_exact_fp16(model)
     file, data = f"{stage_name}.onnx", f"{stage_name}.onnx.data"
     weights: int = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     beside = weights > external_data_above

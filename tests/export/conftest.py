@@ -26,19 +26,24 @@ class PlainExport:
     run: subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="session")
-def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
-    """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
-    made, folder = exact_in_half(tiny_checkpoint()), tmp_path_factory.mktemp("desk")
-    save(folder / "ckpt.v1.safetensors", made)
-    run = subprocess.run(
-        [sys.executable, "-m", "export.build_engines", "ckpt.v1.safetensors"],
+def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m export.build_engines WORDS` in a process of its own, with `folder` as the current one."""
+    return subprocess.run(
+        [sys.executable, "-m", "export.build_engines", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
+    """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
+    made, folder = exact_in_half(tiny_checkpoint()), tmp_path_factory.mktemp("desk")
+    save(folder / "ckpt.v1.safetensors", made)
+    run = typed("ckpt.v1.safetensors", folder=folder)
     assert run.returncode == 0, run.stderr
     return PlainExport(
         made=made,

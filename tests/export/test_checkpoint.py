@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from export.model import Given, read_checkpoint
 from export.recipe import RECIPES
-from tests.support.tiny_models import tiny_checkpoint
+from tests.support.tiny_models import sized_like_sd2, tiny_checkpoint
 from training.weights import layouts
 from training.weights.errors import CheckpointError
 from training.weights.ours import save
@@ -317,3 +317,29 @@ def test_the_checkpoints_scheduler_is_read(tmp_path, made):
     write_layout(path, "folder", made, scheduler=RECIPES["genpercept"].scheduler)
     given = Given(prompt_embedding=tmp_path / "folder.prompt.safetensors", recipe="genpercept")
     assert read_checkpoint(path, given).scheduler_config["beta_start"] == 1.0
+
+
+@pytest.mark.parametrize("layout", ["ldm", "prefixed"])
+def test_a_plain_fiffdepth_file_needs_no_option(tmp_path, layout):
+    made = sized_like_sd2()
+    write_layout(tmp_path / "ckpt.safetensors", layout, made)
+    model = read_checkpoint(tmp_path / "ckpt.safetensors")
+    assert (model.recipe, model.name, model.output_space) == (FIFFDEPTH, "fiffdepth", "depth")
+    assert_same_weights(model.unet, made.unet)
+    assert_same_weights(model.vae, made.vae)
+    latent = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        ours, theirs = (
+            unet(latent, 0, encoder_hidden_states=prompt).sample
+            for unet, prompt in ((model.unet, model.prompt_embedding), (made.unet, made.prompt_embedding))
+        )
+    assert torch.equal(ours, theirs)  # the configuration too: heads, groups, activations
+
+
+@pytest.mark.parametrize("name", layouts.PROMPT_KEYS)
+def test_a_prompt_embedding_inside_a_plain_file_is_taken(tmp_path, name):
+    made, path = sized_like_sd2(), tmp_path / "ckpt.safetensors"
+    write_layout(path, "ldm", made)
+    (tmp_path / "ckpt.safetensors.prompt.safetensors").unlink()
+    save_file(load_file(path) | {name: made.prompt_embedding}, path)
+    assert torch.equal(read_checkpoint(path).prompt_embedding, made.prompt_embedding)

@@ -15,7 +15,9 @@ from export.plans import build_commands, forms_to_deploy
 from export.precision import Precision
 from fiffdepth_rt.backends.tensorrt import here as tensorrt
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from tests.support.tiny_models import depth_by_diffusers
+from tests.export.conftest import typed
+from tests.support.tiny_models import depth_by_diffusers, exact_in_half, sized_like_sd2
+from training.weights.random import write_layout
 
 
 def test_without_any_option_the_directory_is_named_after_the_checkpoint(plain_export):
@@ -47,6 +49,19 @@ def test_a_second_run_is_refused_with_both_ways_on(plain_export, monkeypatch):
     again = CliRunner().invoke(main, ["ckpt.v1.safetensors"])
     assert again.exit_code == 1
     assert "exists already. Add --overwrite to replace it, or choose another place with -o." in again.output
+
+
+@pytest.mark.soak
+def test_a_plain_single_file_of_fiffdepth_needs_no_option_either(tmp_path):
+    """UNet and VAE under LDM's names, and the prompt embedding beside the file."""
+    made = exact_in_half(sized_like_sd2())
+    write_layout(tmp_path / "plain.safetensors", "ldm", made)
+    run = typed("plain.safetensors", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    image = np.random.default_rng(5).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    found = np.asarray(fiffdepth_rt.Depth(tmp_path / "engines" / "plain", size=128).infer(image))
+    expected = (np.clip(depth_by_diffusers(made, image[None])[0], -1, 1) + 1) / 2
+    assert np.abs(found - expected).max() <= 1e-4
 
 
 @pytest.mark.parametrize(

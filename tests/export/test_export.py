@@ -128,6 +128,7 @@ def start_export(checkpoint, target, **environment):
     )
 
 
+@pytest.mark.soak
 def test_a_killed_export_looks_unfinished_and_the_same_command_goes_on_to_the_same_bytes(
     checkpoint, exported, tmp_path, caplog
 ):

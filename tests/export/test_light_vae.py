@@ -169,6 +169,19 @@ def test_the_golden_values_and_the_parity_table_are_of_the_light_chain(exported,
     assert all(row["passed"] and row["max_abs"] <= 1e-4 for row in rows) and len(rows) == 12
 
 
+def test_a_checkpoint_that_carries_a_light_vae_is_read_as_it_is(tmp_path):
+    light, image = tiny_light(out_channels=1), images(64, 128, 3)
+    save(tmp_path / "tiny.safetensors", dataclasses.replace(tiny_checkpoint(), vae=light))
+    model = read_checkpoint(tmp_path / "tiny.safetensors")
+    assert "VAE light-f8" in model.description
+    run, value = TorchStages(lambda stage: build_stage(stage, model)), image[None]
+    for stage in STAGES:
+        value = run(stage, value)
+    expected = depth_by_diffusers(image[None], light, light)
+    assert np.abs(value - expected).max() <= 1e-4 and expected.std() > 1e-3
+
+
+@pytest.mark.soak
 def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
     light = tiny_light(out_channels=1)
     path, target = tmp_path / "tiny.safetensors", tmp_path / "engines"
@@ -314,7 +327,7 @@ def test_taesd_needs_24_percent_of_the_arithmetic_of_stable_diffusion_2_1():
             light={"encoder": half, "decoder": half},
             prompt_embedding=torch.randn(1, 2, 1024), scheduler_config=None, sha256="",
         )  # fmt: skip
-        rows = [line.split() for line in cost_table(model, leave_out=frozenset(), size=512).splitlines()]
+    rows = [line.split() for line in cost_table(model, leave_out=frozenset(), size=512).splitlines()]
     table = {row[0]: row[1:] for row in rows}
     assert table["encoder"][2:] == ["122.3", "122.3"]
     assert table["decoder"][2:] == ["141.4", "140.7"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Any
 
 import torch
@@ -79,6 +81,21 @@ def tiny_checkpoint(
         training={},
     )
     return Checkpoint(unet=unet, vae=tiny_vae(seed), prompt_embedding=prompt, info=info)
+
+
+def sized_like_sd2(seed: int = 11) -> Checkpoint:
+    """Few layers, and Stable Diffusion 2's heads of 64 channels and groups of 32, so that shapes tell all.
+
+    The residual branches are weak, so that rounding is not amplified beyond the gates at 512 px.
+    """
+    heads = {"block_out_channels": (64, 64), "attention_head_dim": (1, 1), "norm_num_groups": 32}
+    made = tiny_checkpoint(seed, cross_attention_dim=1024, **heads)
+    vae = tiny_vae(seed, block_out_channels=(32,) * 4, norm_num_groups=32)
+    with torch.no_grad():
+        for name, p in (*made.unet.named_parameters(), *vae.named_parameters()):
+            if re.search(r"conv2|to_out|proj_out", name):
+                p.mul_(0.1)
+    return dataclasses.replace(made, vae=vae)
 
 
 def shake(module: Any) -> Any:

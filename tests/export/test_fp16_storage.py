@@ -1,4 +1,4 @@
-"""Promises of storing weights in half: fewer bytes, and not a bit of difference in what is computed."""
+"""Promises of storing weights as fp16: fewer bytes, and not a bit of difference in what is computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.half_storage import store_exact_halves
+from export.fp16_storage import store_exact_fp16
 from fiffdepth_rt.engine_dir.manifest import BUNDLED
 
 
@@ -28,7 +28,7 @@ def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def _halved(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     ir = onnx_ir.from_proto(model)
-    saved = store_exact_halves(ir)
+    saved = store_exact_fp16(ir)
     return onnx_ir.to_proto(ir), saved
 
 

@@ -1,10 +1,10 @@
-"""Where an engine directory grows until it is whole: a hidden sibling, piece by piece, renamed at the end.
+"""Where an engine directory grows until it is whole: the temporary folder beside the result.
 
     engines/.nano.partial/     graphs, golden values and state.json, which lists the pieces that are done
     engines/nano/              appears by one rename, with its manifest
 
-A killed export leaves only the hidden sibling, which has no manifest. The same command finds the pieces in
-it, checks their hashes, and goes on; a command with another checkpoint or other folds starts again.
+A killed export leaves only the temporary folder, which has no manifest. The same command finds the pieces in
+that folder, checks their hashes, and goes on; a command with another checkpoint or other folds starts again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STATE_NAME = "state.json"
 Make = Callable[[], tuple[Any, Iterable[str]]]  # -> a result that JSON can hold, and the files written
 
 
-class Workplace:
-    """The hidden sibling of `target` while the export runs.
+class PartialFolder:
+    """The temporary folder beside `target` while the export runs, `.NAME.partial`.
 
     key: what every piece depends on; pieces made under another key are thrown away.
     Raises OutputError when `target` is there already and may not be overwritten, or nothing can be written.

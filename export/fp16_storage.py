@@ -1,6 +1,6 @@
-"""fp32 weights that half precision holds exactly are stored in half the bytes, and cast back in the graph.
+"""fp32 weights that fp16 holds exactly are stored as fp16, in half the bytes, and cast back in the graph.
 
-Checkpoints published in half precision (and the bundled model) have such weights. Engines fold the casts when
+Checkpoints published in fp16 (and the bundled model) have such weights. Engines fold the casts when
 they load a graph, so nothing is computed differently: every value is the same to the last bit.
 """
 
@@ -13,7 +13,7 @@ WORTHWHILE_BYTES = 1024
 """Below this a cast node costs more than it saves."""
 
 
-def store_exact_halves(model: onnx_ir.Model) -> int:
+def store_exact_fp16(model: onnx_ir.Model) -> int:
     """Replace, in place, each fp32 initializer that fp16 holds exactly. Returns the bytes saved."""
     graph, saved = model.graph, 0
     first = graph[0]
