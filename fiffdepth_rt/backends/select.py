@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fiffdepth_rt.backends import Backend, Usability
 from fiffdepth_rt.backends.grids import families
-from fiffdepth_rt.backends.onnxruntime import cpu as onnxruntime
+from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.backends.tensorrt import backend as tensorrt
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here

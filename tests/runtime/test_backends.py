@@ -16,14 +16,15 @@ import onnx
 import pytest
 
 import fiffdepth_rt
-from fiffdepth_rt.backends.onnxruntime import cpu as backend_file
+from fiffdepth_rt.backends.onnxruntime import backend as backend_file
+from fiffdepth_rt.backends.onnxruntime import cuda as cuda_file
 from fiffdepth_rt.backends.onnxruntime.cuda import (
-    BoundJourney,
+    IoBoundStages,
     is_out_of_memory,
     memory_error,
     needed_bytes,
     run_options,
-    why_no_graph,
+    why_no_cuda_graph,
 )
 from fiffdepth_rt.backends.select import ENGINES, choose_precision
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
@@ -234,7 +235,7 @@ def test_without_an_engine_the_error_is_the_command_that_installs_one(toy_dir: P
     code = (
         # makes importing them raise ImportError
         "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None\n"
-        "import fiffdepth_rt; from fiffdepth_rt.backends.onnxruntime import cpu as engine\n"
+        "import fiffdepth_rt; from fiffdepth_rt.backends.onnxruntime import backend as engine\n"
         "assert not engine.usable().usable\n"
         f"try: fiffdepth_rt.Depth({str(toy_dir)!r})\n"
         "except fiffdepth_rt.errors.BackendUnavailableError as error: print(error)\n"
@@ -382,7 +383,7 @@ def test_what_is_no_grid_is_refused(depth: fiffdepth_rt.Depth, size: Any) -> Non
 # --- ONNX Runtime on a GPU: what a CPU can tell of it ---
 
 
-def _bound(directory: Path, key: str = "fp32") -> BoundJourney:
+def _bound(directory: Path, key: str = "fp32") -> IoBoundStages:
     """The journey by IO binding, with host memory for device memory."""
     import onnxruntime
 
@@ -394,7 +395,7 @@ def _bound(directory: Path, key: str = "fp32") -> BoundJourney:
         for stage in STAGES
     }
     stages = engine_dir.manifest.graph_sets[key].stages
-    return BoundJourney(sessions, stages, device_type="cpu", device_id=0, graph=True)
+    return IoBoundStages(sessions, stages, device_type="cpu", device_id=0, cuda_graph=True)
 
 
 def test_by_io_binding_the_journey_gives_the_same_bits(toy_dir: Path, depth: fiffdepth_rt.Depth) -> None:
@@ -425,15 +426,14 @@ def test_threads_that_share_bound_buffers_get_their_own_results(toy_dir: Path) -
 
 def test_when_a_cuda_graph_is_used() -> None:
     grid = (64, 64)
-    assert why_no_graph(0, wanted=True, own_grid=grid) is None
-    assert why_no_graph(0, wanted=False, own_grid=grid) == "off: cuda_graph=False"
-    assert "export some with --static" in str(why_no_graph(0, wanted=True, own_grid=None))
-    assert why_no_graph(None, wanted=True, own_grid=grid) == "off: no GPU is used"
+    assert why_no_cuda_graph(wanted=True, own_grid=grid) is None
+    assert why_no_cuda_graph(wanted=False, own_grid=grid) == "off: cuda_graph=False"
+    assert "export some with --static" in str(why_no_cuda_graph(wanted=True, own_grid=None))
 
 
 def test_a_graph_is_replayed_by_its_number_and_not_otherwise() -> None:
-    assert run_options(graph=True).get_run_config_entry("gpu_graph_id") == "1"
-    assert run_options(graph=False).get_run_config_entry("gpu_graph_id") == "-1"
+    assert run_options(cuda_graph=True).get_run_config_entry("gpu_graph_id") == "1"
+    assert run_options(cuda_graph=False).get_run_config_entry("gpu_graph_id") == "-1"
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_fp16_is_preferred_on_a_gpu_and_fp32_on_a_cpu(tmp_path: Path) -> None:
         assert choose_precision(manifest, engine, None, device=device) == chosen
 
 
-class _OnHost(BoundJourney):
+class _OnHost(IoBoundStages):
     """A journey in host memory, wherever it is said to be. fails: what its next runs raise."""
 
     fails: ClassVar[list[Exception | None]] = []
@@ -490,8 +490,8 @@ def gpu_of_paper(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
 
     monkeypatch.setattr(_OnHost, "fails", [])
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(backend_file, "_provider", lambda gpu, *, graph: ("CPUExecutionProvider", {}))
-    monkeypatch.setattr(backend_file, "BoundJourney", _OnHost)
+    monkeypatch.setattr(cuda_file, "_provider", lambda gpu, *, cuda_graph: ("CPUExecutionProvider", {}))
+    monkeypatch.setattr(cuda_file, "IoBoundStages", _OnHost)
     return _OnHost.fails
 
 

@@ -19,7 +19,7 @@ from fiffdepth_rt.backends.grids import (
     tensor_shape,
     wasted_share,
 )
-from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, read_manifest
+from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, TensorSpec, read_manifest
 from fiffdepth_rt.errors import SizeError
 from tests.support import plans
 from tests.support.toy import write_toy_engine_dir
@@ -117,6 +117,17 @@ def test_free_grids_have_the_size_asked_for_along_the_longer_side() -> None:
     assert free.choose((480, 640)) == (384, 512)
     assert free.choose((480, 640), 256) == (192, 256)
     assert free.choose((1920, 1080), 1024) == (1024, 576)
+
+
+# --- shapes of tensors ---
+
+
+def test_a_manifest_says_itself_how_much_smaller_a_latent_is() -> None:
+    """Nothing here knows of eighths or of 4 channels: an f32 VAE's directory needs no other code."""
+    latent = TensorSpec(name="latent", dtype="float32", shape=("batch", 16, "height/32", "width/32"))
+    assert tensor_shape(latent, (512, 768), 2) == (2, 16, 16, 24)
+    image = TensorSpec(name="image", dtype="uint8", shape=("batch", "height", 640, 3))
+    assert tensor_shape(image, (512, 640), 1) == (1, 512, 640, 3)
 
 
 # --- sets of graphs that belong together ---

@@ -143,8 +143,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _from_cache(depth: fiffdepth_rt.Depth) -> list[bool]:
     """Of each stage, whether its compiled model was loaded."""
-    (models,) = depth.backend._sets.opened()  # type: ignore[attr-defined]
-    return [model.get_property("LOADED_FROM_CACHE") for model in models.values()]
+    (opened,) = depth.backend.opened()  # type: ignore[attr-defined]
+    return [model.get_property("LOADED_FROM_CACHE") for model in opened.stages.values()]
 
 
 def _opened(directory: Path) -> tuple[np.ndarray, list[bool]]:

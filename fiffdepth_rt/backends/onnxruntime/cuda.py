@@ -14,20 +14,131 @@ import dataclasses
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.grids import tensor_shape
+from fiffdepth_rt.backends.host import HostEngine, OpenedSet
+from fiffdepth_rt.backends.onnxruntime.cpu import NAME, failure, open_session, run_session, session_options
+from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
-from fiffdepth_rt.errors import DeviceMemoryError
-from fiffdepth_rt.machine import MIB, gpu_memory
+from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, GraphError, InferenceError
+from fiffdepth_rt.machine import MIB, default_threads, gpu_memory
 
-GRAPH_ID = "1"
-NO_GRAPH = "-1"
+_PROVIDER = "CUDAExecutionProvider"
+_CUDA_GRAPH_ID = "1"
+_NO_CUDA_GRAPH = "-1"
 _SHAPES_KEPT = 4  # as many sets of buffers are kept; the one used longest ago goes first
+
+
+class CudaEngine(HostEngine[Any]):
+    """ONNX Runtime on the NVIDIA GPU with this index.
+
+    threads: of kernels that only a CPU has; None for the physical cores available. cuda_graph: capture CUDA
+    graphs and replay them where possible.
+    """
+
+    name = NAME
+
+    def __init__(self, gpu: int, *, threads: int | None, cuda_graph: bool) -> None:
+        """Raises BackendUnavailableError where ONNX Runtime is the CPU's wheel."""
+        import onnxruntime
+
+        self.device = f"cuda:{gpu}"
+        self._gpu = gpu
+        self._threads = default_threads() if threads is None else threads
+        self._cuda_graph = cuda_graph
+        if _PROVIDER not in onnxruntime.get_available_providers():
+            raise BackendUnavailableError(
+                f"device={self.device!r} needs ONNX Runtime's GPU wheel, and this is the CPU one. "
+                "Run: pip uninstall -y onnxruntime && pip install 'fiffdepth-rt[gpu]'"
+            )
+
+    def open_stage(self, graph: CheckedGraph) -> Any:
+        return self._open_session(graph, cuda_graph=False)
+
+    def run_stage(self, opened: Any, stage: str, value: Array, output: str) -> Array:
+        try:
+            return run_session(opened, stage, value, output, run_options(cuda_graph=False))
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            self.raise_if_out_of_memory(error, "what it computes")
+            raise failure(error, stage, value) from error
+
+    def open_set(self, graphs: Mapping[str, CheckedGraph]) -> BoundSet:
+        """As in `HostEngine`, and bound to buffers. Raises DeviceMemoryError too."""
+        _, height, width, _ = graphs["encoder"].stage.inputs[0].shape
+        grid = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        why_not = why_no_cuda_graph(wanted=self._cuda_graph, own_grid=grid)
+        if why_not is None and grid is not None:
+            opened = None
+            try:
+                opened = self._open_bound(graphs, cuda_graph="on")
+                opened.run(np.zeros((1, *grid, 3), np.uint8))  # captures
+                return opened
+            except (GraphError, InferenceError) as error:
+                why_not = f"off: ONNX Runtime cannot capture these graphs ({error.__cause__})"
+            del opened  # its memory, before the other sessions take theirs
+        return self._open_bound(graphs, cuda_graph=str(why_not))
+
+    def describe(self, opened: Sequence[OpenedSet[Any]]) -> dict[str, Any]:
+        import onnxruntime
+
+        states = [one.cuda_graph for one in opened if isinstance(one, BoundSet)]
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "provider": _PROVIDER,
+            "threads": self._threads,
+            "cuda_graph": "; ".join(dict.fromkeys(states)),
+        }
+
+    def raise_if_out_of_memory(self, error: Exception, what: str) -> None:
+        """Raises DeviceMemoryError if the GPU had no room for `what`."""
+        if is_out_of_memory(str(error)):
+            raise memory_error(self._gpu, what, str(error)) from error
+
+    def _open_bound(self, graphs: Mapping[str, CheckedGraph], *, cuda_graph: str) -> BoundSet:
+        captures = cuda_graph == "on"
+        sessions = {stage: self._open_session(graph, cuda_graph=captures) for stage, graph in graphs.items()}
+        listed = {stage: graph.stage for stage, graph in graphs.items()}
+        bound = IoBoundStages(sessions, listed, device_type="cuda", device_id=self._gpu, cuda_graph=captures)
+        return BoundSet(self, sessions, bound, cuda_graph=cuda_graph)
+
+    def _open_session(self, graph: CheckedGraph, *, cuda_graph: bool) -> Any:
+        provider = _provider(self._gpu, cuda_graph=cuda_graph)
+        try:
+            return open_session(graph, session_options(threads=self._threads), provider)
+        except GraphError as error:
+            self.raise_if_out_of_memory(error, f"the weights of {graph.name}")
+            raise
+
+
+class BoundSet(OpenedSet[Any]):
+    """A graph set whose values stay on the GPU between the stages. cuda_graph: "on", or why there is none."""
+
+    def __init__(
+        self, engine: CudaEngine, sessions: Mapping[str, Any], bound: IoBoundStages, *, cuda_graph: str
+    ) -> None:
+        super().__init__(engine, sessions)
+        self._cuda_engine = engine
+        self._bound = bound
+        self.cuda_graph = cuda_graph
+
+    def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        try:
+            return self._bound.run(image_BHW3)
+        except Exception as error:  # as in run_stage
+            self._cuda_engine.raise_if_out_of_memory(error, "what it computes")
+            raise InferenceError(f"ONNX Runtime failed on an image of {image_BHW3.shape}: {error}") from error
+
+
+def _provider(gpu: int, *, cuda_graph: bool) -> tuple[str, dict[str, Any]]:
+    """ONNX Runtime's name for what computes, and its options."""
+    # TF32 would round the inputs of fp32 products to 10 bits.
+    return _PROVIDER, {"device_id": gpu, "use_tf32": 0, "enable_cuda_graph": int(cuda_graph)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +150,12 @@ class _Bound:
     bindings: tuple[tuple[str, Any], ...]
 
 
-class BoundJourney:
-    """Three sessions on one device. Calls take turns, since they share buffers.
+class IoBoundStages:
+    """Three sessions bound to buffers on one device (IO binding). Calls take turns, since they share buffers.
 
     device_type, device_id: "cuda", 0. stages: their tensors, by name.
-    graph: whether the sessions capture CUDA graphs. One is captured, for one image at a time; larger batches
-    run without, since each shape would need a graph of its own.
+    cuda_graph: whether the sessions capture CUDA graphs. One is captured, for one image at a time; larger
+    batches run without, since each shape would need a graph of its own.
     """
 
     def __init__(
@@ -54,12 +165,12 @@ class BoundJourney:
         *,
         device_type: str,
         device_id: int,
-        graph: bool,
+        cuda_graph: bool,
     ) -> None:
         self._sessions = sessions
         self._stages = stages
         self._device = (device_type, device_id)
-        self._graph = graph
+        self._cuda_graph = cuda_graph
         self._lock = threading.Lock()
         self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
 
@@ -68,7 +179,7 @@ class BoundJourney:
         with self._lock:
             bound = self._bound_to(image_BHW3.shape)
             bound.image.update_inplace(np.ascontiguousarray(image_BHW3))
-            options = run_options(graph=self._graph and len(image_BHW3) == 1)
+            options = run_options(cuda_graph=self._cuda_graph and len(image_BHW3) == 1)
             for stage, binding in bound.bindings:
                 binding.synchronize_inputs()
                 self._sessions[stage].run_with_iobinding(binding, options)
@@ -82,7 +193,7 @@ class BoundJourney:
             self._bound[shape] = self._bind(shape)
             while len(self._bound) > _SHAPES_KEPT:
                 # A graph was captured on these addresses; its buffers must outlive it.
-                old = next(s for s in self._bound if not (self._graph and s[0] == 1))
+                old = next(s for s in self._bound if not (self._cuda_graph and s[0] == 1))
                 del self._bound[old]
         self._bound.move_to_end(shape)
         return self._bound[shape]
@@ -110,20 +221,18 @@ class BoundJourney:
         return _Bound(image=values["image"], depth=values["depth"], bindings=tuple(bindings))
 
 
-def run_options(*, graph: bool) -> Any:
+def run_options(*, cuda_graph: bool) -> Any:
     """How to run a session that may capture: into its one graph, or without."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    options.add_run_config_entry("gpu_graph_id", GRAPH_ID if graph else NO_GRAPH)
+    options.add_run_config_entry("gpu_graph_id", _CUDA_GRAPH_ID if cuda_graph else _NO_CUDA_GRAPH)
     return options
 
 
-def why_no_graph(gpu: int | None, *, wanted: bool, own_grid: tuple[int, int] | None) -> str | None:
+def why_no_cuda_graph(*, wanted: bool, own_grid: tuple[int, int] | None) -> str | None:
     """Why frames are not replayed from a CUDA graph; None where they can be: it holds one fixed shape."""
-    if gpu is None:
-        return "off: no GPU is used"
     if not wanted:
         return "off: cuda_graph=False"
     if own_grid is None:
