@@ -94,6 +94,18 @@ class Clip:
         return float(np.abs(np.fft.rfft(wave))[1:].argmax() + 1) * rate / len(wave)
 
 
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """By the matrix that the frame itself names (older PyAVs do not), limited range."""
+    if not frame.format.name.startswith("yuv"):
+        return frame.to_ndarray(format="rgb24")
+    red, blue = (0.2126, 0.0722) if frame.colorspace == 1 else (0.299, 0.114)  # BT.709, else BT.601
+    y, u, v = frame.to_ndarray(format="yuv444p").astype(np.float32)
+    y, u, v = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
+    r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return np.rint(np.clip(np.stack([r, g, b], axis=-1), 0, 1) * 255).astype(np.uint8)
+
+
 def read(path: Path, *, format: str = "rgb24") -> Clip:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
@@ -105,7 +117,7 @@ def read(path: Path, *, format: str = "rgb24") -> Clip:
                 if packet.size:
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 for frame in packet.decode():
-                    pictures.append(frame.to_ndarray(format=format))
+                    pictures.append(_rgb(frame) if format == "rgb24" else frame.to_ndarray(format=format))
                     times.append(frame.time)
         sounds = container.streams.audio
         return Clip(

@@ -80,7 +80,7 @@ def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path: Path) -> None:
 
 
 def test_sound_that_goes_on_after_the_picture_is_not_damage(tmp_path: Path) -> None:
-    clip = lossless(tmp_path / "song.mkv", walk(10), tone_hz=440, sound_s=9)
+    clip = lossless(tmp_path / "song.mkv", walk(10), sound_codec="pcm_s16le", sound_s=9)
     assert times_of(clip) == [Fraction(n, 10) for n in range(10)]
 
 
@@ -187,14 +187,34 @@ def test_what_phones_browsers_and_studios_write_is_read(
     assert [levels_of(frame.photo) for frame in frames] == [pytest.approx([20, 80, 140, 200], abs=4)] * 3
 
 
+@pytest.mark.parametrize(("matrix", "yuv"), [(1, (63, 102, 240)), (5, (81, 90, 240))])
+def test_the_matrix_of_the_colours_is_the_file_s_own(
+    matrix: int, yuv: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Red as BT.709 codes it, and as BT.601 does."""
+    red = filled("yuv420p", yuv, np.uint8)
+    clip = write_clip(
+        tmp_path / "red.mkv", [red], codec="ffv1", colorspace=matrix, color_range=1, color_primaries=matrix
+    )
+    (frame,) = frames_of(clip)
+    assert tuple(frame.photo.mean(axis=(0, 1))) == pytest.approx((255, 0, 0), abs=2)
+
+
+def filled(pixels: str, levels: tuple[int, ...], dtype: type) -> av.VideoFrame:
+    """64×48 px of one colour."""
+    frame = av.VideoFrame(64, 48, pixels)
+    for plane, level in zip(frame.planes, levels, strict=True):
+        count = plane.buffer_size // np.dtype(dtype).itemsize
+        plane.update(np.full(count, level, dtype).tobytes())
+    return frame
+
+
 @functools.cache
 def hdr_level(transfer: int, coded: float) -> tuple[float, ...]:
     """The RGB that a grey of `coded`, 10 bits, becomes."""
     import tempfile
 
-    grey = av.VideoFrame(64, 48, "yuv420p10le")
-    for plane, level in zip(grey.planes, (64 + round(876 * coded), 512, 512), strict=True):
-        plane.update(np.full(plane.buffer_size // 2, level, "<u2").tobytes())
+    grey = filled("yuv420p10le", (64 + round(876 * coded), 512, 512), np.uint16)
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(
             Path(folder) / "hdr.mkv",
