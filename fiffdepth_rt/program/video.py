@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
     from fiffdepth_rt.video import Result, Source
 
 
+def _parse_out(ctx: click.Context, option: click.Parameter, value: str) -> Path:
+    """What a shell makes of an unset variable is no name."""
+    if not value:
+        raise click.BadParameter("'' is no name: name a file or a folder.", ctx, option)
+    return Path(value)
+
+
 @click.command("video")
 @click.argument("source", metavar="IN -o OUT")
 @click.option(
     "-o",
     "--out",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    callback=_parse_out,
     required=True,
     help="A video that ends in .mp4, .mov, .webm or .mkv, or a folder.",
 )
@@ -159,9 +167,10 @@ def _set_log_levels(*, verbose: bool) -> None:
     import cv2
 
     if verbose:
-        import av.logging
+        with contextlib.suppress(ImportError):  # a camera needs no PyAV
+            import av.logging
 
-        av.logging.set_level(av.logging.VERBOSE)
+            av.logging.restore_default_callback()
         return
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
     if hasattr(cv2, "setLogLevel"):  # OpenCV 4.10 to 4.12

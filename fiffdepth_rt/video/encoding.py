@@ -40,7 +40,7 @@ class Encoding:
 
 _H264 = {
     # No B frames: .mp4 counts its length in decoding order, which would cut the end off at a variable rate.
-    "libx264": {"preset": "veryfast", "crf": "18", "bf": "0"},
+    "libx264": {"preset": "superfast", "crf": "18", "bf": "0"},
     "libopenh264": {"b": "8000000"},
 }
 _VP9 = {
@@ -99,8 +99,8 @@ class VideoFile:
         metadata: Mapping[str, str],
     ) -> None:
         """A picture, and when it is shown. metadata: of the file; the first picture's counts."""
-        if self._encoding.encoded == "yuv420p":
-            height, width = picture.shape[:2]
+        height, width = picture.shape[:2]
+        if self._encoding.encoded == "yuv420p" and (height % 2 or width % 2):
             edges = ((0, height % 2), (0, width % 2), (0, 0))
             picture = np.asarray(np.pad(picture, edges, mode="edge"), dtype=np.uint8)
         with self._or_nothing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -44,6 +45,7 @@ class _Reader(Source):
         self._failed = 0
         self._failed_behind_s: Fraction | None = None  # the last good frame before the first that failed
         self._last_s: Fraction | None = None
+        self._recent_s = deque[Fraction](maxlen=64)  # when the latest packets are shown
         self._longest_s = Fraction(0)  # from one frame to the next
         self._reached_s = Fraction(0)  # how far what was read goes, sound included
 
@@ -52,7 +54,8 @@ class _Reader(Source):
             try:
                 decoded = self._stream.decode(packet)
             except av.FFmpegError:
-                self._fail()
+                if packet is not None:
+                    self._fail()
                 continue
             for frame in decoded:
                 if frame.is_corrupt:
@@ -68,6 +71,8 @@ class _Reader(Source):
                 self._last_s = frame_s
                 yield from self._timed(self._upright.push(frame))
         yield from self._timed(self._upright.flush())
+        if lost := self._lost_at_the_end():
+            self._fail(lost)
 
     def _timed(self, pictures: Iterator[tuple[Fraction, Pixels]]) -> Iterator[tuple[Fraction, Pixels]]:
         return ((time_s - self.start_s, pixels) for time_s, pixels in pictures)
@@ -86,6 +91,8 @@ class _Reader(Source):
                     in_a_row = 0
                     self._note_reached(packet)
                     if packet.stream_index == self._stream.index:
+                        if packet.pts is not None and not packet.is_discard:
+                            self._recent_s.append(Fraction(packet.pts * packet.time_base))
                         yield packet
                 break
             except av.error.ExitError:  # the time limit
@@ -102,13 +109,20 @@ class _Reader(Source):
             end_s = Fraction((ticks + (packet.duration or 0)) * packet.time_base)
             self._reached_s = max(self._reached_s, end_s - self.start_s)
 
-    def _fail(self) -> None:
-        """A frame is missing behind the last one; a decoder with threads says so some packets later."""
+    def _lost_at_the_end(self) -> int:
+        """How many packets lie behind the last frame: PyAV does not tell what its decoder could not flush."""
+        if self._last_s is None:
+            return 0
+        slack_s = Fraction(3, 5) / self.rate if self.rate else 0  # the second field of a frame is none
+        return sum(time_s > self._last_s + slack_s for time_s in self._recent_s)
+
+    def _fail(self, count: int = 1) -> None:
+        """Frames are missing behind the last one; a decoder with threads says so some packets later."""
         if self._last_s is None and "mpegts" in self._container.format.name:
             return  # a recording of a broadcast begins in the middle
         if not self._failed:
             self._failed_behind_s = self._last_s
-        self._failed += 1
+        self._failed += count
 
     def _next_s(self) -> Fraction:
         return self.start_s if self._last_s is None else self._last_s + 1 / (self.rate or Fraction(30))

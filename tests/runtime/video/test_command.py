@@ -92,6 +92,14 @@ def test_it_says_where_the_result_s_name_belongs(clip: Path) -> None:
     assert "video [OPTIONS] IN -o OUT\n" in result.stderr and "Missing option '-o' / '--out'" in result.stderr
 
 
+def test_an_unset_variable_is_no_name(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = program_on(clip, "-o", "")
+    assert (result.exit_code, "'' is no name: name a file or a folder." in result.stderr) == (2, True)
+    assert "Error: '' does not exist" in program_on("", "-o", "c.mp4").stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_pyav_it_says_what_to_install(toy_dir: Path, clip: Path, tmp_path: Path) -> None:
     code = """
 import sys

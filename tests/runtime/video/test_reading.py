@@ -303,20 +303,24 @@ def good_frames_and_error(path: Path) -> tuple[list[Fraction], str]:
     return times, str(caught.value)
 
 
-def test_a_broken_stretch_is_left_out_and_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [(12, 13), (28,), (29,)])
+def test_a_broken_stretch_is_left_out_and_counted(broken: tuple[int, ...], tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "broken.mp4", walk(30), options={"preset": "ultrafast", "g": "1"})
     with av.open(str(clip)) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(clip.read_bytes())
-    for n in (12, 13):
+    for n in broken:
         pos, size = places[n]
         data[pos : pos + size] = b"\xff" * size
     clip.write_bytes(data)
     times, error = good_frames_and_error(clip)
-    assert times == [Fraction(n, 10) for n in range(30) if n not in (12, 13)]
-    assert error.startswith(
-        f"2 frames of {clip} could not be decoded and were left out, the first behind 1.1"
-    )
+    missing = [n for n in range(30) if Fraction(n, 10) not in times]
+    assert (
+        set(broken) <= set(missing) <= {*broken, 28, 29}
+    )  # at the end, what PyAV's decoder holds back goes too
+    frames = "1 frame" if len(missing) == 1 else "2 frames"
+    assert f"{frames} of {clip} could not be decoded and " in error
+    assert f" left out, the first behind {(missing[0] - 1) / 10:.2f} s" in error
 
 
 @pytest.mark.parametrize(("name", "codec"), [("cut.avi", "mjpeg"), ("cut.mkv", "ffv1"), ("cut.mp4", "mpeg4")])
