@@ -47,8 +47,8 @@ from training import objective
 from training.data.normalise import normalise
 from training.data.samples import MetricPair
 from training.metrics import NEAREST_M
-from training.weights import light as light_vae
-from training.weights import ours as checkpoint
+from training.weights.light import load_light_vae
+from training.weights.ours import Checkpoint, load_checkpoint
 
 GRID = 64
 Array = NDArray[np.float32]
@@ -69,7 +69,7 @@ class HalvesScores:
 class Chain:
     """The full model, with the full or the light half of the VAE at either end. Pixels in [-1, 1]."""
 
-    def __init__(self, model: checkpoint.Checkpoint, light: Any) -> None:
+    def __init__(self, model: Checkpoint, light: Any) -> None:
         self.model, self.light = model, light
         self.scale = model.vae.config.scaling_factor
 
@@ -160,8 +160,8 @@ def markdown(rows: list[HalvesScores]) -> str:
 @commands.pictures
 @commands.save
 def main(full: Path, light: Path, scenes: int, rgbd: Path | None, pictures: Path | None, save: bool) -> None:
-    vae, halves, info = light_vae.load(light)
-    model = checkpoint.load(full)
+    vae, halves, info = load_light_vae(light)
+    model = load_checkpoint(full)
     if isinstance(model.vae, AutoencoderTiny):
         raise click.ClickException(
             f"{full} carries a light VAE: give the one that {light.name} was made from, with a full VAE "

@@ -38,17 +38,16 @@ from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.space import Space
 from training import loop, objective
 from training.config import Base
-from training.data import procedural
 from training.data.depth_maps import DepthPictures, depth_pictures, has_scenes
-from training.data.images import PhotoFolder, PhotoShards
-from training.data.samples import DataError, Real, SampleError
+from training.data.samples import DataError, SampleError
+from training.data.sets import open_set
 from training.errors import TrainingError
-from training.weights import light as light_vae
+from training.weights.light import LightInfo, new_light_vae, save_light_vae
 from training.weights.reading import Weights, read_base
 from training.weights.tensors import read_tensors
 
 RESULT = "light.safetensors"
-SETTINGS = "settings.json"
+SETTINGS_FILE = "settings.json"
 HELD_OUT_EVERY = 50
 """Every 50th sample of a dataset is never trained on; the validation figures come from those."""
 HELD_OUT_VIEWS = 16
@@ -63,9 +62,12 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """crop: side of the square views in px, a multiple of 64. own_share: of the decoder's batch, how much is
-    the model's own depth latents. width: channels of the light VAE, 64 for TAESD's."""
+class DistillationSettings:
+    """How a light VAE is distilled.
+
+    width: its channels, 64 for TAESD's. crop: side of the square views in px, a multiple of 64. own_share:
+    the share of the decoder's batch that is the model's own depth latents.
+    """
 
     width: int = 64
     encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
@@ -100,14 +102,14 @@ def edge_error(
 
 
 def decoder_loss(
-    target: torch.Tensor, predicted: torch.Tensor, valid: torch.Tensor, plan: Plan
+    target: torch.Tensor, predicted: torch.Tensor, valid: torch.Tensor, settings: DistillationSettings
 ) -> torch.Tensor:
     """L_MAE + λ_GM L_GM (several scales) + λ_edge L_edge, over valid pixels. N×1×H×W."""
     return (
         objective.mae(target, predicted, valid)
-        + plan.gradient_weight
-        * objective.gradient_matching(target, predicted, valid, scales=plan.gradient_scales)
-        + plan.edge_weight * edge_error(target, predicted, valid)
+        + settings.gradient_weight
+        * objective.gradient_matching(target, predicted, valid, scales=settings.gradient_scales)
+        + settings.edge_weight * edge_error(target, predicted, valid)
     )
 
 
@@ -214,14 +216,11 @@ def _cut_out(arrays: list[Pixels], crop: int, rng: np.random.Generator) -> list[
     return [np.ascontiguousarray(a[:, ::-1] if mirrored else a) for a in cut]
 
 
-def open_photos(paths: Sequence[str]) -> list[Real | procedural.ProceduralScenes]:
+def photo_datasets(paths: Sequence[str]) -> list[Any]:
     """Folders of pictures, shards or rendered scenes -> datasets whose samples have a `photo`."""
     found: list[Any] = []
     for path in paths:
-        if has_scenes(path):
-            found += procedural.by_shape(path, space="depth")
-        else:
-            found.append(PhotoShards(path) if path.endswith(".tar") else PhotoFolder(path))
+        found += open_set("procedural" if has_scenes(path) else "images", path, space=Space.DEPTH)
     return found
 
 
@@ -229,14 +228,19 @@ def open_photos(paths: Sequence[str]) -> list[Real | procedural.ProceduralScenes
 
 
 def train_encoder(
-    vae: AutoencoderTiny, teacher: Teacher, photos: Views, plan: Plan, run: Path, device: torch.device
+    vae: AutoencoderTiny,
+    teacher: Teacher,
+    photos: Views,
+    settings: DistillationSettings,
+    run: Path,
+    device: torch.device,
 ) -> None:
     """photo -> latent: the teacher's scaled posterior mean."""
     held_out = _photo_batch(photos.held_out(), device)
     wanted = teacher.encode(held_out)
 
     def loss_at(step: int) -> torch.Tensor:
-        pixels = _photo_batch(photos.batch(step, plan.batch), device)
+        pixels = _photo_batch(photos.batch(step, settings.batch), device)
         with _autocast(device):
             latent = vae.encoder(pixels)
         return objective.depth_loss(teacher.encode(pixels), latent.float())
@@ -246,7 +250,7 @@ def train_encoder(
             error = objective.mae(wanted, module(held_out)).item()
         return {"held_out_mae": error, "of_std": error / wanted.std().item()}
 
-    loop.fit(vae.encoder, loss_at, plan.encoder, run / "encoder", validate=validate)
+    loop.fit(vae.encoder, loss_at, settings.encoder, run / "encoder", validate=validate)
 
 
 def train_decoder(
@@ -254,18 +258,18 @@ def train_decoder(
     teacher: Teacher,
     depths: Views,
     photos: Views | None,
-    plan: Plan,
+    settings: DistillationSettings,
     run: Path,
     device: torch.device,
 ) -> None:
     """depth latent -> depth picture."""
-    own = 0 if photos is None else round(plan.batch * plan.own_share)
+    own = 0 if photos is None else round(settings.batch * settings.own_share)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents N×4×h×w, target pictures N×1×H×W, valid."""
         parts = []
-        if own < plan.batch:
-            parts.append(_of_maps(teacher, depths.batch(step, plan.batch - own), device))
+        if own < settings.batch:
+            parts.append(_of_maps(teacher, depths.batch(step, settings.batch - own), device))
         if own:
             assert photos is not None
             pixels = _photo_batch(photos.batch(step, own), device)
@@ -282,7 +286,7 @@ def train_decoder(
         latents, targets, valid = batch(step)
         with _autocast(device):
             predicted = vae.decoder(latents)
-        return decoder_loss(targets, predicted.float(), valid, plan)
+        return decoder_loss(targets, predicted.float(), valid, settings)
 
     def validate(module: torch.nn.Module) -> dict[str, float]:
         latents, targets, valid = held_out
@@ -290,7 +294,7 @@ def train_decoder(
             error = objective.mae(targets, module(latents).clamp(-1, 1), valid).item()
         return {"held_out_mae": error, "full_decoder_mae": full_error}
 
-    loop.fit(vae.decoder, loss_at, plan.decoder, run / "decoder", validate=validate)
+    loop.fit(vae.decoder, loss_at, settings.decoder, run / "decoder", validate=validate)
 
 
 def _of_maps(
@@ -320,7 +324,7 @@ def distil(
     photos: Sequence[str],
     depth: Sequence[str],
     run: Path,
-    plan: Plan,
+    settings: DistillationSettings,
     device: str = "cpu",
     licence: str | None = None,
 ) -> Path:
@@ -329,49 +333,51 @@ def distil(
     licence: of the result; None: the teacher's.
     Raises CheckpointError, DataError, TrainingError, OutputError.
     """
-    if plan.crop % GRID or plan.crop <= 0:
-        raise DataError(f"A crop of {plan.crop} px: it has to be a multiple of {GRID}.")
+    if settings.crop % GRID or settings.crop <= 0:
+        raise DataError(f"A crop of {settings.crop} px: it has to be a multiple of {GRID}.")
     if not photos and not depth:
         raise DataError("Nothing to learn from: --photos for an encoder, --depth for a decoder, or both.")
     weights = read_base(base)
     info = weights.info
-    space: Space = info.output_space if info else "depth"
-    photo_sets = open_photos(photos)
+    space = Space(info.output_space) if info else Space.DEPTH
+    photo_sets = photo_datasets(photos)
     depth_sets: list[DepthPictures] = [d for path in depth for d in depth_pictures(path, space=space)]
-    _remember(run, {"teacher": Path(base.model).name, "plan": dataclasses.asdict(plan), "space": space})
+    _remember(
+        run, {"teacher": Path(base.model).name, "settings": dataclasses.asdict(settings), "space": space}
+    )
     where = torch.device(device)
     teacher = Teacher(weights, where)
-    torch.manual_seed(plan.seed)
-    vae = light_vae.light_vae(
-        width=plan.width, encoder_blocks=plan.encoder_blocks, decoder_blocks=plan.decoder_blocks
+    torch.manual_seed(settings.seed)
+    vae = new_light_vae(
+        width=settings.width, encoder_blocks=settings.encoder_blocks, decoder_blocks=settings.decoder_blocks
     ).to(where)
 
     def cut(sample: Any, rng: np.random.Generator) -> NDArray[np.uint8]:
-        return cut_photo(sample.photo, plan.crop, rng)
+        return cut_photo(sample.photo, settings.crop, rng)
 
     def cut_map(sample: Any, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        return cut_depth(sample.picture, sample.valid, plan.crop, rng)
+        return cut_depth(sample.picture, sample.valid, settings.crop, rng)
 
     halves: list[str] = []
-    photo_views = Views(photo_sets, cut, plan.seed + 1) if photo_sets else None
+    photo_views = Views(photo_sets, cut, settings.seed + 1) if photo_sets else None
     if photo_views is not None:
-        train_encoder(vae, teacher, photo_views, plan, run, where)
+        train_encoder(vae, teacher, photo_views, settings, run, where)
         vae.encoder.load_state_dict(_weights(run / "encoder"))
         halves.append("encoder")
     if depth_sets:
-        views = Views(depth_sets, cut_map, plan.seed + 2)
-        train_decoder(vae, teacher, views, photo_views, plan, run, where)
+        views = Views(depth_sets, cut_map, settings.seed + 2)
+        train_decoder(vae, teacher, views, photo_views, settings, run, where)
         vae.decoder.load_state_dict(_weights(run / "decoder"))
         halves.append("decoder")
     sources = [f"{d.name} ({d.licence})" for d in (*photo_sets, *depth_sets)]
-    light = light_vae.LightInfo(
+    light = LightInfo(
         name=f"light-{info.name if info else Path(base.model).stem}",
         teacher=info.name if info else Path(base.model).name,
         licence=licence or (info.licence if info else base.licence),
         data_sources=tuple(dict.fromkeys([*(info.data_sources if info else ()), *sources])),
-        training=dataclasses.asdict(plan),
+        training=dataclasses.asdict(settings),
     )
-    light_vae.save(run / RESULT, vae, tuple(halves), light)
+    save_light_vae(run / RESULT, vae, tuple(halves), light)
     return run / RESULT
 
 
@@ -379,13 +385,13 @@ def _weights(place: Path) -> dict[str, torch.Tensor]:
     return read_tensors(place / loop.WEIGHTS)[0]
 
 
-def _remember(run: Path, settings: dict[str, Any]) -> None:
+def _remember(run: Path, said: dict[str, Any]) -> None:
     """Raises TrainingError where the run was begun with other settings."""
-    text = json.dumps(settings, indent=1, sort_keys=True)
-    kept = run / SETTINGS
+    text = json.dumps(said, indent=1, sort_keys=True)
+    kept = run / SETTINGS_FILE
     if kept.exists() and kept.read_text() != text:
         raise TrainingError(
-            f"{run} was begun with other settings, see {kept}: repeat the command with those, or take "
+            f"{run} was begun with other settings: repeat the command with the settings in {kept}, or take "
             "another --run."
         )
     run.mkdir(parents=True, exist_ok=True)
@@ -404,7 +410,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    say, plan = parser.add_argument, Plan()
+    say, default = parser.add_argument, DistillationSettings()
     say("checkpoint", help="the teacher: a diffusers folder, a single .safetensors, or a Hub id")
     say("--photos", action="append", default=[], help="photos for the encoder; may be repeated")
     say("--depth", action="append", default=[], help="depth maps for the decoder; may be repeated")
@@ -412,28 +418,31 @@ def main() -> None:
     say(
         "--width",
         type=int,
-        default=plan.width,
+        default=default.width,
         help="channels of the light VAE (default: %(default)s, TAESD's)",
     )
     say(
         "--encoder-blocks",
         type=_blocks,
-        default=plan.encoder_blocks,
+        default=default.encoder_blocks,
         help="per level, picture first: 1,3,3,3",
     )
     say(
-        "--decoder-blocks", type=_blocks, default=plan.decoder_blocks, help="per level, latent first: 3,3,3,1"
+        "--decoder-blocks",
+        type=_blocks,
+        default=default.decoder_blocks,
+        help="per level, latent first: 3,3,3,1",
     )
-    say("--steps", type=int, default=plan.encoder.steps, help="of each half (default: %(default)s)")
-    say("--lr", type=float, default=plan.encoder.lr, help="highest learning rate (default: %(default)s)")
-    say("--batch", type=int, default=plan.batch, help="views per step (default: %(default)s)")
+    say("--steps", type=int, default=default.encoder.steps, help="of each half (default: %(default)s)")
+    say("--lr", type=float, default=default.encoder.lr, help="highest learning rate (default: %(default)s)")
+    say("--batch", type=int, default=default.batch, help="views per step (default: %(default)s)")
     say(
         "--crop",
         type=int,
-        default=plan.crop,
+        default=default.crop,
         help="side of a view in px, a multiple of 64 (default: %(default)s)",
     )
-    say("--own-share", type=float, default=plan.own_share,
+    say("--own-share", type=float, default=default.own_share,
         help="share of the model's own latents in the decoder's batch (default: %(default)s)")  # fmt: skip
     say(
         "--prompt-embedding",
@@ -446,14 +455,14 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     cv2.setNumThreads(1)
     schedule = loop.Schedule(steps=args.steps, lr=args.lr)
-    plan = Plan(
+    settings = DistillationSettings(
         width=args.width, encoder_blocks=args.encoder_blocks, decoder_blocks=args.decoder_blocks,
         crop=args.crop, batch=args.batch, own_share=args.own_share, encoder=schedule, decoder=schedule,
     )  # fmt: skip
     base = Base(model=args.checkpoint, prompt_embedding=args.prompt_embedding)
     try:
         path = distil(
-            base, photos=args.photos, depth=args.depth, run=args.run, plan=plan, device=args.device,
+            base, photos=args.photos, depth=args.depth, run=args.run, settings=settings, device=args.device,
             licence=args.licence,
         )  # fmt: skip
     except (DataError, TrainingError, FiffDepthError) as error:

@@ -45,7 +45,7 @@ from training.objective import Diffusion, Half
 from training.run_folder import State, only_run_in
 from training.step import Losses, Randomness, backward, learning_rate
 from training.validation import picture_rows, validate
-from training.weights import ours as checkpoint
+from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 from training.weights.reading import Weights, read_base
 
 log = logging.getLogger("training")
@@ -266,7 +266,7 @@ class Training:
             self._save_state(step)
         if (step % c.checkpoint_every == 0 or last) and not path.exists():
             with self._averaged():
-                checkpoint.save(path, self._checkpoint(step, terms))
+                save_checkpoint(path, self._checkpoint(step, terms))
 
     def _save_state(self, step: int) -> None:
         scaler = self._accelerator.scaler
@@ -283,13 +283,13 @@ class Training:
         )
         self._saved = step
 
-    def _checkpoint(self, step: int, terms: sources.LicenceTerms) -> checkpoint.Checkpoint:
+    def _checkpoint(self, step: int, terms: sources.LicenceTerms) -> Checkpoint:
         c = self._config
-        return checkpoint.Checkpoint(
+        return Checkpoint(
             unet=self.unet,
             vae=self.vae,
             prompt_embedding=self._prompt,
-            info=checkpoint.CheckpointInfo(
+            info=CheckpointInfo(
                 name=c.run.name,
                 recipe="fiffdepth",
                 output_space=c.data.space,
@@ -347,7 +347,7 @@ def _diffusion(base: Weights) -> Diffusion:
 
 
 def _seed_everything(seed: int, step: int, rank: int) -> None:
-    """For what draws from torch's own generator, such as a base's dropout: the same after a run_folder."""
+    """For what draws from torch's own generator, such as a base's dropout: the same after a resume."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 

@@ -139,9 +139,9 @@ def test_attention_on_the_cpu_is_counted() -> None:
 def test_the_paper_s_own_way_gives_what_the_reference_gives(channels_last: bool, tmp_path: Any) -> None:
     from export import parity
     from export.model import read_checkpoint
-    from training.weights.ours import save
+    from training.weights.ours import save_checkpoint
 
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     model = read_checkpoint(tmp_path / "tiny.safetensors")
     photo = noise_photo(HW)
     wanted = parity.reference(model, {"noise": photo})["noise"]["decoder"].output
@@ -156,9 +156,9 @@ def test_the_paper_s_own_way_gives_what_the_reference_gives(channels_last: bool,
 
 
 def test_a_row_in_torch_tells_its_stages_and_what_the_host_adds(tmp_path: Any) -> None:
-    from training.weights.ours import save
+    from training.weights.ours import save_checkpoint
 
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     options = {
         "checkpoint": str(tmp_path / "tiny.safetensors"),
         "prompt_embedding": None,
@@ -176,9 +176,9 @@ def test_a_row_in_torch_tells_its_stages_and_what_the_host_adds(tmp_path: Any) -
 
 @pytest.mark.soak
 def test_the_compiled_row_compiles_in_its_first_frame_and_counts_the_same_arithmetic(tmp_path: Any) -> None:
-    from training.weights.ours import save
+    from training.weights.ours import save_checkpoint
 
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     options = {
         "checkpoint": str(tmp_path / "tiny.safetensors"),
         "prompt_embedding": None,

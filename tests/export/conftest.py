@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.tiny_models import exact_in_half, tiny_checkpoint
-from training.weights.ours import Checkpoint, save
+from training.weights.ours import Checkpoint, save_checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
     """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
     made, folder = exact_in_half(tiny_checkpoint()), tmp_path_factory.mktemp("desk")
-    save(folder / "ckpt.v1.safetensors", made)
+    save_checkpoint(folder / "ckpt.v1.safetensors", made)
     run = typed("ckpt.v1.safetensors", folder=folder)
     assert run.returncode == 0, run.stderr
     return PlainExport(

@@ -14,7 +14,7 @@ from export.recipe import RECIPES
 from tests.support.tiny_models import sized_like_sd2, tiny_checkpoint
 from training.weights import layouts
 from training.weights.errors import CheckpointError
-from training.weights.ours import save
+from training.weights.ours import save_checkpoint
 from training.weights.random import LAYOUTS, random_unet, random_vae, write_layout
 
 FIFFDEPTH = RECIPES["fiffdepth"]
@@ -175,7 +175,7 @@ def edited(tmp_path, made, edit):
     from safetensors import safe_open
 
     path = tmp_path / "edited.safetensors"
-    save(path, made)
+    save_checkpoint(path, made)
     with safe_open(path, framework="pt") as f:
         metadata = f.metadata()
     tensors = load_file(path)
@@ -218,7 +218,7 @@ def test_tensors_of_the_wrong_dtype_are_named(tmp_path, made):
 @pytest.mark.parametrize("keep", [0, 4, 1000, -8])
 def test_a_truncated_file_is_said(tmp_path, made, keep):
     path = tmp_path / "cut.safetensors"
-    save(path, made)
+    save_checkpoint(path, made)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match="cut off"):
         read_checkpoint(path)
@@ -249,7 +249,7 @@ def test_a_prompt_embedding_beside_the_checkpoint_is_found_by_its_name(tmp_path,
 
 
 def test_a_checkpoints_own_prompt_embedding_wins_over_the_file_beside_it(tmp_path, made):
-    save(tmp_path / "own.safetensors", made)
+    save_checkpoint(tmp_path / "own.safetensors", made)
     save_file({"e": made.prompt_embedding * 2}, tmp_path / "own.safetensors.prompt.safetensors")
     model = read_checkpoint(tmp_path / "own.safetensors")
     assert torch.equal(model.prompt_embedding, made.prompt_embedding)

@@ -32,7 +32,7 @@ from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.image import to_grid, to_photo
 from tests.support.tiny_models import tiny_checkpoint, tiny_unet, tiny_vae
-from training.weights.ours import save
+from training.weights.ours import save_checkpoint
 from training.weights.random import LAYOUTS
 
 # --- half precision ---
@@ -288,7 +288,7 @@ def test_the_form_for_tensorrt_8_5_has_no_norm_that_it_cannot_read_and_computes_
 
 @pytest.mark.soak
 def test_every_form_goes_the_whole_way(tmp_path):
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     forms = [
         GraphForm(precision=p, trt85=t)
         for p in Precision

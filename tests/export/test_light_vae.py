@@ -31,9 +31,16 @@ from fiffdepth_rt.engine_dir.golden import read_golden
 from fiffdepth_rt.image import to_grid, to_photo
 from tests.support.tiny_models import shake, tiny_checkpoint
 from training.weights.errors import CheckpointError
-from training.weights.light import HALVES, LightHalf, LightInfo, light_vae, load, read_light_half
-from training.weights.light import save as save_light
-from training.weights.ours import save
+from training.weights.light import (
+    HALVES,
+    LightHalf,
+    LightInfo,
+    load_light_vae,
+    new_light_vae,
+    read_light_half,
+    save_light_vae,
+)
+from training.weights.ours import save_checkpoint
 from training.weights.random import centre_depth, random_unet, random_vae
 from training.weights.random import main as make_random
 
@@ -55,13 +62,13 @@ def changed(vae, **config):
 
 def tiny_light(out_channels=3, seed=3, **config):
     torch.manual_seed(seed)
-    return centre_depth(shake(changed(light_vae(width=WIDTH, out_channels=out_channels), **config)))
+    return centre_depth(shake(changed(new_light_vae(width=WIDTH, out_channels=out_channels), **config)))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save(path, tiny_checkpoint())
+    save_checkpoint(path, tiny_checkpoint())
     return path
 
 
@@ -83,7 +90,7 @@ def taesd(tmp_path_factory):
 def distilled(tmp_path_factory):
     """One file as training/distill_vae.py writes it: a decoder of one channel."""
     path = tmp_path_factory.mktemp("light") / "light.safetensors"
-    save_light(path, tiny_light(out_channels=1, seed=4), ("encoder", "decoder"), INFO)
+    save_light_vae(path, tiny_light(out_channels=1, seed=4), ("encoder", "decoder"), INFO)
     return path
 
 
@@ -171,7 +178,7 @@ def test_the_golden_values_and_the_parity_table_are_of_the_light_chain(exported,
 
 def test_a_checkpoint_that_carries_a_light_vae_is_read_as_it_is(tmp_path):
     light, image = tiny_light(out_channels=1), images(64, 128, 3)
-    save(tmp_path / "tiny.safetensors", dataclasses.replace(tiny_checkpoint(), vae=light))
+    save_checkpoint(tmp_path / "tiny.safetensors", dataclasses.replace(tiny_checkpoint(), vae=light))
     model = read_checkpoint(tmp_path / "tiny.safetensors")
     assert "VAE light-f8" in model.description
     run, value = TorchStages(lambda stage: build_stage(stage, model)), image[None]
@@ -185,7 +192,7 @@ def test_a_checkpoint_that_carries_a_light_vae_is_read_as_it_is(tmp_path):
 def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
     light = tiny_light(out_channels=1)
     path, target = tmp_path / "tiny.safetensors", tmp_path / "engines"
-    save(path, dataclasses.replace(tiny_checkpoint(), vae=light))
+    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(), vae=light))
     run = CliRunner().invoke(main, [str(path), "-o", str(target), "--precision", "fp32"])
     assert run.exit_code == 0, run.output
     assert "VAE light-f8" in open_engine_dir(target).manifest.provenance["description"]
@@ -198,7 +205,7 @@ def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
 
 def test_a_full_vae_given_beside_a_light_checkpoint_takes_its_place(tmp_path):
     path = tmp_path / "light.safetensors"
-    save(path, dataclasses.replace(tiny_checkpoint(), vae=tiny_light(out_channels=1)))
+    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(), vae=tiny_light(out_channels=1)))
     tiny_checkpoint().vae.save_pretrained(tmp_path / "vae")
     model = read_checkpoint(path, Given(vae=tmp_path / "vae"))
     assert "VAE KL-f8" in model.description
@@ -210,7 +217,7 @@ def test_a_full_vae_given_beside_a_light_checkpoint_takes_its_place(tmp_path):
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_one_half_alone_leaves_the_other_full(checkpoint, distilled, half):
     model = read_checkpoint(checkpoint, Given(**{half: distilled}))
-    light, other = load(distilled)[0], {"encoder": "decoder", "decoder": "encoder"}[half]
+    light, other = load_light_vae(distilled)[0], {"encoder": "decoder", "decoder": "encoder"}[half]
     assert list(model.light) == [half] and model.vae_of(other) is model.vae
     image = images(1, 64, 64, 3)
     chain = {half: light, other: model.vae}
@@ -233,7 +240,7 @@ FORMS = [
 def test_every_form_of_a_distilled_half_computes_what_diffusers_does(
     full, distilled, tmp_path, form, half, tolerance
 ):
-    light, model = load(distilled)[0], dataclasses.replace(full, light=halves_of(distilled))
+    light, model = load_light_vae(distilled)[0], dataclasses.replace(full, light=halves_of(distilled))
     h, w = form.grid_hw or (64, 128)
     image = images(1, h, w, 3)
     latent = torch.randn(1, 4, h // 8, w // 8, generator=torch.Generator().manual_seed(6))
@@ -256,7 +263,7 @@ def test_every_form_of_a_distilled_half_computes_what_diffusers_does(
 
 def test_a_cameras_pictures_go_through_light_halves_as_the_host_would_resize_them(full, distilled, tmp_path):
     model = dataclasses.replace(full, light=halves_of(distilled))
-    fitted, light = camera_fit((90, 120), 128), load(distilled)[0]
+    fitted, light = camera_fit((90, 120), 128), load_light_vae(distilled)[0]
     form = GraphForm(camera_hw=(90, 120), grid_hw=fitted.grid_hw)
     for half in HALVES:
         write_graph(tmp_path, half, build_stage(half, model, form=form), form)
@@ -318,7 +325,7 @@ def test_every_fold_of_a_light_half_is_exact_also_at_the_border(out_channels, sc
 
 def test_taesd_needs_24_percent_of_the_arithmetic_of_stable_diffusion_2_1():
     with torch.device("meta"):
-        vae = light_vae(out_channels=3).eval()
+        vae = new_light_vae(out_channels=3).eval()
         half = LightHalf(name="taesd", vae=vae, licence="MIT", data_sources=(), sha256="")
         model = Model(
             layout="", name="", recipe=RECIPES["fiffdepth"], output_space="depth", size_default=512,
@@ -362,11 +369,11 @@ def folder_of(vae, path):
 )
 def test_another_shape_of_door_is_refused_by_name(config, half, match):
     with pytest.raises(UnsupportedModelError, match=match):
-        (EncoderStage if half == "encoder" else DecoderStage)(changed(light_vae(width=WIDTH), **config))
+        (EncoderStage if half == "encoder" else DecoderStage)(changed(new_light_vae(width=WIDTH), **config))
 
 
 def test_a_wrong_light_half_stops_the_command_without_a_traceback(checkpoint, tmp_path):
-    light = folder_of(light_vae(width=WIDTH), tmp_path / "light")
+    light = folder_of(new_light_vae(width=WIDTH), tmp_path / "light")
     config = json.loads((light / "config.json").read_text())
     (light / "config.json").write_text(json.dumps({**config, "latent_channels": 16}))
     words = [str(checkpoint), "-o", str(tmp_path / "out"), "--encoder", str(light)]
@@ -376,7 +383,7 @@ def test_a_wrong_light_half_stops_the_command_without_a_traceback(checkpoint, tm
 
 
 def test_missing_tensors_are_listed(tmp_path):
-    light = folder_of(light_vae(width=WIDTH), tmp_path / "light")
+    light = folder_of(new_light_vae(width=WIDTH), tmp_path / "light")
     weights = light / "diffusion_pytorch_model.safetensors"
     save_file({k: v for k, v in load_file(weights).items() if k != "encoder.layers.0.bias"}, weights)
     refused(CheckpointError, r"EncoderTiny of its configuration. 1 missing: layers.0.bias", light)
@@ -384,7 +391,7 @@ def test_missing_tensors_are_listed(tmp_path):
 
 
 def test_a_file_with_the_other_half_alone_is_said(tmp_path):
-    save_light(tmp_path / "light.safetensors", light_vae(width=WIDTH), ("decoder",), INFO)
+    save_light_vae(tmp_path / "light.safetensors", new_light_vae(width=WIDTH), ("decoder",), INFO)
     refused(
         CheckpointError, "holds no encoder: its tensors begin with decoder", tmp_path / "light.safetensors"
     )
@@ -398,14 +405,14 @@ def test_a_full_vae_in_place_of_a_light_one_is_said(tmp_path):
 def test_pickles_and_files_without_a_configuration_are_refused(tmp_path):
     (tmp_path / "taesd_encoder.pth").write_bytes(b"\x80\x04.")
     refused(CheckpointError, "is a pickle", tmp_path / "taesd_encoder.pth")
-    save_file(light_vae(width=WIDTH).state_dict(), tmp_path / "bare.safetensors")
+    save_file(new_light_vae(width=WIDTH).state_dict(), tmp_path / "bare.safetensors")
     refused(CheckpointError, "put AutoencoderTiny's config.json beside it", tmp_path / "bare.safetensors")
-    light_vae(width=WIDTH).save_config(tmp_path)
+    new_light_vae(width=WIDTH).save_config(tmp_path)
     assert read_light_half(tmp_path / "bare.safetensors", "encoder").name == "bare"
 
 
 def test_a_configuration_that_builds_nothing_is_said(tmp_path):
-    light = folder_of(light_vae(width=WIDTH), tmp_path / "light")
+    light = folder_of(new_light_vae(width=WIDTH), tmp_path / "light")
     config = json.loads((light / "config.json").read_text())
     (light / "config.json").write_text(json.dumps({**config, "num_encoder_blocks": [1]}))
     refused(CheckpointError, "builds no AutoencoderTiny", light)
@@ -416,8 +423,8 @@ def test_a_configuration_that_builds_nothing_is_said(tmp_path):
 
 def test_a_light_vae_comes_back_as_it_was_saved(tmp_path):
     vae = tiny_light(out_channels=1)
-    save_light(tmp_path / "light.safetensors", vae, ("decoder",), INFO)
-    again, halves, info = load(tmp_path / "light.safetensors")
+    save_light_vae(tmp_path / "light.safetensors", vae, ("decoder",), INFO)
+    again, halves, info = load_light_vae(tmp_path / "light.safetensors")
     assert (halves, info, again.encoder) == (("decoder",), INFO, None)
     latent = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
@@ -427,14 +434,14 @@ def test_a_light_vae_comes_back_as_it_was_saved(tmp_path):
 
 def test_a_cut_or_foreign_file_is_no_light_vae(tmp_path):
     path = tmp_path / "light.safetensors"
-    save_light(path, light_vae(width=WIDTH), ("encoder", "decoder"), INFO)
+    save_light_vae(path, new_light_vae(width=WIDTH), ("encoder", "decoder"), INFO)
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load(path)
+        load_light_vae(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="lacks the metadata"):
-        load(path)
+        load_light_vae(path)
 
 
 def test_the_random_light_vae_is_a_folder_that_the_export_takes(tmp_path):

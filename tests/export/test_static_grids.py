@@ -13,12 +13,12 @@ from export.build_engines import main
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from tests.support.tiny_models import tiny_checkpoint
-from training.weights.ours import save
+from training.weights.ours import save_checkpoint
 
 
 @pytest.mark.soak
 def test_an_export_for_several_grids_is_one_directory_in_which_photos_find_theirs(tmp_path: Path) -> None:
-    save(tmp_path / "tiny.safetensors", tiny_checkpoint())
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     words = [str(tmp_path / "tiny.safetensors"), "-o", str(tmp_path / "tiny"), "--precision", "fp32"]
     run = CliRunner().invoke(main, [*words, "--static", "64x128", "--static", "128x64"])
     assert run.exit_code == 0, run.output

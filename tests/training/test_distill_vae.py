@@ -23,14 +23,28 @@ from training import distill_vae, loop
 from training.config import Base
 from training.data.depth_maps import DepthFolder, depth_pictures
 from training.data.samples import DataError, SampleError
-from training.distill_vae import Plan, Views, cut_depth, cut_photo, decoder_loss, distil, edge_error
+from training.distill_vae import (
+    DistillationSettings,
+    Views,
+    cut_depth,
+    cut_photo,
+    decoder_loss,
+    distil,
+    edge_error,
+)
 from training.errors import TrainingError
-from training.weights import light as light_vae
-from training.weights.light import read_light_half
-from training.weights.ours import load, save
+from training.weights.light import (
+    HALVES,
+    LightInfo,
+    load_light_vae,
+    new_light_vae,
+    read_light_half,
+    save_light_vae,
+)
+from training.weights.ours import load_checkpoint, save_checkpoint
 
 STEPS = loop.Schedule(steps=6, lr=2e-3, warmup=1, save_every=3)
-PLAN = Plan(
+SETTINGS = DistillationSettings(
     width=8, encoder_blocks=(0, 0, 1, 1), decoder_blocks=(1, 0, 0, 0), crop=64, batch=2, encoder=STEPS,
     decoder=STEPS,
 )  # fmt: skip
@@ -58,10 +72,10 @@ def test_the_edge_term_is_the_error_on_both_sides_of_an_edge_and_nowhere_else():
 def test_the_decoders_loss_is_l1_gradients_and_edges_in_their_weights():
     target, predicted = row(0.0, 0.0, 0.5, 0.5), row(0.1, 0.0, 0.3, 0.5)
     everywhere = torch.ones_like(target, dtype=torch.bool)
-    plan = Plan(gradient_weight=0.5, gradient_scales=1, edge_weight=0.25)
+    settings = DistillationSettings(gradient_weight=0.5, gradient_scales=1, edge_weight=0.25)
     l1, gradients, edges = 0.3 / 4, (0.1 + 0.2 + 0.2) / 4, 0.2 / 2
     wanted = l1 + 0.5 * gradients + 0.25 * edges
-    assert decoder_loss(target, predicted, everywhere, plan).item() == pytest.approx(wanted)
+    assert decoder_loss(target, predicted, everywhere, settings).item() == pytest.approx(wanted)
 
 
 # --- data ---
@@ -163,13 +177,13 @@ def test_damaged_samples_are_logged_and_replaced_until_nothing_is_left(caplog):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "tiny.safetensors"
-    save(path, tiny_checkpoint())
+    save_checkpoint(path, tiny_checkpoint())
     return path
 
 
-def run(teacher, data, place, plan=PLAN, **kwargs):
+def run(teacher, data, place, settings=SETTINGS, **kwargs):
     arguments = {"photos": [str(data / "photos")], "depth": [str(data / "depth")], **kwargs}
-    return distil(Base(model=str(teacher)), run=place, plan=plan, **arguments)
+    return distil(Base(model=str(teacher)), run=place, settings=settings, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +192,7 @@ def distilled(teacher, data, tmp_path_factory):
 
 
 def test_the_result_says_where_it_comes_from_and_export_takes_it(distilled, teacher):
-    vae, halves, info = light_vae.load(distilled)
+    vae, halves, info = load_light_vae(distilled)
     assert halves == ("encoder", "decoder") and vae.config.out_channels == 1
     assert (info.name, info.teacher, info.licence) == ("light-tiny", "tiny", "CC0-1.0")
     assert info.data_sources[0] == "random numbers" and any("photos" in s for s in info.data_sources)
@@ -190,7 +204,7 @@ def test_the_result_says_where_it_comes_from_and_export_takes_it(distilled, teac
 
 
 def test_both_halves_come_closer_to_their_teachers(distilled):
-    for half in light_vae.HALVES:
+    for half in HALVES:
         log = [json.loads(line) for line in (distilled.parent / half / "log.jsonl").read_text().splitlines()]
         assert [entry["step"] for entry in log] == [3, 6]
         assert log[-1]["held_out_mae"] < log[0]["held_out_mae"]
@@ -218,12 +232,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(teacher, data, distilled, tmp_
 
 def test_a_run_does_not_go_on_with_other_settings(teacher, data, distilled):
     with pytest.raises(TrainingError, match="begun with other settings"):
-        run(teacher, data, distilled.parent, plan=Plan(width=16))
+        run(teacher, data, distilled.parent, settings=DistillationSettings(width=16))
 
 
 def test_depth_maps_alone_make_a_decoder_alone(teacher, data, tmp_path):
     path = run(teacher, data, tmp_path, photos=[])
-    assert light_vae.load(path)[1] == ("decoder",)
+    assert load_light_vae(path)[1] == ("decoder",)
     with safe_open(path, framework="pt") as f:
         assert all(key.startswith("decoder.") for key in f.keys())  # noqa: SIM118 (not a dict)
 
@@ -232,7 +246,7 @@ def test_what_cannot_be_learnt_from_is_said_before_any_work(teacher, data, tmp_p
     with pytest.raises(DataError, match="Nothing to learn from"):
         run(teacher, data, tmp_path, photos=[], depth=[])
     with pytest.raises(DataError, match="multiple of 64"):
-        run(teacher, data, tmp_path, plan=Plan(crop=100))
+        run(teacher, data, tmp_path, settings=DistillationSettings(crop=100))
     words = [
         "distill_vae",
         str(teacher),
@@ -251,7 +265,7 @@ def test_what_cannot_be_learnt_from_is_said_before_any_work(teacher, data, tmp_p
 
 def test_the_report_scores_the_teacher_against_itself_as_no_loss(teacher):
     """A light VAE that answers as the full one does scores as the full one does, in every row."""
-    model = load(teacher)
+    model = load_checkpoint(teacher)
     chain = report.Chain(model, None)
     full_encode, full_decode = chain.encode, chain.decode
     chain.encode = lambda pixels, light: full_encode(pixels, light=False)
@@ -278,9 +292,9 @@ def test_perfect_depth_scores_perfectly():
 
 def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
     torch.manual_seed(0)
-    light = light_vae.light_vae(width=8, encoder_blocks=(0, 0, 0, 0), decoder_blocks=(0, 0, 0, 0)).eval()
+    light = new_light_vae(width=8, encoder_blocks=(0, 0, 0, 0), decoder_blocks=(0, 0, 0, 0)).eval()
     rows = report.evaluate(
-        report.Chain(load(teacher), light), ("decoder",), list(scenes.frames(1)), pictures=tmp_path
+        report.Chain(load_checkpoint(teacher), light), ("decoder",), list(scenes.frames(1)), pictures=tmp_path
     )
     assert [r.halves for r in rows if r.question == "photo"] == ["none", "decoder"]
     assert len(report.markdown(rows).splitlines()) == 2 + 4
@@ -289,10 +303,10 @@ def test_a_light_decoder_of_a_half_file_is_reported_alone(teacher, tmp_path):
 
 
 def test_the_report_refuses_a_checkpoint_that_has_no_full_vae(tmp_path):
-    vae = light_vae.light_vae(width=8)
-    save(tmp_path / "ckpt.safetensors", dataclasses.replace(tiny_checkpoint(), vae=vae))
-    info = light_vae.LightInfo(name="l", teacher="t", licence="CC0-1.0", data_sources=(), training={})
-    light_vae.save(tmp_path / "light.safetensors", vae, light_vae.HALVES, info)
+    vae = new_light_vae(width=8)
+    save_checkpoint(tmp_path / "ckpt.safetensors", dataclasses.replace(tiny_checkpoint(), vae=vae))
+    info = LightInfo(name="l", teacher="t", licence="CC0-1.0", data_sources=(), training={})
+    save_light_vae(tmp_path / "light.safetensors", vae, HALVES, info)
     words = [str(tmp_path / "ckpt.safetensors"), str(tmp_path / "light.safetensors")]
     result = CliRunner().invoke(report.main, words)
     assert result.exit_code == 1 and "carries a light VAE" in result.stderr

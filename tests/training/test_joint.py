@@ -10,7 +10,7 @@ import torch
 from training import objective
 from training.nano.joint import DepthModel, between, decisive_loss
 from training.nano.networks import nano_unet
-from training.weights.light import light_vae
+from training.weights.light import new_light_vae
 
 
 def _row(values: list[float]) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_the_truth_costs_nothing() -> None:
 def test_between_two_stages_by_value(share: float) -> None:
     def model(seed: int) -> DepthModel:
         torch.manual_seed(seed)
-        return DepthModel(light_vae(width=8), nano_unet())
+        return DepthModel(new_light_vae(width=8), nano_unet())
 
     before, after = model(0), model(1)
     expected = [

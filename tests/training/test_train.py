@@ -29,9 +29,9 @@ from training.latents import Encoder, decode, encode
 from training.objective import Diffusion
 from training.run_folder import only_run_in
 from training.step import Randomness, learning_rate
-from training.weights import ours as checkpoint
 from training.weights.errors import CheckpointError
-from training.weights.light import light_vae
+from training.weights.light import new_light_vae
+from training.weights.ours import load_checkpoint, save_checkpoint
 from training.weights.random import write_layout
 from training.weights.reading import read_base
 
@@ -162,7 +162,7 @@ def test_the_learning_rate_warms_up_then_falls_exponentially_to_one_percent() ->
 
 
 def test_a_checkpoint_says_what_it_is_made_of_and_what_it_may_be_used_for(whole: Path) -> None:
-    info = checkpoint.load(whole / "small-000006.safetensors").info
+    info = load_checkpoint(whole / "small-000006.safetensors").info
     assert (info.recipe, info.output_space, info.size_default) == ("fiffdepth", "depth", 128)
     assert info.training["steps"] == 6
     assert info.training["config"]["method"]["lambda_k"] == 0.2
@@ -406,7 +406,7 @@ def test_our_own_checkpoint_is_a_base(whole: Path) -> None:
 
 def test_a_checkpoint_with_a_light_vae_is_no_base(tmp_path: Path) -> None:
     path = tmp_path / "light.safetensors"
-    checkpoint.save(path, dataclasses.replace(tiny_checkpoint(), vae=light_vae(width=8)))
+    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(), vae=new_light_vae(width=8)))
     with pytest.raises(CheckpointError, match="carries a light VAE"):
         read_base(config.Base(model=str(path)))
 

@@ -22,8 +22,8 @@ from training.errors import TrainingError
 from training.nano import stages
 from training.nano.networks import autocast, depth_tensor
 from training.run_folder import only_run_in
-from training.weights import ours as checkpoint
 from training.weights.errors import CheckpointError
+from training.weights.ours import load_checkpoint
 
 
 def test_mae_is_the_mean_absolute_difference() -> None:
@@ -165,7 +165,7 @@ def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -
     picture, valid = labels.picture("2.jpg")
     assert picture.shape == (150, 216) and valid.all()
     assert picture.min() == -1 and picture.max() == 1
-    sources = checkpoint.load(tiny_run / "nano.safetensors").info.data_sources
+    sources = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
     assert sources[1:] == (
         "3 photos without depth: noise, free of rights",
         f"their labels by {labels.header.teacher}: Apache-2.0",
@@ -173,7 +173,7 @@ def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -
 
 
 def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(tiny_run: Path) -> None:
-    read = checkpoint.load(tiny_run / "nano.safetensors")
+    read = load_checkpoint(tiny_run / "nano.safetensors")
     assert (read.info.recipe, read.info.output_space) == ("fiffdepth", "depth")
     fine, trained = (stages.model_after(tiny_run, stage) for stage in ("fine", "method"))
     for before, after in zip(fine.parameters(), trained.parameters(), strict=True):
@@ -211,16 +211,16 @@ def test_a_checkpoint_of_another_kind_or_with_other_tensors_is_refused(
     save_file({"a": torch.zeros(1)}, foreign)
     cut.write_bytes(good.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="format"):
-        checkpoint.load(foreign)
+        load_checkpoint(foreign)
     with pytest.raises(CheckpointError, match="Copy or download it again"):
-        checkpoint.load(cut)
+        load_checkpoint(cut)
     tensors = load_file(good)
     tensors.pop("unet.conv_in.bias")
     tensors["unet.extra"] = torch.zeros(1)
     tensors["vae.quant_conv.bias"] = torch.zeros(3)
     save_file(tensors, short, metadata=_metadata(good))
     with pytest.raises(CheckpointError, match=r"1 missing: conv_in.bias; 1 surplus: extra"):
-        checkpoint.load(short)
+        load_checkpoint(short)
 
 
 def _metadata(path: Path) -> dict[str, str]:

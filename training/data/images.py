@@ -168,10 +168,13 @@ def open_photos(
     Labelling and training both open photos here, so that both call them by the same names.
     Raises DataError as PhotoFolder and PhotoShards do.
     """
-    path = Path(place)
-    if path.is_dir() and not any(path.glob("*.tar")):
+    path, named = Path(place), str(place)
+    if path.is_dir():
+        shards = path / "*.tar" if any(path.glob("*.tar")) else None
+    else:
+        shards = place if path.is_file() or named.endswith(".tar") or set(named) & set("*?[{") else None
+    if shards is None:
         return PhotoFolder(path, name=name, licence=licence, min_side=min_side)
-    shards = path / "*.tar" if path.is_dir() else place
     return PhotoShards(shards, name=name, licence=licence, min_side=min_side, index=index)
 
 

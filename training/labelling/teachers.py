@@ -32,8 +32,8 @@ from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, Pixels, Teacher, TeacherMap
 from training.latents import photo_tensor
-from training.weights import ours as checkpoint
 from training.weights.errors import CheckpointError
+from training.weights.ours import load_checkpoint
 
 logger = logging.getLogger("training")
 
@@ -131,7 +131,7 @@ class CheckpointTeacher:
 
     def __init__(self, path: Path, *, device: torch.device, licence: str | None) -> None:
         try:
-            loaded = checkpoint.load(path)
+            loaded = load_checkpoint(path)
         except CheckpointError as error:
             raise TeacherError(f"{path} is no teacher: {error}") from error
         if loaded.info.recipe != "fiffdepth":

@@ -29,8 +29,8 @@ from training.nano import augment
 from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method, train_wide
 from training.nano.networks import autocast, depth_tensor, nano_prompt, nano_unet, nano_vae, widen_into
 from training.nano.teacher import EnsembleTeacher
-from training.weights import light as light_vae
-from training.weights import ours as checkpoint
+from training.weights.light import load_light_vae
+from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
 TEACHER_WIDTH = 2
 KL_WEIGHT = 1e-6
@@ -57,7 +57,7 @@ class Settings:
     unet: loop.Schedule = loop.Schedule(steps=1_500, lr=1.2e-3, save_every=100)
     joint_batch: int = 4
     joint: loop.Schedule = loop.Schedule(steps=3_900, lr=6e-4, warmup=50, save_every=100)
-    light: distill_vae.Plan = distill_vae.Plan(
+    light: distill_vae.DistillationSettings = distill_vae.DistillationSettings(
         width=16,
         encoder_blocks=(0, 1, 2, 2),
         decoder_blocks=(2, 2, 1, 1),
@@ -285,12 +285,12 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
         photos=[scenes] if photos is None else [scenes, str(photos.root)],
         depth=[scenes],
         run=run / "light",
-        plan=settings.light,
+        settings=settings.light,
     )
 
 
 def fine_stage(run: Path, settings: Settings) -> None:
-    vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
+    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
     model = DepthModel(vae.train(), model_after(run, "joint").unet)
     train_fine(run, model, settings.fine, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
 
@@ -320,7 +320,7 @@ def model_after(run: Path, stage: str) -> DepthModel:
     if stage == "joint":
         vae = load_vae(run)
     else:
-        vae, _, _ = light_vae.load(run / "light" / distill_vae.RESULT)
+        vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
     model = DepthModel(vae, nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
     model.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return model
@@ -340,13 +340,13 @@ def write_checkpoint(
         photos, labels = real
         sources.append(f"{len(photos)} photos without depth: {photos.licence}")
         sources.append(f"their labels by {labels.header.teacher}: {labels.header.licence}")
-    checkpoint.save(
+    save_checkpoint(
         path,
-        checkpoint.Checkpoint(
+        Checkpoint(
             unet=model.unet,
             vae=model.vae,
             prompt_embedding=nano_prompt().half().float(),
-            info=checkpoint.CheckpointInfo(
+            info=CheckpointInfo(
                 name="nano",
                 recipe="fiffdepth",
                 output_space="depth",

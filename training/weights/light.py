@@ -74,7 +74,7 @@ class _Parts:
     data_sources: tuple[str, ...]
 
 
-def light_vae(
+def new_light_vae(
     *,
     width: int = 64,
     encoder_blocks: tuple[int, ...] = (1, 3, 3, 3),
@@ -94,7 +94,7 @@ def light_vae(
     return vae
 
 
-def save(path: Path, vae: AutoencoderTiny, halves: tuple[str, ...], info: LightInfo) -> None:
+def save_light_vae(path: Path, vae: AutoencoderTiny, halves: tuple[str, ...], info: LightInfo) -> None:
     """Write the named halves, whole or not at all. Raises OutputError where the disk refuses."""
     tensors = {k: v for k, v in vae.state_dict().items() if k.startswith(tuple(f"{h}." for h in halves))}
     metadata = {
@@ -108,10 +108,11 @@ def save(path: Path, vae: AutoencoderTiny, halves: tuple[str, ...], info: LightI
         file.write(serialize(whole, metadata))
 
 
-def load(path: Path) -> tuple[AutoencoderTiny, tuple[str, ...], LightInfo]:
-    """A file written by `save` -> the autoencoder in eval mode without gradients, its halves, and its info.
+def load_light_vae(path: Path) -> tuple[AutoencoderTiny, tuple[str, ...], LightInfo]:
+    """A file written by `save_light_vae` -> the autoencoder, its halves, and its info.
 
-    A half that is not in the file is None in the autoencoder. Raises CheckpointError.
+    The autoencoder is in eval mode, without gradients; a half that is not in the file is None in it.
+    Raises CheckpointError.
     """
     tensors, metadata = read_tensors(path)
     config, info = _read_metadata(metadata, path.name)

@@ -69,7 +69,7 @@ class OwnParts:
     info: CheckpointInfo
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all. Raises OutputError where the disk refuses."""
     tensors = {f"unet.{k}": v for k, v in checkpoint.unet.state_dict().items()}
     tensors |= {f"vae.{k}": v for k, v in checkpoint.vae.state_dict().items()}
@@ -87,8 +87,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         file.write(serialize(whole, metadata))
 
 
-def load(path: Path) -> Checkpoint:
-    """A file written by `save` -> its modules, without gradients. Other layouts: reading.py.
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A file written by `save_checkpoint` -> its modules, without gradients. Other layouts: reading.py.
 
     Raises CheckpointError when the file is of another format, or tensors are missing, surplus, misshapen or
     not finite.

@@ -22,8 +22,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from training.weights.light import light_vae
-from training.weights.ours import Checkpoint, CheckpointInfo, save
+from training.weights.light import new_light_vae
+from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 from training.weights.prompt import PROMPT_BESIDE
 from training.weights.tensors import Tensors
 
@@ -97,7 +97,7 @@ def write_layout(
     """
     unet, vae = _cast(made.unet.state_dict(), dtype), _cast(made.vae.state_dict(), dtype)
     if layout == "own":
-        save(path, made)
+        save_checkpoint(path, made)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"prompt_embedding": made.prompt_embedding}, path.with_name(path.name + PROMPT_BESIDE))
@@ -239,7 +239,7 @@ def main(
     """
     torch.manual_seed(seed)
     if layout == LIGHT:
-        light = centre_depth(light_vae(width=max(1, round(64 * width)), out_channels=3).eval())
+        light = centre_depth(new_light_vae(width=max(1, round(64 * width)), out_channels=3).eval())
         light.save_pretrained(path)
         click.echo(f"{path}: {_count(light)} M random parameters, a light VAE")
         return

@@ -32,7 +32,7 @@ from training.labelling import steps as labelling
 from training.labelling import teachers
 from training.labelling.command import main
 from training.labelling.teachers import TeacherError, network_hw, open_teacher
-from training.weights import ours as checkpoint
+from training.weights.ours import save_checkpoint
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -156,7 +156,7 @@ def test_an_engine_directory_answers_as_the_runtime_does(toy_dir: Path, depth: f
 @pytest.mark.parametrize("space", ["depth", "disparity"])
 def test_a_checkpoint_of_ours_answers_as_the_journey_says(tmp_path: Path, space: str) -> None:
     ours = tiny_checkpoint(output_space=space)
-    checkpoint.save(tmp_path / "ours.safetensors", ours)
+    save_checkpoint(tmp_path / "ours.safetensors", ours)
     teacher = open_teacher(str(tmp_path / "ours.safetensors"))
     photo = noise(128, 128)  # the grid itself: no resizing on the way
     with torch.no_grad():
