@@ -175,10 +175,10 @@ def _golden_piece(folder: Path, model: Model, options: Options) -> tuple[str, Ma
     digest = hashlib.sha256()
     for image in images.values():
         digest.update(image.tobytes())
-    name = f"golden {digest.hexdigest()[:16]}"
+    name = f"golden fp64 {digest.hexdigest()[:16]}"
 
     def make() -> tuple[str, list[str]]:
-        log.info("computing the reference on %s", ", ".join(images))
+        log.info("computing the reference on %s; fp64 takes its time", ", ".join(images))
         parity.write_golden(folder / GOLDEN, parity.reference(model, images))
         return name, [GOLDEN]
 

@@ -1,13 +1,19 @@
 """What the checkpoint computes, and the graphs held against it (by fiffdepth_rt.engine_dir.golden).
 
-The reference is computed from diffusers' own modules and scheduler, not from our stages, in fp32. It is kept
-as golden.npz, so that a machine without torch can judge its own engines.
+The reference is computed from diffusers' own modules and scheduler, not from our stages, in fp64. torch then
+computes the same in fp32, and the distance is what rounding alone does to this model: graphs are allowed a
+multiple of it. Both are kept in golden.npz, so that a machine without torch can judge its own engines.
+
+On a CPU all this takes four to six times as long as the model in fp32. One part of the model is in fp64 at a
+time, so the UNet's weights need twice their memory while its turn lasts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,45 +42,103 @@ GOLDEN_STEP = 2.0**-17
 """Of the deviation; half of it is a 26th of the tightest gate, 1e-4. Below lies an eighth of the file."""
 OVERRIDE = "--accept-parity records the override in the manifest."
 
+log = logging.getLogger("fiffdepth_export")
 Run = Callable[[str, Array], Array]  # stage name, its input -> its output; the decoder's before the clip
 
 
 def reference(model: Model, images: Mapping[str, Array]) -> Golden:
-    """images by name, uint8 h×w×3 -> every stage's input and output, by diffusers' own modules in fp32.
+    """images by name, uint8 h×w×3 -> every stage's input and output in fp64, and torch's rounding in fp32.
 
-    Raises ParityError when a photo's depth is constant or saturated: agreement would prove nothing.
+    Latents are handed on as float32, as the graphs hand them on. Raises ParityError when a photo's depth is
+    constant, saturated or mostly rounding: agreement would prove nothing.
     """
-    golden = {name: _reference_of(model, image) for name, image in images.items()}
-    parity.check_reference(golden)
-    return golden
-
-
-def _reference_of(model: Model, image_hw3: Array) -> dict[str, StageValues]:
-    recipe = model.recipe
-    scheduler = scheduler_of(recipe, model.scheduler_config)
-    with torch.no_grad():
-        pixels = torch.from_numpy(image_hw3).permute(2, 0, 1)[None].float() / 255 * 2 - 1
-        latent = _encode(model.vae_of("encoder"), pixels)
-        beside = torch.zeros(1, recipe.zero_channels, *latent.shape[2:])
-        raw = model.unet(
-            torch.cat([latent, beside], dim=1),
-            torch.tensor(recipe.timestep),
-            encoder_hidden_states=model.prompt_embedding,
-            class_labels=recipe.class_labels_tensor(),
-        ).sample
-        if scheduler is None:
-            depth_latent = raw
-        else:
-            # the scheduler denoises the zeros beside the photo's latent, or where there are none the latent
-            sample = beside if recipe.zero_channels else latent
-            depth_latent = scheduler.step(raw, recipe.timestep, sample).pred_original_sample
-        vae = model.vae_of("decoder")
-        depth = vae.decode(depth_latent / vae.config.scaling_factor).sample.mean(dim=1)
-    values = [image_hw3[None], latent.numpy(), depth_latent.numpy(), depth.numpy()]
-    return {
-        stage: StageValues(input=before, output=after)
-        for stage, before, after in zip(STAGES, values[:-1], values[1:], strict=True)
+    inputs = {image: pixels[np.newaxis] for image, pixels in images.items()}
+    in_fp32 = dict(inputs)  # how far a chain in fp32 has come
+    golden: Golden = {image: {} for image in images}
+    outputs: dict[str, Array] = {}
+    for stage in STAGES:
+        log.info("  the %s in fp64 and in fp32", stage)
+        module = _module_of(model, stage)
+        run = partial(_run_stage, model, stage)
+        with _in_fp64(module):
+            outputs = {image: run(value) for image, value in inputs.items()}
+        for image, value in inputs.items():
+            alone = run(value)
+            in_fp32[image] = alone if stage == STAGES[0] else run(in_fp32[image])
+            golden[image][stage] = StageValues(
+                input=value,
+                output=outputs[image].astype(np.float32),
+                rounding=parity.errors_of(alone, outputs[image]),
+            )
+        inputs = {image: stages[stage].output for image, stages in golden.items()}
+    found = {
+        image: parity.with_chain(stages, parity.errors_of(in_fp32[image], outputs[image]))
+        for image, stages in golden.items()
     }
+    parity.check_reference(found)
+    return found
+
+
+def depth_in_fp32(model: Model, image_hw3: Array) -> Array:
+    """image, uint8 h×w×3 -> depth before the clip, float32 h×w, by diffusers' own modules.
+
+    Raises ParityError as `reference` does.
+    """
+    stages: dict[str, StageValues] = {}
+    value: Array = image_hw3[np.newaxis]
+    for stage in STAGES:
+        after = _run_stage(model, stage, value)
+        stages[stage], value = StageValues(input=value, output=after), after
+    parity.check_reference({"photo": parity.with_chain(stages, None)})
+    depth: Array = value[0]
+    return depth
+
+
+def _module_of(model: Model, stage: str) -> Any:
+    return model.unet if stage == "unet" else model.vae_of(stage)
+
+
+@contextlib.contextmanager
+def _in_fp64(module: Any) -> Iterator[None]:
+    """A module of fp32 weights computes in fp64 meanwhile; both conversions are exact."""
+    module.double()
+    try:
+        yield
+    finally:
+        module.float()
+
+
+def _run_stage(model: Model, stage: str, value: Array) -> Array:
+    """A stage's input -> its output, by diffusers, in the precision that the weights are in."""
+    module = _module_of(model, stage)
+    with torch.no_grad():
+        x = torch.from_numpy(value)
+        if stage == "encoder":
+            pixels = x.permute(0, 3, 1, 2).to(module.dtype) / 255 * 2 - 1
+            return np.asarray(_encode(module, pixels))
+        latent = x.to(module.dtype)
+        if stage == "unet":
+            return np.asarray(_denoise(model, latent))
+        return np.asarray(module.decode(latent / module.config.scaling_factor).sample.mean(dim=1))
+
+
+def _denoise(model: Model, latent: torch.Tensor) -> torch.Tensor:
+    """latent -> depth latent, both [1, 4, h/8, w/8]."""
+    recipe, labels = model.recipe, model.recipe.class_labels_tensor()
+    scheduler = scheduler_of(recipe, model.scheduler_config)
+    beside = latent.new_zeros(1, recipe.zero_channels, *latent.shape[2:])
+    raw: torch.Tensor = model.unet(
+        torch.cat([latent, beside], dim=1),
+        torch.tensor(recipe.timestep),
+        encoder_hidden_states=model.prompt_embedding.to(latent.dtype),
+        class_labels=None if labels is None else labels.to(latent.dtype),
+    ).sample
+    if scheduler is None:
+        return raw
+    # the scheduler denoises the zeros beside the photo's latent, or where there are none the latent
+    sample = beside if recipe.zero_channels else latent
+    depth_latent: torch.Tensor = scheduler.step(raw, recipe.timestep, sample).pred_original_sample
+    return depth_latent
 
 
 def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -85,18 +149,24 @@ def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """Every stage's values -> golden.npz, floats rounded to GOLDEN_STEP of their deviation."""
-    arrays = {
-        f"{image}/{stage}/{side}": _rounded(getattr(values, side))
-        for image, stages in golden.items()
-        for stage, values in stages.items()
-        for side in ("input", "output")
-    }
+    """Every stage's values -> golden.npz, depth rounded to GOLDEN_STEP of its deviation.
+
+    Latents stay as they are: they are inputs too, and what rounds an input counts as the next stage's error.
+    """
+    arrays: dict[str, Array] = {}
+    for image, stages in golden.items():
+        for stage, values in stages.items():
+            if stage != parity.CHAIN:
+                arrays[f"{image}/{stage}/input"] = values.input
+                depth = stage == STAGES[-1]
+                arrays[f"{image}/{stage}/output"] = _rounded(values.output) if depth else values.output
+            if values.rounding is not None:
+                arrays[f"{image}/{stage}/rounding"] = np.array(dataclasses.astuple(values.rounding))
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def _rounded(values: Array) -> Array:
-    if not np.issubdtype(values.dtype, np.floating) or not (deviation := float(values.std())) > 0:
+    if not (deviation := float(values.std())) > 0:
         return values
     step = GOLDEN_STEP * 2.0 ** np.floor(np.log2(deviation))
     rounded: Array = (np.round(values / step) * step).astype(values.dtype)

@@ -24,7 +24,7 @@ from export.engines import OnnxRuntimeStages
 from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import Row, StageValues, Where, check_reference, read_golden
+from fiffdepth_rt.engine_dir.golden import CHAIN, Row, StageValues, Where, check_reference, read_golden
 from fiffdepth_rt.errors import OutputError, ParityError
 from tests.support.paths import ROOT
 from tests.support.tiny_models import depth_by_diffusers
@@ -81,6 +81,7 @@ def test_every_stage_and_the_chain_are_in_the_parity_table(exported):
         (stage, image) for stage in (*STAGES, "chain") for image in ("photo0", "photo1", "noise")
     }
     assert all(row["passed"] and row["max_abs"] <= 1e-4 and row["reference_std"] > 0.01 for row in rows)
+    assert all(0 < row["rounding_mean_abs"] < row["rounding_p999"] <= row["rounding_max_abs"] for row in rows)
 
 
 def test_the_golden_values_chain_and_are_the_references(exported, plain_export):
@@ -195,7 +196,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
 
 def test_a_reference_that_is_constant_or_saturated_fails_the_check_itself():
     def check(depth):
-        check_reference({"photo0": {"decoder": StageValues(input=depth, output=depth)}})
+        check_reference({"photo0": {CHAIN: StageValues(input=depth, output=depth)}})
 
     flat = np.full((1, 8, 8), 0.25, np.float32)
     ramp = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
