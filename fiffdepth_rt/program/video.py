@@ -151,9 +151,11 @@ def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:
         for done in steps:
             for note in source.notes[said:]:
                 say(note)
-                said += 1
+            said = len(source.notes)
             line.update()
             yield done
+    for note in source.notes[said:]:  # on what came to light at the end
+        say(note)
 
 
 def _say_kept(result: Result, out: Path) -> None:

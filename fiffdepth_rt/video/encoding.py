@@ -30,12 +30,13 @@ _LIMITED = 1
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoding:
     """container: FFmpeg's name. codecs: encoders with their options; the first that this PyAV has is taken.
-    pixels: the format of the pictures, and encoded the one that is encoded."""
+    pixels: the format of the pictures, and encoded the one that is encoded. longest: side, in px."""
 
     container: str
     codecs: Mapping[str, Mapping[str, str]]
     pixels: str
     encoded: str
+    longest: int
 
 
 _H264 = {
@@ -47,9 +48,9 @@ _VP9 = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "24", "b": "0"},
 }
 COLOR = {
-    ".mp4": Encoding(container="mp4", codecs=_H264, pixels="rgb24", encoded="yuv420p"),
-    ".mov": Encoding(container="mov", codecs=_H264, pixels="rgb24", encoded="yuv420p"),
-    ".webm": Encoding(container="webm", codecs=_VP9, pixels="rgb24", encoded="yuv420p"),
+    ".mp4": Encoding(container="mp4", codecs=_H264, pixels="rgb24", encoded="yuv420p", longest=16_384),
+    ".mov": Encoding(container="mov", codecs=_H264, pixels="rgb24", encoded="yuv420p", longest=16_384),
+    ".webm": Encoding(container="webm", codecs=_VP9, pixels="rgb24", encoded="yuv420p", longest=65_535),
 }
 """Videos for eyes, by ending."""
 
@@ -59,6 +60,7 @@ VALUES = {
         codecs={"ffv1": {"level": "3", "slices": "4", "slicecrc": "1"}},
         pixels="gray16le",
         encoded="gray16le",
+        longest=2**31,
     )
 }
 """Videos of 16-bit values, without loss, by ending."""
@@ -135,6 +137,8 @@ class VideoFile:
                 if whole:
                     self._sound.write_until(None)
                 self._sound.finish()
+                if self._sound.failed:
+                    self._source.notes.append("The sound is damaged: pieces of it were left out.")
             output.close()
             assert self._written is not None
             self._written.check()  # before the file gets its name
@@ -146,9 +150,20 @@ class VideoFile:
             self._gaps[frame.pts] = self._gap
         for packet in self._stream.encode(frame):
             packet.duration = self._gaps.pop(packet.pts, self._gap)
-            output.mux(packet)
+            try:
+                output.mux(packet)
+            except av.FFmpegError:
+                if self._sound is None:
+                    raise
+                self._sound.failed += 1  # a packet of sound that waited to be written
 
     def _open(self, height: int, width: int, metadata: Mapping[str, str]) -> OutputContainer:
+        if max(height, width) > self._encoding.longest:
+            raise OutputError(
+                f"Cannot write {self._path}: a picture of {height}×{width} px has a side longer than the "
+                f"{self._encoding.longest} px of its format. Name a file that ends in .webm, or leave "
+                "--side-by-side out."
+            )
         self._written = _Written(self._closing.enter_context(replacing(self._path)))
         output = self._closing.enter_context(
             contextlib.closing(av.open(self._written, "w", format=self._encoding.container))

@@ -162,7 +162,7 @@ class File(_Reader):
     def __init__(self, name: str) -> None:
         path = Path(name)
         try:  # absolute: "at 12:30.mp4" is no address
-            container = av.open(os.path.abspath(path))  # noqa: PTH100 - no resolving of links
+            container = av.open(os.path.abspath(path), metadata_errors="replace")  # noqa: PTH100 - keep links
         except (av.FFmpegError, OSError) as error:
             raise SourceError(
                 f"{name} cannot be read as a video ({_reason(error)}): it is damaged, cut off, without "
@@ -181,7 +181,9 @@ class Address(_Reader):
         shown = re.sub(r"//[^/@]*@", "//", url)  # without user and password
         options = {"rtsp_flags": "prefer_tcp"} if url.lower().startswith("rtsp") else {}
         try:
-            container = av.open(url, timeout=(TIMEOUT_S, TIMEOUT_S), options=options)
+            container = av.open(
+                url, timeout=(TIMEOUT_S, TIMEOUT_S), options=options, metadata_errors="replace"
+            )
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.error.ExitError):
                 reason = f"nothing came within {TIMEOUT_S} s"

@@ -6,6 +6,8 @@ container takes their codec; else the sound is encoded anew (AAC, in .webm Opus)
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -27,15 +29,18 @@ _SAMPLE_RATE = 48_000  # of sound that is encoded anew: Opus knows no other that
 
 
 class Sound:
-    """The best sound track of a file. Made by `open_sound`."""
+    """The best sound track of a file. Made by `open_sound`. failed: pieces that were left out."""
 
     def __init__(self, path: Path, *, start_s: Fraction) -> None:
-        self._input = av.open(os.path.abspath(path))  # noqa: PTH100 - "at 12:30.mp4" is no address
+        # Absolute: "at 12:30.mp4" is no address.
+        self._input = av.open(os.path.abspath(path), metadata_errors="replace")  # noqa: PTH100
         best = self._input.streams.best("audio")
         self._stream = best if isinstance(best, AudioStream) else None
         self._start_s = start_s
         self._packets = self._demuxed()
         self._waiting: Packet | None = None
+        self._last_dts: int | None = None
+        self.failed = 0
 
     @property
     def there(self) -> bool:
@@ -46,11 +51,13 @@ class Sound:
         """Add a track; before the first `write_until`."""
         assert self._stream is not None
         self._output = output
-        self._copies = self._stream.codec_context.codec.canonical_name in _COPIED[output.format.name]
+        container = output.format.name
+        codec = self._stream.codec_context.codec.canonical_name
+        self._copies = codec in _COPIED[container] and _takes(container, self._stream)
         if self._copies:
             self._track = output.add_stream_from_template(self._stream)
         else:
-            name = "libopus" if output.format.name == "webm" else "aac"
+            name = "libopus" if container == "webm" else "aac"
             self._track = output.add_stream(name, rate=_SAMPLE_RATE)
             self._track.layout = "mono" if self._stream.layout.nb_channels == 1 else "stereo"
 
@@ -71,28 +78,38 @@ class Sound:
     def finish(self) -> None:
         """What the encoder still holds."""
         if not self._copies:
-            self._output.mux(self._track.encode(None))
+            with self._or_silence():
+                self._output.mux(self._track.encode(None))
 
     def close(self) -> None:
         self._input.close()
 
     def _write(self, packet: Packet) -> None:
-        shift = round(self._start_s / packet.time_base)
         if self._copies:
+            if packet.dts is None or (self._last_dts is not None and packet.dts <= self._last_dts):
+                return  # a joint in a recording; no container takes time that goes back
+            self._last_dts = packet.dts
+            shift = round(self._start_s / packet.time_base)
             packet.stream = self._track
             packet.pts = None if packet.pts is None else packet.pts - shift
-            packet.dts = None if packet.dts is None else packet.dts - shift
-            self._output.mux(packet)
+            packet.dts -= shift
+            with self._or_silence():
+                self._output.mux(packet)
             return
         assert self._stream is not None
+        with self._or_silence():
+            for frame in self._stream.decode(packet):
+                if frame.pts is not None:
+                    frame.pts -= round(self._start_s / frame.time_base)
+                self._output.mux(self._track.encode(frame))
+
+    @contextlib.contextmanager
+    def _or_silence(self) -> Iterator[None]:
+        """A broken piece of sound is left out, and does not end the picture."""
         try:
-            frames = self._stream.decode(packet)
-        except av.FFmpegError:
-            return  # a broken piece is silent
-        for frame in frames:
-            if frame.pts is not None:
-                frame.pts -= round(self._start_s / frame.time_base)
-            self._output.mux(self._track.encode(frame))
+            yield
+        except (av.FFmpegError, ValueError):  # ValueError: PyAV's, where channels change in the middle
+            self.failed += 1
 
     def _demuxed(self) -> Iterator[Packet]:
         try:
@@ -101,6 +118,17 @@ class Sound:
                     yield packet
         except av.FFmpegError:
             return  # the picture's reader tells that the file is damaged
+
+
+def _takes(container: str, stream: AudioStream) -> bool:
+    """Whether a container can begin with this track: tried in memory."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def open_sound(path: Path, *, start_s: Fraction) -> Sound | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import random
 import struct
 import threading
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fiffdepth_rt.errors import DamagedVideoError, SourceError, SourceLostError
+from fiffdepth_rt.errors import DamagedVideoError, FiffDepthError, SourceError, SourceLostError
 from fiffdepth_rt.stream import Frame
 from fiffdepth_rt.video import Moment, open_source
 from fiffdepth_rt.video.camera import Camera
@@ -387,6 +388,39 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     write_clip(tmp_path / "clip.mp4", walk(4)).rename("at 12:30.mp4")
     assert len(frames_of("at 12:30.mp4")) == 4
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.soak)])
+def test_a_mutated_file_is_read_or_ends_in_a_typed_error(count: int, tmp_path: Path) -> None:
+    whole = {
+        "a.mp4": write_clip(tmp_path / "a.mp4", walk(8), tone_hz=440, sound_s=1),
+        "a.mkv": lossless(tmp_path / "a.mkv", walk(8)),
+        "a.avi": write_clip(tmp_path / "a.avi", walk(8), codec="mjpeg", pixels="yuvj420p"),
+        "a.webm": write_clip(
+            tmp_path / "a.webm", walk(8), codec="libvpx-vp9", options={"deadline": "realtime"}
+        ),
+    }
+    seeds = {name: path.read_bytes() for name, path in whole.items()}
+    chance = random.Random(0)
+    outcomes = set()
+    for _ in range(count):
+        name = chance.choice(sorted(seeds))
+        data = bytearray(seeds[name])
+        for _ in range(chance.choice((1, 3, 10, 50))):
+            place = chance.randrange(chance.choice((len(data), min(len(data), 1500))))
+            if chance.random() < 0.8:
+                data[place] = chance.randrange(256)
+            else:
+                del data[place : place + chance.randrange(64)]
+        (tmp_path / name).write_bytes(data)
+        try:
+            with open_source(str(tmp_path / name)) as source:
+                for frame, _ in zip(source, range(100), strict=False):
+                    assert frame.photo.dtype == np.uint8
+            outcomes.add("read")
+        except FiffDepthError as error:
+            outcomes.add(type(error).__name__)
+    assert {"read", "SourceError", "DamagedVideoError"} <= outcomes
 
 
 # --- cameras and addresses ---

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -212,6 +213,23 @@ def test_sound_goes_on_to_its_end_and_no_further_than_an_interrupted_picture(
     assert part.sound[-1][0] == pytest.approx(part.times[-1], abs=0.05)
 
 
+def test_broken_sound_does_not_end_the_picture(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "talk.mp4", walk(10), tone_hz=440, sound_s=1)
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
+    for pos, size in places[10:30]:
+        data[pos : pos + size] = b"\xff" * size
+    clip.write_bytes(data)
+    with open_source(str(clip)) as source:
+        for _ in convert(depth, source, open_result(tmp_path / "c.webm", source=source)):
+            pass
+        assert source.notes == ["The sound is damaged: pieces of it were left out."]
+    made = read(tmp_path / "c.webm")
+    assert len(made.pictures) == 10
+    assert made.sound[-1][0] == pytest.approx(1, abs=0.05)
+
+
 def test_without_sound_if_asked_for_and_in_values(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "talk.mp4", walk(10), tone_hz=440, sound_s=1)
     run(depth, clip, tmp_path / "c.mp4", sound=False)
@@ -342,6 +360,16 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
 def test_side_by_side_is_for_colours(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"ends in \.mp4, \.mov or \.webm"):
         open_result(tmp_path / "d.mkv", source=Shown([]), side_by_side=True)
+
+
+def test_a_picture_too_wide_for_h264_is_refused_and_fits_into_webm(tmp_path: Path) -> None:
+    wide = item(0, np.full((16, 16_400), 0.5, np.float32), Fraction(0))
+    with pytest.raises(OutputError, match=r"16×16400 px has a side longer than the 16384 px .* \.webm"):
+        open_result(tmp_path / "c.mp4", source=Shown([])).write(wide)
+    result = open_result(tmp_path / "c.webm", source=Shown([]))
+    result.write(wide)
+    result.close(whole=True)
+    assert read(tmp_path / "c.webm").pictures[0].shape == (16, 16_400, 3)
 
 
 def test_a_folder_that_is_not_there_is_refused(depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path) -> None:
