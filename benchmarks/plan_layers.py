@@ -65,11 +65,13 @@ def attention(names: Sequence[str]) -> Attention:
 
 def inspect(engine_dir: EngineDir, target: Target) -> Iterator[tuple[PlanRecord, tuple[str, ...]]]:
     """The plans that run here, with their layers."""
-    import tensorrt as trt
-
+    from fiffdepth_rt.backends.tensorrt.flavour import load
     from fiffdepth_rt.backends.tensorrt.opened import deserialize
 
+    trt = load(target.flavour)
     for plan in engine_dir.manifest.plans:
+        if plan.flavour != target.flavour.name:
+            continue
         try:
             check_fits(plan, target, engine_dir.path)
         except PlanMismatchError:

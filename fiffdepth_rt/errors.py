@@ -24,7 +24,7 @@ FiffDepthError
 ├── ParityError                   an engine does not compute what the checkpoint does, or nothing proves it
 └── BackendError
     ├── BackendUnavailableError   an engine asked for by name cannot be used here
-    │   └── DriverError           the NVIDIA driver is too old for what is installed
+    │   └── DriverError           the NVIDIA driver is missing, or too old for what is installed
     ├── BuildError                TensorRT could not build a plan; carries its log
     ├── DeviceMemoryError         a GPU has no room, at load or at inference; says what was needed and free
     └── InferenceError            the engine failed while running
@@ -128,7 +128,7 @@ class BackendUnavailableError(BackendError):
 
 
 class DriverError(BackendUnavailableError):
-    """The NVIDIA driver is too old for the CUDA or TensorRT that is installed."""
+    """The NVIDIA driver is missing, or too old for the CUDA or TensorRT that is installed."""
 
 
 class BuildError(BackendError):

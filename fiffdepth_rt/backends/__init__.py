@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """ "onnxruntime", "openvino" or "tensorrt"."""
+        """ "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx"."""
 
     @property
     def device(self) -> str:

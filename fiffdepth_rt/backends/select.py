@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Protocol
 
 from fiffdepth_rt.backends import Backend, Usability
@@ -13,6 +14,7 @@ from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.backends.tensorrt import backend as tensorrt
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.backends.tensorrt import versions as tensorrt_versions
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS, TENSORRT_RTX
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import PRECISIONS, GraphSet, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError
@@ -56,13 +58,16 @@ class Engine:
 # 54 ms against 71). A bf16 set on OpenVINO takes half of that CPU time where the CPU has bfloat16 units, but
 # rounds otherwise: that is for whoever asks for it, with backend="openvino", precision="bf16".
 ENGINES: tuple[Engine, ...] = (
-    Engine(
-        name=tensorrt_here.NAME,
-        precisions=tensorrt.PRECISIONS,
-        usable=tensorrt_here.usable,
-        takes=tensorrt_versions.takes,
-        open=tensorrt.open_backend,
-        ready=tensorrt.ready,
+    *(
+        Engine(
+            name=flavour.name,
+            precisions=tensorrt.PRECISIONS,
+            usable=partial(tensorrt_here.usable, flavour),
+            takes=partial(tensorrt_versions.takes, flavour=flavour),
+            open=partial(tensorrt.open_backend, flavour=flavour),
+            ready=partial(tensorrt.ready, flavour=flavour),
+        )
+        for flavour in FLAVOURS
     ),
     Engine(
         name=onnxruntime.NAME,
@@ -111,10 +116,11 @@ def open_backend(
         usability = engine.usable()
         ready = engine.ready(engine_dir, device) if engine.ready and usability.usable else None
         if backend == "auto" and ready is not None and not (precision in ready if precision else ready):
-            reasons.append(f"{engine.name} has no plans for this machine. Run: fiffdepth build {path}")
+            rtx = " --flavour rtx" if engine.name == TENSORRT_RTX.name else ""
+            reasons.append(f"{engine.name} has no plans for this machine. Run: fiffdepth build {path}{rtx}")
             continue
         try:
-            planned = {plan.precision for plan in manifest.plans}
+            planned = {plan.precision for plan in manifest.plans if plan.flavour == engine.name}
             among = None if precision or ready is None else ready or planned
             chosen = choose_precision(manifest, engine, precision, among or None, device=device)
         except BackendUnavailableError as error:

@@ -3,7 +3,7 @@
     manifest.json                 schema, output space, graph sets, tensor specs, licence, files by SHA-256
     graphs/<set>/encoder.onnx ... one set of three graphs per exported precision
     golden.npz                    inputs and reference outputs of every stage, to check engines with numpy
-    plans/*.plan                  TensorRT plans, each for one GPU and one TensorRT version
+    plans/*.plan                  plans of TensorRT and TensorRT for RTX, each for one version of it
     timing.cache                  TensorRT's notebook for the next build; not listed, no engine reads it
 
 The manifest says what each graph is. Which engine takes it, the engines say (`takes` of each backend), so a
@@ -47,12 +47,14 @@ EXPORT_AGAIN = "python -m export.build_engines CHECKPOINT -o {directory} --overw
 DTYPES = ("uint8", "float16", "bfloat16", "float32")
 PRECISIONS = ("fp32", "fp16", "bf16")
 FORMS = ("grid", "camera")
-HARDWARE_COMPATIBILITIES = ("none", "same_compute_capability")
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+HARDWARE_COMPATIBILITIES = ("none", "same_compute_capability", "ampere_plus")
 
 Dtype = Annotated[str, one_of(*DTYPES)]
 Precision = Annotated[str, one_of(*PRECISIONS)]
 Form = Annotated[str, one_of(*FORMS)]
 StageName = Annotated[str, one_of(*STAGES)]
+FlavourName = Annotated[str, one_of(*FLAVOURS)]
 HardwareCompatibility = Annotated[str, one_of(*HARDWARE_COMPATIBILITIES)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, text_like("^[0-9a-f]{64}$", "64 lower-case hexadecimal digits")]
@@ -105,12 +107,27 @@ class PlanProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     batch: Count
 
 
-class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One TensorRT plan: a stage of a graph set, built for one GPU and one TensorRT version.
+class PlanMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The GPU memory that a plan will take, in bytes, as its builder said.
 
-    precision: the graph set's name. compute_capability: of the GPU, such as "8.9".
-    profiles: in the order of the plan's own.
-    hardware_compatibility: "none" (this GPU model only) or "same_compute_capability".
+    activation_bytes: what its stage computes in, by profile, in the order of the plan's own. Stages run one
+    after another, so they can share that memory.
+    """
+
+    weight_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    activation_bytes: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One plan: a stage of a graph set, built for one version of TensorRT, or of TensorRT for RTX.
+
+    flavour: "tensorrt" or "tensorrt-rtx". tensorrt_version: the version of this library.
+    precision: the graph set's name. profiles: in the order of the plan's own.
+    gpu_name: of the GPU that built it; None where none was needed. compute_capability: such as "8.9".
+    hardware_compatibility: "none" (this GPU model only), "same_compute_capability", or "ampere_plus" (every
+    GPU of this compute capability, which is then 8.0, and newer ones).
+    checked: held against the golden values, on a GPU, when it was listed. False: built where no GPU was.
+    memory: what its builder predicts; None where the builder does not say.
     stripped: without weights; whoever opens it refits it from the graph.
     opt_level, workspace_mib: the builder's options; None for TensorRT's own choice.
     graph_sha256: of what it was built from (`graph_digest` of TensorRT's jobs.py).
@@ -120,7 +137,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stage: StageName
     precision: str
     file: str
-    gpu_name: str
+    flavour: FlavourName
+    gpu_name: str | None
     compute_capability: VersionText
     tensorrt_version: VersionText
     profiles: Annotated[tuple[PlanProfile, ...], msgspec.Meta(min_length=1)]
@@ -129,6 +147,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     opt_level: Annotated[int, msgspec.Meta(ge=0)] | None
     workspace_mib: Count | None
     graph_sha256: Sha256
+    checked: bool
+    memory: PlanMemory | None
     built: Mapping[str, Any]
 
 

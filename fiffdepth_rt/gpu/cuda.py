@@ -47,7 +47,7 @@ class Gpu:
 def gpu(index: int = 0) -> Gpu:
     """The GPU with this index.
 
-    Raises BackendUnavailableError where there is no GPU or no driver, DriverError where the driver is old.
+    Raises BackendUnavailableError where there is no GPU, DriverError where the driver is missing or old.
     """
     runtime = _runtime()
     try:
@@ -71,11 +71,11 @@ def gpu(index: int = 0) -> Gpu:
 def check_driver(driver: int, runtime: int) -> None:
     """Raises unless a driver may serve a CUDA runtime; both as CUDA numbers them, 12060 for 12.6.
 
-    Any driver serves the runtimes of its major version and of older ones. Raises BackendUnavailableError
-    where there is no driver (0), DriverError where the driver is too old.
+    Any driver serves the runtimes of its major version and of older ones. Raises DriverError
+    where there is no driver (0), or one that is too old.
     """
     if driver == 0:
-        raise BackendUnavailableError(
+        raise DriverError(
             "CUDA finds no driver of an NVIDIA GPU. Install it, so that `nvidia-smi` lists the GPU."
         )
     if driver // 1000 < runtime // 1000:

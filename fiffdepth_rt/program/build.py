@@ -1,4 +1,4 @@
-"""`fiffdepth build`: an engine directory -> the same, with TensorRT plans for this machine."""
+"""`fiffdepth build`: an engine directory -> the same, with plans of TensorRT or TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -18,8 +18,24 @@ if TYPE_CHECKING:
     from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress
 
 
+_FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+
+
 @click.command("build")
 @click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--flavour",
+    type=click.Choice(list(_FLAVOURS)),
+    default="tensorrt",
+    show_default=True,
+    help="tensorrt: for the GPU of this machine. rtx: TensorRT for RTX, on any machine, for desktop GPUs.",
+)
+@click.option(
+    "--compute-capability",
+    metavar="X.Y",
+    help="With rtx: build for GPUs of this compute capability alone, such as 7.5 for Turing. By default for "
+    "8.0 (Ampere) and all newer ones.",
+)
 @click.option(
     "--grid",
     "grids",
@@ -64,6 +80,8 @@ if TYPE_CHECKING:
 @options.verbose
 def command(
     directory: Path,
+    flavour: str,
+    compute_capability: str | None,
     grids: tuple[tuple[int, int], ...],
     batches: tuple[int, ...],
     precision: str | None,
@@ -73,11 +91,14 @@ def command(
     strip_plan: bool,
     hardware_compatible: bool,
 ) -> None:
-    """Build TensorRT plans for this machine, and check them.
+    """Build TensorRT plans, and check them.
 
-    ENGINE_DIR is an engine directory; the plans are added to it. They run on this GPU model and this TensorRT
-    version only, so build on the machine that will run them. Each plan is held against the golden values of
-    the export before it is listed. A build that was stopped goes on where it was.
+    ENGINE_DIR is an engine directory; the plans are added to it. TensorRT's run on this GPU model and this
+    version only, so build on the machine that will run them. Those of TensorRT for RTX need no GPU to be
+    built: one plan runs on every desktop GPU from Ampere on, with this version only.
+
+    Each plan is held against the golden values of the export before it is listed; one that was built where no
+    GPU can run it, when a GPU first opens it. A build that was stopped goes on where it was.
 
     If no golden photo lies on one of the grids, that of the first is built as well, since only there a plan
     can be checked.
@@ -87,11 +108,16 @@ def command(
       fiffdepth build engines/fiffdepth
       fiffdepth build engines/fiffdepth --grid 512x512 --grid 384x640
       fiffdepth build engines/fiffdepth --precision fp32 --batch 1 --batch 4
+      fiffdepth build engines/fiffdepth --flavour rtx --grid 512x512
+      fiffdepth build engines/fiffdepth --flavour rtx --compute-capability 7.5
     """
     from fiffdepth_rt.backends.tensorrt.build import build_plans
+    from fiffdepth_rt.backends.tensorrt.flavour import flavour_named
     from fiffdepth_rt.backends.tensorrt.jobs import Request
 
     request = Request(
+        flavour=flavour_named(_FLAVOURS[flavour]),
+        compute_capability=compute_capability,
         grids=grids,
         batches=batches,
         precision=precision,
@@ -116,7 +142,7 @@ def _command_line() -> str:
 def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
     """What `build_plans` calls: a line on stderr that moves; a line on stdout for each plan."""
     layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-    with moving_line("TensorRT", unit="plan", total=1, layout=layout) as line:
+    with moving_line("building", unit="plan", total=1, layout=layout) as line:
 
         def show(progress: BuildProgress) -> None:
             line.set_description_str(progress.stage, refresh=False)
@@ -125,7 +151,13 @@ def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
             line.refresh()
 
         def finish(finished: Finished) -> None:
-            how = "is here already" if finished.kept else f"built and checked in {finished.seconds:.0f} s"
+            record = finished.record
+            if finished.kept:
+                how = "is here already"
+            elif record.checked:
+                how = f"built and checked in {finished.seconds:.0f} s"
+            else:
+                how = f"built in {finished.seconds:.0f} s, not yet run on a GPU"
             say(f"{finished.record.file}: {how}", err=False)
 
         yield show, finish

@@ -11,7 +11,7 @@ import click
 from fiffdepth_rt.program import options
 
 if TYPE_CHECKING:
-    from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanRecord, Stage
+    from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanMemory, PlanRecord, Stage
 
 
 @click.command("info")
@@ -89,9 +89,19 @@ def _plan(plan: PlanRecord, files: Mapping[str, FileRecord]) -> str:
     shapes = ", ".join(
         f"{profile.grid[0]}x{profile.grid[1]} batch {profile.batch}" for profile in plan.profiles
     )
+    from fiffdepth_rt.backends.tensorrt.versions import release_of
+
     gpu = plan.gpu_name if plan.hardware_compatibility == "none" else "any GPU"
+    newer = " or newer" if plan.hardware_compatibility == "ampere_plus" else ""
+    memory = "" if plan.memory is None else f"; {_memory(plan.memory)} of GPU memory"
+    state = "" if plan.checked else "; built, not yet run on a GPU"
     stripped = ", without weights" if plan.stripped else ""
     return (
         f"{plan.precision} {plan.stage}: {files[plan.file].bytes / 1e6:.1f} MB{stripped}, for {gpu} of "
-        f"compute capability {plan.compute_capability} and TensorRT {plan.tensorrt_version}; {shapes}"
+        f"compute capability {plan.compute_capability}{newer} and {release_of(plan)}; {shapes}{memory}{state}"
     )
+
+
+def _memory(memory: PlanMemory) -> str:
+    """ "23.2 MB + 15.3 MB": weights, and what the largest shape computes in."""
+    return f"{memory.weight_bytes / 1e6:.1f} MB + {max(memory.activation_bytes) / 1e6:.1f} MB"

@@ -5,9 +5,9 @@ After a change that is meant: `python -m tests.house.test_help`, and read the di
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import click
@@ -22,6 +22,7 @@ from fiffdepth_rt import depth
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.program import program
+from tests.support.toy import write_toy_engine_dir
 
 FROZEN = Path(__file__).parent / "help"
 WIDTH = 100
@@ -76,7 +77,8 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     walk = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
     walk.write(np.asarray(picture))
     walk.release()
-    shutil.copytree(toy_dir, tmp_path / "engines" / "fiffdepth")
+    (tmp_path / "engines").mkdir()
+    write_toy_engine_dir(tmp_path / "engines" / "fiffdepth", precisions=("fp32", "fp16"))
     monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
     monkeypatch.setattr(depth, "BUNDLED", toy_dir)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
@@ -91,8 +93,11 @@ def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
     if "bench" in example:
         arguments += ["--runs", "1", "--warm-up", "1"]
     result = CliRunner().invoke(command, arguments)
-    if words[:2] == ["fiffdepth", "build"] and not tensorrt_here.usable().usable:
-        assert (result.exit_code, "TensorRT cannot be used: " in result.stderr) == (1, True)
+    rtx = "rtx" in words
+    builds = importlib.util.find_spec("tensorrt_rtx") if rtx else tensorrt_here.usable().usable
+    if words[:2] == ["fiffdepth", "build"] and not builds:
+        library = "TensorRT for RTX" if rtx else "TensorRT"
+        assert (result.exit_code, f"{library} cannot be used: " in result.stderr) == (1, True)
     else:
         assert (result.exit_code, result.stderr) == (0, "")
 

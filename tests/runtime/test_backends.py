@@ -122,14 +122,14 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
 @pytest.mark.parametrize(
     "asked, said",
     [
-        ({"backend": "tensorflow"}, "say 'auto' or one of tensorrt, onnxruntime"),
+        ({"backend": "tensorflow"}, "say 'auto' or one of tensorrt, tensorrt-rtx, onnxruntime"),
         ({"device": "tpu"}, "say 'cpu', 'cuda'"),
         ({"device": "cuda:x"}, "say 'cpu', 'cuda'"),
         ({"precision": "int4"}, "precision='int4' is not here. The directory holds bf16, fp32"),
         ({"precision": "int4", "backend": "onnxruntime"}, "precision='int4' is not here"),
         (
             {"precision": "bf16", "backend": "onnxruntime"},
-            "onnxruntime cannot run bf16; openvino, tensorrt can. It takes fp32 of what",
+            "onnxruntime cannot run bf16; openvino, tensorrt, tensorrt-rtx can. It takes fp32 of what",
         ),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
@@ -214,7 +214,7 @@ def test_the_number_of_threads_changes_no_more_than_rounding(toy_dir: Path) -> N
 
 
 def test_every_engine_of_the_table_can_say_whether_it_is_usable() -> None:
-    assert [engine.name for engine in ENGINES] == ["tensorrt", "onnxruntime", "openvino"]
+    assert [engine.name for engine in ENGINES] == ["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
     for engine in ENGINES:
         said = engine.usable()
         assert said.name == engine.name

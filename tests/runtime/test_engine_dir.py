@@ -21,6 +21,7 @@ from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import (
     DTYPES,
+    FLAVOURS,
     FORMS,
     HARDWARE_COMPATIBILITIES,
     JOURNEY,
@@ -30,6 +31,7 @@ from fiffdepth_rt.engine_dir.manifest import (
     GraphSet,
     Licence,
     Manifest,
+    PlanMemory,
     PlanProfile,
     PlanRecord,
     SizeLimits,
@@ -111,7 +113,8 @@ plan_records = st.builds(
     stage=st.sampled_from(sorted(JOURNEY)),
     precision=texts,
     file=texts,
-    gpu_name=texts,
+    flavour=st.sampled_from(FLAVOURS),
+    gpu_name=st.none() | texts,
     compute_capability=versions,
     tensorrt_version=versions,
     profiles=st.lists(
@@ -128,6 +131,13 @@ plan_records = st.builds(
     opt_level=st.none() | st.integers(0, 5),
     workspace_mib=st.none() | st.integers(1, 2**20),
     graph_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    checked=st.booleans(),
+    memory=st.none()
+    | st.builds(
+        PlanMemory,
+        weight_bytes=st.integers(0, 2**40),
+        activation_bytes=st.lists(st.integers(0, 2**40), max_size=2).map(tuple),
+    ),
     built=json_objects,
 )
 
@@ -353,7 +363,7 @@ def test_a_missing_key_is_named(toy_dir: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("size/colour", "blue", "size has unknown colour."),
+        ("size/gamut", "blue", "size has unknown gamut."),
         ("zoom", 1, "the top level has unknown zoom."),
         ("size/multipel", 64, "size has unknown multipel (did you mean multiple?)."),
         ("graph_sets/fp32/stages/unet/input", [], "graph_sets.fp32.stages.unet has unknown input (did you"),

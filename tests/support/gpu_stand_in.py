@@ -26,6 +26,7 @@ import onnxruntime
 import pytest
 
 from fiffdepth_rt.backends.tensorrt import log as trt_log
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT
 
 OUT_OF_MEMORY, INVALID_CAPTURE = 2, 901
 GARBAGE = 0xA5
@@ -369,7 +370,7 @@ class _Context:
     def execute_async_v3(self, stream: int) -> bool:
         assert self._activations is not None
         if self._engine.cuda.engines_say is not None:
-            logger = trt_log.logger()
+            logger = trt_log.logger(TENSORRT)
             logger.log(logger.Severity.ERROR, self._engine.cuda.engines_say)
             return False
 
@@ -396,8 +397,8 @@ class _Context:
         return dict(zip(names, outputs, strict=True))
 
 
-def _tensorrt(cuda: Cuda, version: str) -> types.ModuleType:
-    module = types.ModuleType("tensorrt")
+def _tensorrt(cuda: Cuda, version: str, name: str = "tensorrt") -> types.ModuleType:
+    module = types.ModuleType(name)
     module.__version__ = version
 
     class ILogger:
@@ -427,8 +428,13 @@ def _tensorrt(cuda: Cuda, version: str) -> types.ModuleType:
     return module
 
 
-def install(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, *, tensorrt: str = "10.16.1.11") -> None:
-    """Until the test ends, `import tensorrt` and `from cuda.bindings import runtime` give the stand-ins."""
+def install(
+    monkeypatch: pytest.MonkeyPatch, cuda: Cuda, *, tensorrt: str = "10.16.1.11", rtx: str | None = None
+) -> None:
+    """Until the test ends, `import tensorrt` and `from cuda.bindings import runtime` give the stand-ins.
+
+    rtx: a version; None where there is no TensorRT for RTX.
+    """
     package, bindings = types.ModuleType("cuda"), types.ModuleType("cuda.bindings")
     package.bindings, bindings.runtime = bindings, cuda
     for name, module in (
@@ -437,6 +443,7 @@ def install(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, *, tensorrt: str = "10.
         ("cuda.bindings.runtime", cuda),
         ("cuda.bindings.utils", None),
         ("tensorrt", _tensorrt(cuda, tensorrt)),
+        ("tensorrt_rtx", None if rtx is None else _tensorrt(cuda, rtx, "tensorrt_rtx")),
     ):
         monkeypatch.setitem(sys.modules, name, module)
     trt_log.logger.cache_clear()

@@ -1,7 +1,7 @@
 """The public names of the TensorRT that is importable here -> added to tests/support/tensorrt_names.json.
 
     pip install --no-deps tensorrt-cu12-bindings==10.3.0   (in an environment of its own; cu13 for newer ones)
-    python tests/support/make_tensorrt_names.py
+    python tests/support/make_tensorrt_names.py [tensorrt_rtx]
 
 Run once per version. The bindings name their whole interface without a GPU; where TensorRT's libraries are
 not installed, empty ones that define the few symbols the bindings link to are enough to import them.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def public_names(trt: Any) -> dict[str, str]:
 
 
 def main() -> None:
-    for module in ("tensorrt", "tensorrt_bindings"):  # the second is what a bindings wheel alone brings
+    # tensorrt_bindings: what a bindings wheel alone brings. Versions tell: TensorRT for RTX is 1.x.
+    for module in sys.argv[1:] or ("tensorrt", "tensorrt_bindings", "tensorrt_rtx"):
         try:
             trt = importlib.import_module(module)
         except ImportError:

@@ -6,13 +6,14 @@ A "plan" of the stand-in is a copy of the graph, and running the plan runs the g
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnxruntime
 
 from fiffdepth_rt.backends.tensorrt.build import LOCK
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT_RTX
 from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request, find_profile, plan_file
 from fiffdepth_rt.backends.tensorrt.progress import OnProgress
@@ -20,6 +21,7 @@ from fiffdepth_rt.engine_dir.manifest import (
     JOURNEY,
     GraphSet,
     Manifest,
+    PlanMemory,
     PlanProfile,
     PlanRecord,
     TensorSpec,
@@ -28,6 +30,7 @@ from fiffdepth_rt.engine_dir.manifest import (
 )
 
 L4 = Target(gpu_name="NVIDIA L4", compute_capability="8.9", tensorrt_version="10.16.1.11")
+RTX = Target(flavour=TENSORRT_RTX, gpu_name=None, compute_capability="8.0", tensorrt_version="1.7.1.116")
 ORIN = Target(gpu_name="Orin", compute_capability="8.7", tensorrt_version="10.3.0")
 LIKE_L4 = ("NVIDIA L4", 8, 9)  # the same as CUDA says it
 GOLDEN_GRID = (128, 192)  # where the toy's golden images lie
@@ -44,6 +47,7 @@ def record(target: Target = L4, **changes: object) -> PlanRecord:
         stage="unet",
         precision="fp16",
         file=plan_file("unet", "fp16", target),
+        flavour=target.flavour.name,
         gpu_name=target.gpu_name,
         compute_capability=target.compute_capability,
         tensorrt_version=target.tensorrt_version,
@@ -53,6 +57,8 @@ def record(target: Target = L4, **changes: object) -> PlanRecord:
         opt_level=None,
         workspace_mib=None,
         graph_sha256="0" * 64,
+        checked=True,
+        memory=None,
         built={},
     )
     return msgspec.structs.replace(plan, **changes)  # type: ignore[arg-type]
@@ -82,25 +88,35 @@ def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:
 
 
 class StandInBuilder:
-    """ONNX Runtime in the place of TensorRT. spoil: what is added to the outputs of a stage, by stage."""
+    """ONNX Runtime in the place of TensorRT. spoil: what is added to the outputs of a stage, by stage.
+
+    It is its own runner, but where `without_gpu` has taken the GPU away.
+    """
 
     versions = {"driver_cuda": "13.0"}  # noqa: RUF012
 
     def __init__(self, target: Target = L4, **spoil: float) -> None:
         self.target = target
+        self.device = target.gpu_name
+        self.runner: StandInBuilder | None = self
         self.spoil = spoil
         self.built: list[str] = []
         self.breaks_at: str | None = None
 
+    def without_gpu(self) -> StandInBuilder:
+        self.runner = None
+        return self
+
     def build(
-        self, job: PlanJob, into: BinaryIO, *, timing_cache: Path, on_progress: OnProgress | None
-    ) -> None:
+        self, job: PlanJob, into: Path, *, timing_cache: Path, on_progress: OnProgress | None
+    ) -> PlanMemory | None:
         if job.record.stage == self.breaks_at:
-            into.write(b"half a plan")
+            into.write_bytes(b"half a plan")
             raise KeyboardInterrupt
-        into.write(job.graph.read_bytes())
+        into.write_bytes(job.graph.read_bytes())
         timing_cache.write_bytes(b"timings")
         self.built.append(job.record.stage)
+        return PlanMemory(weight_bytes=1000, activation_bytes=(2000,) * len(job.record.profiles))
 
     def open(self, plan: Path, job: PlanJob) -> StandInPlan:
         return StandInPlan(plan, job, self.spoil.get(job.record.stage, 0.0))

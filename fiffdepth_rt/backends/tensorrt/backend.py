@@ -21,8 +21,10 @@ import numpy.typing as npt
 from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.grids import Grids, Size, families, tensor_shape
 from fiffdepth_rt.backends.tensorrt.buffers import batch_parts
+from fiffdepth_rt.backends.tensorrt.first_check import check_first_opening
 from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes, ready_sets
-from fiffdepth_rt.backends.tensorrt.here import NAME, cuda_device_index, require
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, Flavour
+from fiffdepth_rt.backends.tensorrt.here import cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
 from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuffer
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
@@ -36,10 +38,10 @@ from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
 PRECISIONS = NUMBER_FORMATS
 
 
-def ready(engine_dir: EngineDir, device: str | None) -> tuple[str, ...]:
+def ready(engine_dir: EngineDir, device: str | None, *, flavour: Flavour) -> tuple[str, ...]:
     """The graph sets whose plans run on this device, here and now, by every name they can be asked for."""
     try:
-        target, _ = require(cuda_device_index(device))
+        target, _ = require(cuda_device_index(device), flavour)
     except BackendUnavailableError:
         return ()
     sets = ready_sets(engine_dir.manifest, target, engine_dir.path)
@@ -54,28 +56,36 @@ def open_backend(
     device: str | None = None,
     threads: int | None = None,
     cuda_graph: bool = True,
+    flavour: Flavour = TENSORRT,
 ) -> TensorRtBackend:
-    """EngineDir -> opened plans.
+    """EngineDir -> opened plans of a flavour, checked on this GPU.
 
     device: "cuda" (also None) or "cuda:N". threads: not for a GPU. cuda_graph: run frames as CUDA graphs.
     Raises PlanVersionError, PlanGpuError, PlanMismatchError, StageMismatchError, BackendUnavailableError,
-    DriverError, DeviceMemoryError.
+    DriverError, DeviceMemoryError, and ParityError (first_check.py).
     """
-    return TensorRtBackend(engine_dir, precision=precision, device=device, cuda_graph=cuda_graph)
+    return TensorRtBackend(
+        engine_dir, precision=precision, device=device, cuda_graph=cuda_graph, flavour=flavour
+    )
 
 
 class TensorRtBackend:
     """Plans, their contexts and their memory. `Backend` and `DeviceBackend` say what the methods promise."""
 
-    name = NAME
-
     def __init__(
-        self, engine_dir: EngineDir, *, precision: str, device: str | None, cuda_graph: bool
+        self,
+        engine_dir: EngineDir,
+        *,
+        precision: str,
+        device: str | None,
+        cuda_graph: bool,
+        flavour: Flavour,
     ) -> None:
+        self.name = flavour.name
         self.precision = precision
         self._gpu_index = cuda_device_index(device)
         self.device = f"cuda:{self._gpu_index}"
-        self._target, self._gpu = require(self._gpu_index)
+        self._target, self._gpu = require(self._gpu_index, flavour)
         manifest = engine_dir.manifest
         sets = tuple(families(manifest)[precision].values())
         chosen = lanes(manifest, sets, self._target, engine_dir.path)
@@ -85,6 +95,8 @@ class TensorRtBackend:
         self._idle = threading.Condition()
         self._closed = False
         with contextlib.ExitStack() as stack, cuda.on_gpu(self._gpu_index):
+            require_room(chosen)
+            check_first_opening(engine_dir, chosen, self._target, self._gpu)
             self._stream = stack.enter_context(contextlib.closing(cuda.Stream()))
             # Makes one stream wait for the other: the caller's and ours.
             self._order = stack.enter_context(contextlib.closing(cuda.Event()))
@@ -131,7 +143,7 @@ class TensorRtBackend:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "tensorrt": self._target.tensorrt_version,
+            self.name: self._target.tensorrt_version,
             "gpu": self._gpu.name,
             "compute_capability": self._gpu.compute_capability,
             "driver_cuda": self._gpu.driver_cuda,
@@ -285,22 +297,29 @@ class TensorRtBackend:
         return result[: len(part)]
 
 
+def require_room(chosen: tuple[Lane, ...]) -> None:
+    """Raises DeviceMemoryError unless the current GPU has the memory that the builder predicted, free."""
+    plans = {plan.file: plan for lane in chosen for plan in lane.plans.values()}
+    memories = [plan.memory for plan in plans.values() if plan.memory is not None]
+    needed = sum(memory.weight_bytes for memory in memories)
+    needed += max((nbytes for memory in memories for nbytes in memory.activation_bytes), default=0)
+    if needed > cuda.memory()[0]:
+        raise cuda.no_room("the plans", needed)
+
+
 def _open_engines(
     engine_dir: EngineDir, chosen: tuple[Lane, ...], stack: contextlib.ExitStack
 ) -> Mapping[str, OpenedEngine]:
     """The plans of the lanes, each opened once, by their file; `stack` closes them."""
     engines: dict[str, OpenedEngine] = {}
-    for lane in chosen:
-        stages = engine_dir.manifest.graph_sets[lane.precision].stages
-        for plan in lane.plans.values():
-            if plan.file not in engines:
-                stage = stages[plan.stage]
-                graph = engine_dir.path / stage.file
-                if plan.stripped:  # its weights come from the graph
-                    graph = engine_dir.graph(lane.precision, plan.stage).path
-                job = PlanJob(record=plan, graph=graph, stage=stage)
-                opened = OpenedEngine(engine_dir.file(plan.file), job)
-                engines[plan.file] = stack.enter_context(contextlib.closing(opened))
+    for plan in {plan.file: plan for lane in chosen for plan in lane.plans.values()}.values():
+        stage = engine_dir.manifest.graph_sets[plan.precision].stages[plan.stage]
+        graph = engine_dir.path / stage.file
+        if plan.stripped:  # its weights come from the graph
+            graph = engine_dir.graph(plan.precision, plan.stage).path
+        job = PlanJob(record=plan, graph=graph, stage=stage)
+        opened = OpenedEngine(engine_dir.file(plan.file), job)
+        engines[plan.file] = stack.enter_context(contextlib.closing(opened))
     return engines
 
 

@@ -1,12 +1,13 @@
-"""START HERE of building: the graphs of an engine directory -> TensorRT plans for this machine.
+"""START HERE of building: the graphs of an engine directory -> plans.
 
 For each stage: ONNX graph -> plan -> held against the golden values with numpy -> renamed -> listed in the
 manifest. The plan that completes a journey (encoder, UNet, decoder) is listed only if the whole journey
-agrees too. A build that is stopped goes on where it was: a plan that is listed already, for the same graph,
-options, GPU and TensorRT version, is kept.
+agrees too. TensorRT for RTX builds without a GPU; where there is none to run them, its plans are listed as
+not yet checked, and the first opening on a GPU checks them (first_check.py). A build that is stopped goes on
+where it was: a plan that is listed already, for the same graph, options, target and version, is kept.
 
-What is built, and what it is called: jobs.py. How TensorRT builds it: builder.py. How it is checked:
-parity.py.
+What is built, and what it is called: jobs.py. How a library builds it: builder.py, in a process of its own:
+build_process.py. How it is checked: parity.py.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import filelock
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.here import Target, require, require_builder
 from fiffdepth_rt.backends.tensorrt.jobs import (
     PlanJob,
     Request,
@@ -34,15 +35,16 @@ from fiffdepth_rt.backends.tensorrt.jobs import (
     choose_precision,
     choose_profiles,
     find_built,
+    is_for,
     plan_jobs,
+    portable_target,
 )
-from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, StageRunner, read_reference, replace_rows
+from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, Runner, read_reference, replace_rows
 from fiffdepth_rt.backends.tensorrt.progress import OnProgress
-from fiffdepth_rt.backends.tensorrt.versions import parse_version
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
-from fiffdepth_rt.engine_dir.manifest import Manifest, PlanRecord, write_manifest
-from fiffdepth_rt.errors import BuildError, OutputError
+from fiffdepth_rt.engine_dir.manifest import Manifest, PlanMemory, PlanRecord, write_manifest
+from fiffdepth_rt.errors import BackendUnavailableError, BuildError, OutputError
 
 TIMING_CACHE = "timing.cache"
 LOCK = (
@@ -53,9 +55,10 @@ log = logging.getLogger(__name__)
 
 
 class Builder(Protocol):
-    """What turns a graph into a plan, and opens it: TensorRT on this machine (`builder.TensorRtBuilder`).
+    """What turns a graph into a plan (`build_process.ProcessBuilder`).
 
     target: where its plans run. versions: of what else the plans depend on, for the manifest.
+    runner: the GPU of this machine that its plans are checked on; None where no GPU here can run them.
     """
 
     @property
@@ -64,13 +67,13 @@ class Builder(Protocol):
     @property
     def versions(self) -> Mapping[str, str]: ...
 
-    def build(
-        self, job: PlanJob, into: BinaryIO, *, timing_cache: Path, on_progress: OnProgress | None
-    ) -> None:
-        """ONNX graph -> plan, written to `into`. Raises BuildError."""
+    @property
+    def runner(self) -> Runner | None: ...
 
-    def open(self, plan: Path, job: PlanJob) -> StageRunner:
-        """A plan, ready to run."""
+    def build(
+        self, job: PlanJob, into: Path, *, timing_cache: Path, on_progress: OnProgress | None
+    ) -> PlanMemory | None:
+        """ONNX graph -> plan, written to `into`; and its predicted memory. Raises BuildError."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,25 +93,29 @@ def build_plans(
     on_progress: OnProgress | None = None,
     on_finished: Callable[[Finished], None] | None = None,
 ) -> tuple[PlanRecord, ...]:
-    """Engine directory -> the same, with TensorRT plans for this machine. Returns their records.
+    """Engine directory -> the same, with plans. Returns their records.
 
-    request: what to build; None for the default grid. builder: None for this machine's TensorRT.
+    request: what to build; None for the default grid. builder: None for this machine's library of
+    `request.flavour`.
     on_progress, on_finished: called as the build goes on, from the thread that builds.
 
-    Raises an EngineDirError where the directory cannot be trusted, BackendUnavailableError without TensorRT,
-    cuda-python or a GPU, SizeError for a grid that the model does not take, BuildError (with TensorRT's log),
-    ParityError where a plan does not compute what the checkpoint does, OutputError.
+    Raises an EngineDirError where the directory cannot be trusted, BackendUnavailableError without the
+    library (for TensorRT also without cuda-python or a GPU), SizeError for a grid that the model does not
+    take, BuildError (with the library's log), ParityError where a plan does not compute what the checkpoint
+    does, OutputError.
     """
     request = request or Request()
     engine_dir = open_engine_dir(directory)
     manifest = engine_dir.manifest
-    check_exported(manifest, request.precision, engine_dir.path)
+    check_exported(manifest, request.precision, engine_dir.path, request.flavour)
     golden = read_reference(engine_dir)
-    builder = builder or _this_machine()
-    parity = ParityCheck(engine_dir, golden, builder.target, builder.open)
-    version = parse_version(builder.target.tensorrt_version)
-    check_options(version, request)
-    precision = choose_precision(manifest, request.precision, version, engine_dir.path)
+    builder = builder or _this_machine(request)
+    parity = ParityCheck(engine_dir, golden, builder.target, builder.runner)
+    release = builder.target.release
+    check_options(release, request)
+    precision = choose_precision(
+        manifest, request.precision, release, engine_dir.path, request.compute_capability
+    )
     graphs = manifest.graph_sets[precision]
     profiles = choose_profiles(request, manifest, graphs, parity.photo_grids(graphs))
     parity.require_photo(precision, profiles)
@@ -130,10 +137,28 @@ def build_plans(
     return tuple(record for journey in journeys for record in build.listed(journey))
 
 
-def _this_machine() -> Builder:
-    from fiffdepth_rt.backends.tensorrt.builder import TensorRtBuilder
+def _this_machine(request: Request) -> Builder:
+    """The library of this machine, and its GPU. Raises BackendUnavailableError, BuildError."""
+    from fiffdepth_rt.backends.tensorrt.build_process import ProcessBuilder
+    from fiffdepth_rt.backends.tensorrt.opened import GpuRunner
 
-    return TensorRtBuilder()
+    flavour = request.flavour
+    if not flavour.portable:
+        target, gpu = require(flavour=flavour)
+        return ProcessBuilder(target, runner=GpuRunner(gpu.name), versions={"driver_cuda": gpu.driver_cuda})
+    release = require_builder(flavour)
+    check_options(release, request)
+    target = portable_target(request, release)
+    try:
+        here, gpu = require(flavour=flavour)
+    except BackendUnavailableError:
+        return ProcessBuilder(target, runner=None, versions={})
+    runs_here = is_for(here.compute_capability, request)
+    return ProcessBuilder(
+        target,
+        runner=GpuRunner(gpu.name) if runs_here else None,
+        versions={"driver_cuda": gpu.driver_cuda} if runs_here else {},
+    )
 
 
 class _Build:
@@ -160,27 +185,35 @@ class _Build:
         return tuple(record for record in found if record is not None)
 
     def ensure(self, job: PlanJob, journey: tuple[PlanJob, ...]) -> Finished:
-        """Builds, checks and lists one plan, unless it is listed already."""
-        if (record := find_built(self._manifest.plans, job.record)) is not None:
-            return Finished(record=record, kept=True, seconds=0.0)
+        """Builds, checks and lists one plan, unless it is listed already.
+
+        A listed plan that was never run is checked, where a GPU is at hand now.
+        """
+        found, runner = find_built(self._manifest.plans, job.record), self._builder.runner
+        if found is not None and (found.checked or runner is None):
+            return Finished(record=found, kept=True, seconds=0.0)
         start = time.perf_counter()
         others = {
             other.record.stage: other
             for other in journey
             if other is not job and find_built(self._manifest.plans, other.record) is not None
         }
+        if found is not None:
+            rows = self._parity.rows(self._path / found.file, job, others)
+            record = msgspec.structs.replace(found, checked=True)
+            self._list(record, rows)
+            return Finished(record=record, kept=True, seconds=time.perf_counter() - start)
         with replacing(self._path / job.record.file) as file:
-            self._builder.build(
-                job,
-                file,
-                timing_cache=self._path / TIMING_CACHE,
-                on_progress=self._on_progress,
+            fresh = Path(file.name)
+            memory = self._builder.build(
+                job, fresh, timing_cache=self._path / TIMING_CACHE, on_progress=self._on_progress
             )
-            file.flush()
-            rows = self._parity.rows(Path(file.name), job, others)
+            rows = [] if runner is None else self._parity.rows(fresh, job, others)
             self._unlist(job.record.file)  # until the manifest knows the new file's hash
         seconds = time.perf_counter() - start
-        record = msgspec.structs.replace(job.record, built=self._built(seconds))
+        record = msgspec.structs.replace(
+            job.record, checked=runner is not None, memory=memory, built=self._built(seconds)
+        )
         self._list(record, rows)
         return Finished(record=record, kept=False, seconds=seconds)
 
@@ -193,8 +226,9 @@ class _Build:
             )
 
     def _list(self, record: PlanRecord, rows: list[dict[str, Any]]) -> None:
+        others = (plan for plan in self._manifest.plans if plan.file != record.file)
         self._write(
-            plans=(*self._manifest.plans, record),
+            plans=(*others, record),
             files={**self._manifest.files, record.file: hash_file(self._path / record.file)},
             parity=replace_rows(self._manifest.parity, record, rows),
         )

@@ -1,7 +1,7 @@
-"""ONNX graph -> TensorRT plan, on this GPU.
+"""ONNX graph -> plan, in this process. Whoever builds does that in a process of its own: build_process.py.
 
-Written against the names that TensorRT 10.3 to 11.4 share, and 8.5.3 as far as it has them. What differs
-between versions is decided in versions.py, by number; here, the names are looked up.
+Written against the names that TensorRT 10.3 to 11.4 and TensorRT for RTX 1.7 share, and 8.5.3 as far as it
+has them. What differs between flavours and versions is decided in versions.py; here, the names are looked up.
 
 Why not polygraphy's loaders (read: 0.53): they give TensorRT a logger of their own, so a BuildError could
 not carry TensorRT's words; they write the timing cache in place, so a killed build leaves a torn one; and
@@ -10,80 +10,83 @@ they allow a plan to run code on the host, which opened.py forbids. Where polygr
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends.grids import tensor_shape
-from fiffdepth_rt.backends.tensorrt.here import require
+from fiffdepth_rt.backends.tensorrt.flavour import load
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, number_format
 from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason
-from fiffdepth_rt.backends.tensorrt.opened import OpenedPlan
 from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress, Phases
 from fiffdepth_rt.backends.tensorrt.versions import (
-    Version,
+    Release,
     builder_flags,
     max_opset,
     network_flags,
-    parse_version,
     parser_flags,
+    release_of,
     tactic_sources,
 )
+from fiffdepth_rt.engine_dir.manifest import PlanMemory
 from fiffdepth_rt.errors import BuildError
 
 
-class TensorRtBuilder:
-    """Builds and opens plans with the TensorRT and the GPU of this machine: a `build.Builder`.
+def build_plan(
+    job: PlanJob, into: Path, *, timing_cache: Path, on_progress: OnProgress | None
+) -> PlanMemory | None:
+    """ONNX graph -> plan, written to `into`; and the GPU memory that the builder says it will take.
 
-    Raises BackendUnavailableError where TensorRT or the GPU is missing.
+    Raises BuildError with the library's log, OutputError, and what `on_progress` raises.
     """
+    release = release_of(job.record)
+    with kept_lines(release.flavour) as lines:
+        try:
+            plan = _build(job, release, timing_cache, on_progress)
+        except _BuildFailedError as failure:
+            raise BuildError(
+                f"{release} could not build {job.graph}: {failure}{reason(lines)}. Run it again with -v to "
+                "see all that TensorRT says; out of memory, close other programs on the GPU or build fewer "
+                "grids; an operator that is not known, export for this version (it reads ONNX up to opset "
+                f"{max_opset(release)}).",
+                lines,
+            ) from failure
+        memory = read_memory(lines, len(job.record.profiles))
+    with into.open("wb") as file:
+        file.write(plan)
+    return memory
 
-    def __init__(self) -> None:
-        self.target, gpu = require()
-        self.versions = {"driver_cuda": gpu.driver_cuda}
 
-    def build(
-        self, job: PlanJob, into: BinaryIO, *, timing_cache: Path, on_progress: OnProgress | None
-    ) -> None:
-        """ONNX graph -> plan, written to `into`. Raises BuildError with TensorRT's log, OutputError."""
-        with kept_lines() as lines:
-            try:
-                plan = _build(job, timing_cache, on_progress)
-            except _BuildFailedError as failure:
-                record = job.record
-                raise BuildError(
-                    f"TensorRT {record.tensorrt_version} could not build {job.graph}: "
-                    f"{failure}{reason(lines)}. Run it again with -v to see all that TensorRT says; out of "
-                    "memory, close other programs on the GPU or build fewer grids; an operator that is not "
-                    f"known, export for this version (it reads ONNX up to opset "
-                    f"{max_opset(parse_version(record.tensorrt_version))}).",
-                    lines,
-                ) from failure
-        into.write(plan)
+def read_memory(lines: Iterable[str], profiles: int) -> PlanMemory | None:
+    """The lines of a build -> the GPU memory that they predict; None where they do not say it of all."""
+    weights = [int(match[1]) for line in lines if (match := _WEIGHTS.search(line))]
+    activations = [int(match[1]) for line in lines if (match := _ACTIVATIONS.search(line))]
+    if len(weights) != 1 or len(activations) != profiles:
+        return None
+    return PlanMemory(weight_bytes=weights[0], activation_bytes=tuple(activations))
 
-    def open(self, plan: Path, job: PlanJob) -> OpenedPlan:
-        """A plan, ready to run."""
-        return OpenedPlan(plan, job)
+
+_WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 class _BuildFailedError(Exception):
-    """What was being done when TensorRT gave up. The reason is in TensorRT's log."""
+    """What was being done when the builder gave up. The reason is in its log."""
 
 
-def _build(job: PlanJob, timing_cache: Path, on_progress: OnProgress | None) -> Any:
-    import tensorrt as trt
-
-    record = job.record
-    version = parse_version(record.tensorrt_version)
+def _build(job: PlanJob, release: Release, timing_cache: Path, on_progress: OnProgress | None) -> Any:
+    trt = load(release.flavour)
     try:
-        builder = trt.Builder(logger())
+        builder = trt.Builder(logger(release.flavour))
     except TypeError as error:  # how its bindings say that the library gave none
         raise _BuildFailedError("it does not start; ") from error
-    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, network_flags(version)))
-    parser = _parse(job.graph, network, version)
-    config = _config(builder, job, version)
-    cache = _use_timing_cache(config, timing_cache)
-    monitor = _monitor(record.stage, on_progress) if hasattr(config, "progress_monitor") else None
+    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, network_flags(release)))
+    parser = _parse(job.graph, network, release)
+    config = _config(builder, job, release)
+    cache = _use_timing_cache(config, timing_cache) if release.has_timing_cache else None
+    monitor = _monitor(trt, job.record.stage, on_progress) if hasattr(config, "progress_monitor") else None
     if monitor is not None:
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
@@ -91,7 +94,8 @@ def _build(job: PlanJob, timing_cache: Path, on_progress: OnProgress | None) -> 
         raise monitor.stopped_by
     if plan is None:
         raise _BuildFailedError("")
-    _keep_timing_cache(config, timing_cache)
+    if release.has_timing_cache:
+        _keep_timing_cache(config, timing_cache)
     del cache, parser  # TensorRT wants them alive until here: the network's weights are the parser's
     return plan
 
@@ -100,11 +104,10 @@ def _bits(enum: Any, names: tuple[str, ...]) -> int:
     return sum(1 << int(getattr(enum, name)) for name in names)
 
 
-def _parse(graph: Path, network: Any, version: Version) -> Any:
-    import tensorrt as trt
-
-    parser = trt.OnnxParser(network, logger())
-    for name in parser_flags(version):
+def _parse(graph: Path, network: Any, release: Release) -> Any:
+    trt = load(release.flavour)
+    parser = trt.OnnxParser(network, logger(release.flavour))
+    for name in parser_flags(release):
         parser.set_flag(getattr(trt.OnnxParserFlag, name))
     if not parser.parse_from_file(str(graph)):
         errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -112,22 +115,26 @@ def _parse(graph: Path, network: Any, version: Version) -> Any:
     return parser
 
 
-def _config(builder: Any, job: PlanJob, version: Version) -> Any:
-    import tensorrt as trt
-
+def _config(builder: Any, job: PlanJob, release: Release) -> Any:
+    trt = load(release.flavour)
     record = job.record
     config = builder.create_builder_config()
     # On by default, and it would round the inputs of fp32 products to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    for name in builder_flags(version, number_format(record.precision), stripped=record.stripped):
+    for name in builder_flags(release, number_format(record.precision), stripped=record.stripped):
         config.set_flag(getattr(trt.BuilderFlag, name))
-    if (sources := tactic_sources(version)) is not None:
+    if (sources := tactic_sources(release)) is not None:
         config.set_tactic_sources(_bits(trt.TacticSource, sources))
     if record.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, record.workspace_mib * 2**20)
     if record.opt_level is not None:
         config.builder_optimization_level = record.opt_level
-    if record.hardware_compatibility != "none":
+    if release.flavour.portable:
+        if record.hardware_compatibility == "same_compute_capability":  # else the default: Ampere and newer
+            config.num_compute_capabilities = 1
+            name = f"SM{record.compute_capability.replace('.', '')}"
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    elif record.hardware_compatibility != "none":
         level = getattr(trt.HardwareCompatibilityLevel, record.hardware_compatibility.upper())
         config.hardware_compatibility_level = level
     for index, profile in enumerate(record.profiles):
@@ -169,9 +176,8 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _monitor(stage: str, on_progress: OnProgress | None) -> Any:
+def _monitor(trt: Any, stage: str, on_progress: OnProgress | None) -> Any:
     """A trt.IProgressMonitor that calls `on_progress`. What `on_progress` raises ends the build."""
-    import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

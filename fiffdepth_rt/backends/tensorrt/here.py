@@ -1,4 +1,4 @@
-"""The TensorRT and the GPU of this machine: whether they work, and what a plan must be for to run on them."""
+"""The libraries and the GPU of this machine: whether they work, and what a plan must be for to run here."""
 
 from __future__ import annotations
 
@@ -6,58 +6,86 @@ import dataclasses
 from pathlib import Path
 
 from fiffdepth_rt.backends import Usability
-from fiffdepth_rt.backends.tensorrt.versions import check_driver, check_supported, parse_version, show_version
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, Flavour, load
+from fiffdepth_rt.backends.tensorrt.versions import (
+    Release,
+    check_driver,
+    check_supported,
+    parse_version,
+    show_version,
+)
 from fiffdepth_rt.errors import BackendUnavailableError, DriverError
 from fiffdepth_rt.gpu import cuda
 from fiffdepth_rt.machine import installed
 
-NAME = "tensorrt"
-
-_WHEELS = ("tensorrt", "cuda-python", "cuda-bindings")
+_WHEELS = ("cuda-python", "cuda-bindings")
 _JETSON = Path("/etc/nv_tegra_release")  # JetPack writes it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a plan runs: a GPU's name, its compute capability ("8.9"), and TensorRT's full version."""
+    """Where a plan runs: a flavour in one version, and a GPU by name and compute capability ("8.9").
 
-    gpu_name: str
+    gpu_name: None for a portable plan, which is for every GPU that its compute capability stands for.
+    """
+
+    flavour: Flavour = TENSORRT
+    gpu_name: str | None
     compute_capability: str
     tensorrt_version: str
 
+    @property
+    def release(self) -> Release:
+        """The flavour in its version."""
+        return Release(flavour=self.flavour, version=parse_version(self.tensorrt_version))
 
-def usable() -> Usability:
-    """Whether TensorRT and cuda-python can be imported here, and find a GPU. Never raises."""
-    versions = installed(_WHEELS)
+
+def usable(flavour: Flavour = TENSORRT) -> Usability:
+    """Whether the library and cuda-python can be imported here, and find a GPU. Never raises."""
+    versions = installed((flavour.name, *_WHEELS))
     try:
-        version = _import_tensorrt()
-        versions["tensorrt"] = version  # TensorRT's own word comes before its wheel's
-        gpu = _find_gpu(0, version)
+        release = _import(flavour)
+        versions[flavour.name] = show_version(release.version)  # its own word comes before its wheel's
+        gpu = _find_gpu(0, release)
     except _UnusableError as error:
         return Usability(
-            name=NAME, usable=False, why=error.why, fix=error.fix, versions=versions, error=error.kind
+            name=flavour.name,
+            usable=False,
+            why=error.why,
+            fix=error.fix,
+            versions=versions,
+            error=error.kind,
         )
-    why = f"TensorRT {version} on {gpu.name} (compute capability {gpu.compute_capability})"
-    return Usability(name=NAME, usable=True, why=why, fix="", versions=versions)
+    why = f"{release} on {gpu.name} (compute capability {gpu.compute_capability})"
+    return Usability(name=flavour.name, usable=True, why=why, fix="", versions=versions)
 
 
-def require(index: int = 0) -> tuple[Target, cuda.Gpu]:
+def require(index: int = 0, flavour: Flavour = TENSORRT) -> tuple[Target, cuda.Gpu]:
     """What plans must be for to run here, and the GPU with this index.
 
-    Raises BackendUnavailableError, with the command that helps, unless TensorRT is usable there; DriverError
-    where only the driver is too old.
+    Raises BackendUnavailableError, with the command that helps, unless the library is usable there;
+    DriverError where only the driver is missing or too old.
     """
     try:
-        version = _import_tensorrt()
-        gpu = _find_gpu(index, version)
+        release = _import(flavour)
+        gpu = _find_gpu(index, release)
     except _UnusableError as error:
-        raise error.kind(f"TensorRT cannot be used: {error.why}. Run: {error.fix}") from error
+        raise error.kind(f"{flavour.title} cannot be used: {error.why}. Run: {error.fix}") from error
     target = Target(
+        flavour=flavour,
         gpu_name=gpu.name,
         compute_capability=gpu.compute_capability,
-        tensorrt_version=show_version(parse_version(version)),
+        tensorrt_version=show_version(release.version),
     )
     return target, gpu
+
+
+def require_builder(flavour: Flavour) -> Release:
+    """The release that builds portable plans here, with or without a GPU. Raises BackendUnavailableError."""
+    try:
+        return _import(flavour)
+    except _UnusableError as error:
+        raise error.kind(f"{flavour.title} cannot be used: {error.why}. Run: {error.fix}") from error
 
 
 def cuda_device_index(device: str | None) -> int:
@@ -71,7 +99,7 @@ def cuda_device_index(device: str | None) -> int:
 
 
 class _UnusableError(Exception):
-    """Why TensorRT cannot be used here, the command that helps, and the kind of error that a caller gets."""
+    """Why a library cannot be used here, the command that helps, and the kind of error that a caller gets."""
 
     def __init__(
         self, why: str, fix: str, kind: type[BackendUnavailableError] = BackendUnavailableError
@@ -82,42 +110,40 @@ class _UnusableError(Exception):
         self.fix = fix
 
 
-def _import_tensorrt() -> str:
-    """The version of the TensorRT that can be imported here. Raises _UnusableError."""
+def _import(flavour: Flavour) -> Release:
+    """The release that can be imported here. Raises _UnusableError."""
     try:
-        import tensorrt
-
-        version = str(tensorrt.__version__)
+        version = str(load(flavour).__version__)
     except Exception as error:  # a broken wheel fails in its own ways
-        absent = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
-        why = "tensorrt is not installed" if absent else f"tensorrt cannot be imported ({error})"
-        raise _UnusableError(why, _install(again=not absent)) from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == flavour.module
+        why = f"{flavour.name} is not installed" if absent else f"{flavour.name} cannot be imported ({error})"
+        raise _UnusableError(why, _install(flavour, again=not absent)) from error
     try:
-        check_supported(version)
+        check_supported(version, flavour)
     except BackendUnavailableError as error:
-        raise _UnusableError(str(error), _install(again=False)) from error
-    return version
+        raise _UnusableError(str(error), _install(flavour, again=False)) from error
+    return Release(flavour=flavour, version=parse_version(version))
 
 
-def _find_gpu(index: int, version: str) -> cuda.Gpu:
-    """The GPU with this index, which this TensorRT can use. Raises _UnusableError."""
+def _find_gpu(index: int, release: Release) -> cuda.Gpu:
+    """The GPU with this index, which this release can use. Raises _UnusableError."""
     try:
         from cuda.bindings import runtime  # noqa: F401
     except Exception as error:  # as above
-        why = f"TensorRT {version} is here, but cuda-python cannot be imported ({error})"
+        why = f"{release} is here, but cuda-python cannot be imported ({error})"
         raise _UnusableError(why, cuda.INSTALL) from error
     try:
         gpu = cuda.gpu(index)
-        check_driver(version, gpu.driver_cuda)
+        check_driver(release, gpu.driver_cuda)
     except DriverError as error:
-        why = f"TensorRT {version} is here, but {error}"
+        why = f"{release} is here, but {error}"
         raise _UnusableError(why, "nvidia-smi", DriverError) from error
     except Exception as error:  # BackendUnavailableError for what can be foreseen
-        raise _UnusableError(f"TensorRT {version} is here, but {error}", "nvidia-smi") from error
+        raise _UnusableError(f"{release} is here, but {error}", "nvidia-smi") from error
     return gpu
 
 
-def _install(*, again: bool) -> str:
-    if _JETSON.exists():
+def _install(flavour: Flavour, *, again: bool) -> str:
+    if _JETSON.exists() and not flavour.portable:
         return "sudo apt install python3-libnvinfer   (JetPack's own; pip's TensorRT is not for Jetson)"
-    return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[tensorrt]'"
+    return f"pip install {'--force-reinstall ' if again else ''}'fiffdepth-rt[{flavour.name}]'"

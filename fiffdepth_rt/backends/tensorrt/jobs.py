@@ -2,6 +2,7 @@
 
     plans/<stage>.<precision>.<gpu>.trt<version>.plan               one profile per grid and batch
     plans/<stage>.<precision>.<gpu>.trt<version>.<h>x<w>b<n>.plan   a static one, for one grid and batch
+    plans/<stage>.<precision>.sm80plus.trtrtx<version>.plan         of TensorRT for RTX, for Ampere and newer
 
 <gpu> is the GPU's name and compute capability, or "any-sm89" where every GPU of that capability will do.
 No TensorRT, no GPU and no disk is touched here.
@@ -18,13 +19,18 @@ from pathlib import Path
 import msgspec
 
 from fiffdepth_rt.backends.grids import is_possible, own_grid, tensor_shape
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, Flavour, Version
 from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.versions import (
+    AMPERE,
     OPT_LEVEL_SINCE,
+    RTX_CAPABILITIES,
     SAME_CAPABILITY_SINCE,
     STRIP_PLAN_SINCE,
-    Version,
+    TURING,
+    Release,
     max_opset,
+    parse_version,
     show_version,
     takes,
 )
@@ -39,6 +45,8 @@ NUMBER_FORMATS = ("fp16", "bf16", "fp32")  # best first, where nobody says which
 class Request:
     """What to build, as `fiffdepth build` was asked.
 
+    flavour: the library that builds. compute_capability: of the GPUs to build for, for TensorRT for RTX; None
+    for Ampere (8.0) and newer.
     grids: (height, width) in px; empty for a square of the model's default size.
     batches: each goes with each grid.
     precision: a graph set; None for the first of NUMBER_FORMATS that TensorRT can read here.
@@ -49,6 +57,8 @@ class Request:
     command: what was typed, for the manifest.
     """
 
+    flavour: Flavour = TENSORRT
+    compute_capability: str | None = None
     grids: tuple[tuple[int, int], ...] = ()
     batches: tuple[int, ...] = (1,)
     precision: str | None = None
@@ -72,8 +82,46 @@ class PlanJob:
     stage: Stage
 
 
-def check_options(version: Version, request: Request) -> None:
-    """Raises BuildError for an option that this TensorRT does not have, or a value that none has."""
+def check_options(release: Release, request: Request) -> None:
+    """Raises BuildError for an option that this release does not have, or a value that none has."""
+    if request.workspace_mib is not None and request.workspace_mib < 1:
+        raise BuildError(f"--workspace {request.workspace_mib} is no memory: say MiB, 1 or more.")
+    if release.flavour.portable:
+        _check_portable_options(release, request)
+    else:
+        _check_own_options(release, request)
+
+
+def _check_portable_options(release: Release, request: Request) -> None:
+    why = {
+        "--opt-level": (
+            request.opt_level is not None,
+            "ignores it: kernels are chosen and compiled by the GPU's driver",
+        ),
+        "--hardware-compatible": (
+            request.hardware_compatible,
+            "needs no such thing: its plans are for Ampere and newer, or for one --compute-capability",
+        ),
+        "--strip-plan": (request.strip_plan, "strips plans on a GPU only, and builds without one"),
+    }
+    for option, (asked, reason) in why.items():
+        if asked:
+            raise BuildError(f"{option} is for TensorRT; {release} {reason}. Leave it out.")
+    capability = request.compute_capability
+    if capability is not None and capability not in RTX_CAPABILITIES:
+        raise BuildError(
+            f"{release} does not build for compute capability {capability}: say one of "
+            f"{', '.join(RTX_CAPABILITIES)}, or leave --compute-capability out, for Ampere and newer."
+        )
+
+
+def _check_own_options(release: Release, request: Request) -> None:
+    version = release.version
+    if request.compute_capability is not None:
+        raise BuildError(
+            f"{release} builds for the GPU that it runs on, and no other. Leave --compute-capability out, or "
+            "say --flavour rtx."
+        )
     if request.opt_level is not None and request.opt_level not in OPTIMIZATION_LEVELS:
         raise BuildError(f"--opt-level {request.opt_level} does not exist: say 0 to 5.")
     if request.opt_level is not None and version < OPT_LEVEL_SINCE:
@@ -89,8 +137,6 @@ def check_options(version: Version, request: Request) -> None:
             SAME_CAPABILITY_SINCE,
             "Run fiffdepth build without it on each GPU model; their plans can share one directory",
         )
-    if request.workspace_mib is not None and request.workspace_mib < 1:
-        raise BuildError(f"--workspace {request.workspace_mib} is no memory: say MiB, 1 or more.")
 
 
 def _absent(version: Version, option: str, since: Version, instead: str) -> BuildError:
@@ -107,9 +153,11 @@ def number_format(precision: str) -> str:
     return precision.partition("-")[0]
 
 
-def check_exported(manifest: Manifest, precision: str | None, directory: Path) -> None:
-    """Raises BuildError, with the export command, unless the graph set is there and is for TensorRT."""
-    for_tensorrt = [name for name, graphs in manifest.graph_sets.items() if takes(graphs)]
+def check_exported(
+    manifest: Manifest, precision: str | None, directory: Path, flavour: Flavour = TENSORRT
+) -> None:
+    """Raises BuildError, with the export command, unless the graph set is there and is for the flavour."""
+    for_tensorrt = [name for name, graphs in manifest.graph_sets.items() if takes(graphs, flavour)]
     if precision in for_tensorrt or (precision is None and for_tensorrt):
         return
     wanted = precision or NUMBER_FORMATS[0]
@@ -120,21 +168,46 @@ def check_exported(manifest: Manifest, precision: str | None, directory: Path) -
     )
 
 
-def choose_precision(manifest: Manifest, precision: str | None, version: Version, directory: Path) -> str:
-    """The graph set to build. Raises BuildError, with the export command."""
-    check_exported(manifest, precision, directory)
+def choose_precision(
+    manifest: Manifest,
+    precision: str | None,
+    release: Release,
+    directory: Path,
+    compute_capability: str | None = None,
+) -> str:
+    """The graph set to build. Raises BuildError, with the export command.
+
+    compute_capability: what was asked for; for Turing, only fp16 will do.
+    """
+    check_exported(manifest, precision, directory, release.flavour)
+    turing = compute_capability == TURING
     if precision is not None:
+        number = number_format(precision)
+        if turing and number != "fp16":
+            raise BuildError(
+                f"{release} computes no {number} on GPUs of compute capability {TURING} (Turing): "
+                f"{_NOT_ON_TURING[number]}. Build --precision fp16 for them."
+            )
         return precision
     readable = {
-        name: graphs for name, graphs in manifest.graph_sets.items() if graphs.opset <= max_opset(version)
+        name: graphs
+        for name, graphs in manifest.graph_sets.items()
+        if graphs.opset <= max_opset(release) and (number_format(name) == "fp16" or not turing)
     }
     if not readable:
         raise BuildError(
-            f"TensorRT {show_version(version)} reads ONNX up to opset {max_opset(version)}, and no graph set "
-            f"of {directory} is as old. Where the checkpoint is, run: "
-            f"python -m export.build_engines CHECKPOINT -o {directory} --target trt8.5"
+            f"{release} reads ONNX up to opset {max_opset(release)}, and no graph set of {directory} is as "
+            f"old{' and in fp16, as Turing needs' if turing else ''}. Where the checkpoint is, run: "
+            f"python -m export.build_engines CHECKPOINT -o {directory} "
+            f"{'--precision fp16' if release.flavour.portable else '--target trt8.5'}"
         )
     return min(readable, key=lambda name: (_rank(name), -readable[name].opset, name))
+
+
+_NOT_ON_TURING = {
+    "bf16": "it came with Ampere",
+    "fp32": "the library has no fp32 product of matrices for them",
+}
 
 
 def _rank(precision: str) -> int:
@@ -259,6 +332,7 @@ def _wanted(
     stage: str,
     profiles: tuple[PlanProfile, ...],
 ) -> PlanRecord:
+    compatibility = _compatibility(request)
     return PlanRecord(
         stage=stage,
         precision=precision,
@@ -266,20 +340,47 @@ def _wanted(
             stage,
             precision,
             target,
-            hardware_compatible=request.hardware_compatible,
+            compatibility=compatibility,
             static=profiles[0] if request.static else None,
         ),
+        flavour=target.flavour.name,
         gpu_name=target.gpu_name,
         compute_capability=target.compute_capability,
         tensorrt_version=target.tensorrt_version,
         profiles=profiles,
-        hardware_compatibility="same_compute_capability" if request.hardware_compatible else "none",
+        hardware_compatibility=compatibility,
         stripped=request.strip_plan,
         opt_level=request.opt_level,
         workspace_mib=request.workspace_mib,
         graph_sha256=graph_digest(manifest, precision, stage),
+        checked=False,
+        memory=None,
         built={},
     )
+
+
+def _compatibility(request: Request) -> str:
+    """PlanRecord.hardware_compatibility of what is asked for."""
+    if request.flavour.portable:
+        return "ampere_plus" if request.compute_capability is None else "same_compute_capability"
+    return "same_compute_capability" if request.hardware_compatible else "none"
+
+
+def portable_target(request: Request, release: Release) -> Target:
+    """What portable plans are for: no GPU by name, but a compute capability."""
+    return Target(
+        flavour=release.flavour,
+        gpu_name=None,
+        compute_capability=request.compute_capability or AMPERE,
+        tensorrt_version=show_version(release.version),
+    )
+
+
+def is_for(compute_capability: str, request: Request) -> bool:
+    """Whether portable plans of this request run on a GPU of this compute capability."""
+    if request.compute_capability is not None:
+        return compute_capability == request.compute_capability
+    return parse_version(compute_capability) >= parse_version(AMPERE)
 
 
 def plan_file(
@@ -287,20 +388,31 @@ def plan_file(
     precision: str,
     target: Target,
     *,
-    hardware_compatible: bool = False,
+    compatibility: str = "none",
     static: PlanProfile | None = None,
 ) -> str:
-    """The name of a plan, relative to its engine directory. static: the profile of a static plan."""
-    name = "any" if hardware_compatible else target.gpu_name
-    # The first characters of two names may be all that differs, so none is dropped, only replaced.
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "gpu"
-    sm = target.compute_capability.replace(".", "")
-    parts = [stage, precision, f"{slug}-sm{sm}", f"trt{target.tensorrt_version}"]
+    """The name of a plan, relative to its engine directory.
+
+    compatibility: PlanRecord.hardware_compatibility. static: the profile of a static plan.
+    """
+    gpu = f"sm{target.compute_capability.replace('.', '')}"
+    if compatibility == "ampere_plus":
+        gpu += "plus"
+    elif target.gpu_name is not None:
+        name = "any" if compatibility == "same_compute_capability" else target.gpu_name
+        # The first characters of two names may be all that differs, so none is dropped, only replaced.
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "gpu"
+        gpu = f"{slug}-{gpu}"
+    parts = [stage, precision, gpu, f"{target.flavour.plan_tag}{target.tensorrt_version}"]
     if static is not None:
         parts.append(f"{static.grid[0]}x{static.grid[1]}b{static.batch}")
     return f"plans/{'.'.join(parts)}.plan"
 
 
 def find_built(plans: Collection[PlanRecord], wanted: PlanRecord) -> PlanRecord | None:
-    """The listed plan that equals `wanted` in everything but `built`: date, seconds, command."""
-    return next((plan for plan in plans if msgspec.structs.replace(plan, built=wanted.built) == wanted), None)
+    """The listed plan that equals `wanted` in everything that was decided before it was built."""
+
+    def decided(plan: PlanRecord) -> PlanRecord:
+        return msgspec.structs.replace(plan, checked=False, memory=None, built={})
+
+    return next((plan for plan in plans if decided(plan) == decided(wanted)), None)

@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from fiffdepth_rt.backends.tensorrt.flavour import Flavour, load
+
 LINES_KEPT = 2000  # from INFO up; a build of the full UNet says some hundreds
 
 log = logging.getLogger("fiffdepth_rt.tensorrt")
 
 
 @functools.cache
-def logger() -> Any:
-    """The one trt.ILogger of this process: TensorRT goes on using the first logger that it is given."""
-    import tensorrt as trt
-
+def logger(flavour: Flavour) -> Any:
+    """The one trt.ILogger of a flavour in this process, which goes on using the first that it is given."""
+    trt = load(flavour)
     severity = trt.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.CRITICAL,
@@ -29,7 +30,7 @@ def logger() -> Any:
         severity.VERBOSE: logging.DEBUG,
     }
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
         """Called from TensorRT's threads."""
 
         def __init__(self) -> None:
@@ -47,10 +48,10 @@ def logger() -> Any:
 
 
 @contextlib.contextmanager
-def kept_lines() -> Iterator[deque[str]]:
+def kept_lines(flavour: Flavour) -> Iterator[deque[str]]:
     """The lines that TensorRT says until the block ends, from INFO up, with their level."""
     lines: deque[str] = deque(maxlen=LINES_KEPT)
-    kept = logger().kept
+    kept = logger(flavour).kept
     kept.append(lines)
     try:
         yield lines

@@ -1,7 +1,8 @@
 """A plan file -> an engine that was checked against its graph, and runs on GPU memory that the caller gives.
 
-OpenedEngine: one stage's plan. StageContext: what runs an engine under one of its profiles, on addresses that
-are set once. OpenedPlan: a plan that runs on numpy arrays, as the parity check of a fresh plan needs.
+GpuRunner: what opens plans on this machine's GPU to check them. OpenedEngine: one stage's plan. StageContext:
+what runs an engine under one of its profiles, on addresses that are set once. OpenedPlan: a plan that runs on
+numpy arrays, as the check of a plan against golden values needs.
 """
 
 from __future__ import annotations
@@ -15,13 +16,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fiffdepth_rt.backends.tensorrt.flavour import Flavour, load
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, find_profile
 from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason, requested_bytes, says_no_memory
+from fiffdepth_rt.backends.tensorrt.versions import Release, release_of
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
-from fiffdepth_rt.errors import BackendError, InferenceError, PlanMismatchError, StageMismatchError
+from fiffdepth_rt.errors import (
+    BackendError,
+    DeviceMemoryError,
+    DriverError,
+    FiffDepthError,
+    InferenceError,
+    PlanGpuError,
+    PlanMismatchError,
+    PlanVersionError,
+    StageMismatchError,
+)
 from fiffdepth_rt.gpu import cuda
 
 Array = npt.NDArray[Any]
+
+
+class GpuRunner:
+    """A `parity.Runner`: the first GPU of this machine, by name."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def open(self, plan: Path, job: PlanJob) -> OpenedPlan:
+        """A plan, ready to run. Raises what OpenedEngine raises."""
+        return OpenedPlan(plan, job)
 
 
 class OpenedEngine:
@@ -47,10 +71,10 @@ class OpenedEngine:
 
         Raises DeviceMemoryError, InferenceError.
         """
-        import tensorrt as trt
-
         record = self.job.record
-        with kept_lines() as lines:
+        flavour = release_of(record).flavour
+        trt = load(flavour)
+        with kept_lines(flavour) as lines:
             if hasattr(trt, "ExecutionContextAllocationStrategy"):
                 strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
                 context = self._engine.create_execution_context(strategy)
@@ -64,7 +88,7 @@ class OpenedEngine:
         done = context.set_optimization_profile_async(profile, stream.handle)
         if not (done and context.set_input_shape(takes[0], shape) and not context.infer_shapes()):
             raise InferenceError(f"The plan {record.file} does not take {shape}. Run: fiffdepth doctor")
-        return StageContext(context, record.file)
+        return StageContext(context, record.file, flavour)
 
     def close(self) -> None:
         """Free the plan's memory. Its contexts must be closed before."""
@@ -74,8 +98,9 @@ class OpenedEngine:
 class StageContext:
     """One stage under one profile. Not to be run by two threads at once."""
 
-    def __init__(self, context: Any, file: str) -> None:
+    def __init__(self, context: Any, file: str, flavour: Flavour) -> None:
         self._context = context
+        self._flavour = flavour
         self._file = file
 
     def shape(self, tensor: str) -> tuple[int, ...]:
@@ -96,7 +121,7 @@ class StageContext:
 
     def enqueue(self, stream: cuda.Stream) -> None:
         """Enqueue the stage in this stream. Raises DeviceMemoryError, InferenceError."""
-        with kept_lines() as lines:
+        with kept_lines(self._flavour) as lines:
             if not self._context.execute_async_v3(stream.handle):
                 raise _failure(lines, f"running {self._file}", f"could not run {self._file}")
 
@@ -140,30 +165,85 @@ class OpenedPlan:
 
 def deserialize(plan: Path, job: PlanJob) -> Any:
     """Plan -> trt.ICudaEngine, refitted if it is stripped. Raises PlanMismatchError, DeviceMemoryError."""
-    import tensorrt as trt
-
-    with kept_lines() as lines:
-        runtime = trt.Runtime(logger())
+    release = release_of(job.record)
+    trt = load(release.flavour)
+    with kept_lines(release.flavour) as lines:
+        runtime = trt.Runtime(logger(release.flavour))
         if hasattr(runtime, "engine_host_code_allowed"):
             runtime.engine_host_code_allowed = False  # a plan is data: it may not run code on the host
         content = plan.read_bytes()
+        check_validity(trt, runtime, content, plan, release)
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             if says_no_memory(lines):
                 raise cuda.no_room(f"the weights of {plan}", requested_bytes(lines) or len(content))
-            raise PlanMismatchError(
-                f"TensorRT {job.record.tensorrt_version} does not take {plan}: {reason(lines)}. "
-                "Run `fiffdepth build` again."
-            )
+            raise refusal(lines, plan, release)
         if job.record.stripped:
-            refitter = trt.Refitter(engine, logger())
-            parser = trt.OnnxParserRefitter(refitter, logger())
+            refitter = trt.Refitter(engine, logger(release.flavour))
+            parser = trt.OnnxParserRefitter(refitter, logger(release.flavour))
             if not (parser.refit_from_file(str(job.graph)) and refitter.refit_cuda_engine()):
                 raise PlanMismatchError(
                     f"The weights of {job.graph} do not fit {plan}: {reason(lines)}. "
                     "Run `fiffdepth build` without --strip-plan."
                 )
     return engine
+
+
+def check_validity(trt: Any, runtime: Any, content: bytes, plan: Path, release: Release) -> None:
+    """What TensorRT for RTX says of a plan's first bytes -> the error, if it will not run here.
+
+    Raises PlanVersionError, PlanGpuError, DriverError, DeviceMemoryError, PlanMismatchError. Where the
+    library could not look at the GPU it gives no reason, and opening the plan will tell. TensorRT itself is
+    not asked: it only opens a plan or does not.
+    """
+    if hasattr(trt, "EngineValidity"):
+        validity, diagnostics = runtime.get_engine_validity(content[: runtime.engine_header_size])
+        if validity != trt.EngineValidity.INVALID:
+            return
+        bits = trt.EngineInvalidityDiagnostics
+        found = [name for name in _MEANINGS if int(diagnostics) & int(getattr(bits, name))]
+        if found:
+            error, words = _MEANINGS[found[0]]
+            if error is DeviceMemoryError:
+                raise cuda.no_room(f"the weights of {plan}", None)
+            raise error(f"{release} does not take {plan}: {words}.")
+
+
+_MEANINGS: dict[str, tuple[type[FiffDepthError], str]] = {
+    "MALFORMED_ENGINE": (
+        PlanMismatchError,
+        "it is not a plan of this library, or not a whole one. Run `fiffdepth build` again",
+    ),
+    "VERSION_MISMATCH": (
+        PlanVersionError,
+        "it is of another version. Run `fiffdepth build --flavour rtx` again",
+    ),
+    "UNSUPPORTED_CC": (
+        PlanGpuError,
+        "it is not for this GPU's compute capability, or no plan is. See docs/deploy.md for which GPUs are",
+    ),
+    "OLD_CUDA_DRIVER": (DriverError, "the NVIDIA driver is too old. Update it (580 or newer for CUDA 13)"),
+    "OLD_CUDA_RUNTIME": (DriverError, "CUDA's runtime is too old. Install the extra tensorrt-rtx again"),
+    "INSUFFICIENT_GPU_MEMORY": (DeviceMemoryError, "the GPU has no room for it"),
+}
+
+
+def refusal(lines: deque[str], plan: Path, release: Release) -> FiffDepthError:
+    """What the library said when it did not open a plan -> the error."""
+    said = " ".join(lines)
+    # What is wrong with the plan comes first: without a driver, the library complains of the GPU as well.
+    if "magicTag" in said:
+        why = "it is not a plan of this library"
+    elif "blobSize" in said:
+        why = "it was cut short"
+    elif "cudaError 35" in said:
+        return DriverError(
+            f"{release} finds no NVIDIA driver that it can use, so {plan} cannot be opened. Install a "
+            "driver, or a newer one, so that `nvidia-smi` lists the GPU; or use backend='onnxruntime'."
+        )
+    else:
+        why = reason(lines)
+    return PlanMismatchError(f"{release} does not take {plan}: {why}. Run `fiffdepth build` again.")
 
 
 def _failure(lines: deque[str], needing: str, failed: str) -> BackendError:
@@ -175,8 +255,7 @@ def _failure(lines: deque[str], needing: str, failed: str) -> BackendError:
 
 def _tensor_dtypes(engine: Any, job: PlanJob) -> dict[str, Any]:
     """The plan's tensors, by name, as numpy types. trt.nptype is left alone: it breaks with some numpys."""
-    import tensorrt as trt
-
+    trt = load(release_of(job.record).flavour)
     known = {
         trt.DataType.FLOAT: np.float32,
         trt.DataType.HALF: np.float16,

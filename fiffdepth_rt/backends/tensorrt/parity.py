@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,16 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 
+class Runner(Protocol):
+    """What opens plans on a GPU of this machine (`opened.GpuRunner`). device: the GPU's name."""
+
+    @property
+    def device(self) -> str: ...
+
+    def open(self, plan: Path, job: PlanJob) -> StageRunner:
+        """A plan, ready to run."""
+
+
 class StageRunner(Protocol):
     """An opened plan: input -> output; the decoder's before the clip."""
 
@@ -36,8 +46,6 @@ class StageRunner(Protocol):
 
     def close(self) -> None: ...
 
-
-OpenPlan = Callable[[Path, PlanJob], StageRunner]
 
 _ADVICE = {
     "fp32": "A fault of this TensorRT: try another --opt-level or another version, and report it.",
@@ -66,12 +74,13 @@ class ParityCheck:
     """The golden values of an engine directory, and the plans of one target held against them."""
 
     def __init__(
-        self, engine_dir: EngineDir, golden: parity.Golden, target: Target, open_plan: OpenPlan
+        self, engine_dir: EngineDir, golden: parity.Golden, target: Target, runner: Runner | None
     ) -> None:
+        """runner: None where no plan is run, only asked which photos there are."""
         self._path = engine_dir.path
         self._graph_sets = engine_dir.manifest.graph_sets
         self._target = target
-        self._open_plan = open_plan
+        self._runner = runner
         self._golden = golden
 
     def photo_grids(self, graphs: GraphSet) -> list[tuple[int, int]]:
@@ -94,10 +103,12 @@ class ParityCheck:
         listed: by stage, the jobs of the same journey whose plans are in the manifest already. Where they are
         all the other stages, the whole journey is compared too. Raises ParityError.
         """
+        assert self._runner is not None
+        open_plan = self._runner.open
         with contextlib.ExitStack() as stack:
 
             def opened(path: Path, job: PlanJob) -> StageRunner:
-                return stack.enter_context(contextlib.closing(self._open_plan(path, job)))
+                return stack.enter_context(contextlib.closing(open_plan(path, job)))
 
             runners: dict[str, parity.RunStage] = {job.record.stage: opened(plan, job)}
             rows = self._compare_stage(job, runners[job.record.stage])
@@ -167,8 +178,8 @@ class ParityCheck:
     def _where(self, job: PlanJob, profile: PlanProfile) -> parity.Where:
         return parity.Where(
             graph_set=job.record.precision,
-            backend="tensorrt",
-            device=self._target.gpu_name,
+            backend=self._target.flavour.name,
+            device="" if self._runner is None else self._runner.device,
             batch=profile.batch,
         )
 
@@ -184,8 +195,9 @@ def replace_rows(
 
     def is_of_plan(row: Mapping[str, Any]) -> bool:
         return (
-            (row.get("graph_set"), row.get("backend"), row.get("device"), row.get("tensorrt_version"))
-            == (plan.precision, "tensorrt", plan.gpu_name, plan.tensorrt_version)
+            (row.get("graph_set"), row.get("backend"), row.get("tensorrt_version"))
+            == (plan.precision, plan.flavour, plan.tensorrt_version)
+            and plan.gpu_name in (row.get("device"), None)
             and row.get("stage") in (plan.stage, "chain")
             and row.get("grid") in grids
         )

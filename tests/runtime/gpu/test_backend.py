@@ -18,6 +18,7 @@ import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import backend as backend_file
 from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.build import build_plans
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT
 from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest
@@ -274,7 +275,7 @@ def test_without_cuda_every_entry_says_what_is_missing(built: Path) -> None:
     usability = here.usable()
     if usability.usable:
         pytest.skip("TensorRT is usable here")
-    assert backend_file.ready(None, None) == ()  # type: ignore[arg-type]
+    assert backend_file.ready(None, None, flavour=TENSORRT) == ()  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match=r"TensorRT cannot be used: .* Run: "):
         here.require()
     with pytest.raises(BackendUnavailableError, match=r"Run: pip install"):

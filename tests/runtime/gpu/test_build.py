@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -339,10 +339,10 @@ def test_a_grid_beyond_the_model_is_refused(toy_dir: Path) -> None:
 
 def test_two_builds_at_once_in_one_directory_are_refused(toy_dir: Path) -> None:
     class Nosy(StandInBuilder):
-        def build(self, job: PlanJob, into: BinaryIO, **how: Any) -> None:
+        def build(self, job: PlanJob, into: Path, **how: Any) -> Any:
             with pytest.raises(BuildError, match="Another `fiffdepth build` is at work"):
                 build_plans(toy_dir, AT_GOLDEN, builder=StandInBuilder())
-            super().build(job, into, **how)
+            return super().build(job, into, **how)
 
     assert len(build_plans(toy_dir, AT_GOLDEN, builder=Nosy())) == 3
 
@@ -396,7 +396,11 @@ def test_a_directory_that_cannot_be_written_is_said_so(toy_dir: Path) -> None:
         ("profiles", [{"grid": [64, 0], "batch": 1}], "at least 1"),
         ("tensorrt_version", "ten", "numbers with dots"),
         ("compute_capability", "sm_89", "numbers with dots"),
-        ("hardware_compatibility", "everything", "should be one of none, same_compute_capability"),
+        (
+            "hardware_compatibility",
+            "everything",
+            "should be one of none, same_compute_capability, amp",
+        ),
         ("stripped", 0, "should be true or false"),
         ("opt_level", "3", "should be a whole number"),
         ("graph_sha256", "abc", "64 lower-case hexadecimal digits"),

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from fiffdepth_rt.backends.tensorrt.fit import check_fits, lanes, ready_sets, rebuild_command
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT_RTX
+from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import graph_digest
 from fiffdepth_rt.engine_dir.manifest import STAGES, Manifest, PlanRecord, read_manifest
 from fiffdepth_rt.errors import BackendUnavailableError, PlanGpuError, PlanMismatchError, PlanVersionError
-from tests.support.plans import L4, ORIN, profile, record
+from tests.support.plans import L4, ORIN, RTX, profile, record
 from tests.support.toy import write_toy_engine_dir
 
 ENGINES = Path("engines/fiffdepth")
@@ -150,3 +152,39 @@ def test_the_sets_that_are_ready_have_plans_for_this_machine(toy: Manifest) -> N
     assert ready_sets(toy, L4, ENGINES) == ()
     manifest = with_plans(toy, *plans(toy, "bf16"), *plans(toy, "fp32", tensorrt_version="10.3.0"))
     assert ready_sets(manifest, L4, ENGINES) == ("bf16",)
+
+
+# --- TensorRT for RTX ---
+
+PORTABLE = record(RTX, hardware_compatibility="ampere_plus")
+TURING = record(RTX, compute_capability="7.5", hardware_compatibility="same_compute_capability")
+
+
+def card(compute_capability: str, version: str = "1.7.1.116") -> Target:
+    return Target(
+        flavour=TENSORRT_RTX,
+        gpu_name="NVIDIA GeForce",
+        compute_capability=compute_capability,
+        tensorrt_version=version,
+    )
+
+
+@pytest.mark.parametrize("compute_capability", ["8.0", "8.6", "8.9", "12.0", "12.1"])
+def test_a_portable_plan_is_for_ampere_and_newer(compute_capability: str) -> None:
+    check_fits(PORTABLE, card(compute_capability), ENGINES)
+    with pytest.raises(PlanGpuError, match=r"built for GPUs of compute capability 7\.5"):
+        check_fits(TURING, card(compute_capability), ENGINES)
+
+
+def test_turing_has_a_plan_of_its_own_and_older_gpus_none() -> None:
+    check_fits(TURING, card("7.5"), ENGINES)
+    for older in ("7.5", "6.1"):
+        with pytest.raises(PlanGpuError, match=r"\(Ampere\) and newer.*--compute-capability 7\.5"):
+            check_fits(PORTABLE, card(older), ENGINES)
+
+
+def test_a_portable_plan_is_for_one_release_whatever_its_build_number() -> None:
+    check_fits(PORTABLE, card("8.9", "1.7.1.115"), ENGINES)
+    for version in ("1.7.2.116", "1.6.1.120", "1.8.0.1"):
+        with pytest.raises(PlanVersionError, match=r"built by TensorRT for RTX 1\.7\.1\.116.*--flavour rtx"):
+            check_fits(PORTABLE, card("8.9", version), ENGINES)

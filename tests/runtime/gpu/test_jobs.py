@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import (
     PlanJob,
@@ -25,14 +26,19 @@ from fiffdepth_rt.backends.tensorrt.jobs import (
     number_format,
     plan_file,
     plan_jobs,
+    portable_target,
 )
-from fiffdepth_rt.backends.tensorrt.versions import parse_version
+from fiffdepth_rt.backends.tensorrt.versions import Release, parse_version
 from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, SizeLimits, read_manifest
 from fiffdepth_rt.errors import BuildError, SizeError
-from tests.support.plans import L4, ORIN, fixed, profile, record
+from tests.support.plans import L4, ORIN, RTX, fixed, profile, record
 from tests.support.toy import write_toy_engine_dir
 
 ENGINES = Path("engines/fiffdepth")
+
+
+def trt(version: str) -> Release:
+    return Release(flavour=TENSORRT, version=parse_version(version))
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +66,16 @@ def test_an_option_that_is_not_there_names_the_alternative(
     version: str, request_: Request, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(BuildError) as error:
-        check_options(parse_version(version), request_)
+        check_options(trt(version), request_)
     for word in words:
         assert word in str(error.value)
 
 
 def test_options_that_are_there_are_taken() -> None:
     everything = Request(opt_level=5, workspace_mib=4096, strip_plan=True, hardware_compatible=True)
-    check_options(parse_version("10.12.0"), everything)
-    check_options(parse_version("11.4.0.106"), everything)
-    check_options(parse_version("8.5.3.1"), Request(workspace_mib=1))
+    check_options(trt("10.12.0"), everything)
+    check_options(trt("11.4.0.106"), everything)
+    check_options(trt("8.5.3.1"), Request(workspace_mib=1))
 
 
 # --- graph sets ---
@@ -123,17 +129,17 @@ def test_a_set_that_is_not_for_tensorrt_is_not_built(manifest: Manifest) -> None
 def test_the_fastest_set_that_this_tensorrt_reads_is_chosen(
     manifest: Manifest, version: str, opsets: dict[str, int], chosen: str
 ) -> None:
-    assert choose_precision(with_sets(manifest, **opsets), None, parse_version(version), ENGINES) == chosen
+    assert choose_precision(with_sets(manifest, **opsets), None, trt(version), ENGINES) == chosen
 
 
 def test_a_set_asked_for_by_name_is_that_set(manifest: Manifest) -> None:
     sets = with_sets(manifest, fp16=18, fp32=18)
-    assert choose_precision(sets, "fp32", parse_version("10.3.0"), ENGINES) == "fp32"
+    assert choose_precision(sets, "fp32", trt("10.3.0"), ENGINES) == "fp32"
 
 
 def test_graphs_too_new_for_this_tensorrt_name_the_export_that_is_not(manifest: Manifest) -> None:
     with pytest.raises(BuildError, match=r"up to opset 17.*--target trt8\.5"):
-        choose_precision(with_sets(manifest, fp16=18), None, parse_version("8.5.3.1"), ENGINES)
+        choose_precision(with_sets(manifest, fp16=18), None, trt("8.5.3.1"), ENGINES)
 
 
 def test_the_graph_digest_changes_with_the_weights_beside_the_graph(manifest: Manifest) -> None:
@@ -232,7 +238,7 @@ def test_a_plan_is_named_by_stage_precision_gpu_and_version(target: Target, name
 
 
 def test_a_plan_for_every_gpu_of_a_capability_names_none() -> None:
-    name = plan_file("unet", "fp16", L4, hardware_compatible=True)
+    name = plan_file("unet", "fp16", L4, compatibility="same_compute_capability")
     assert name == "plans/unet.fp16.any-sm89.trt10.16.1.11.plan"
 
 
@@ -302,3 +308,62 @@ def test_a_plan_is_found_again_whenever_it_was_built() -> None:
 )
 def test_a_plan_of_another_graph_option_gpu_or_version_is_another_plan(change: dict[str, object]) -> None:
     assert find_built([record(**change)], record()) is None
+
+
+# --- TensorRT for RTX ---
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(opt_level=3), ("--opt-level is for TensorRT", "ignores it", "Leave it out")),
+        (Request(strip_plan=True), ("--strip-plan is for TensorRT", "on a GPU only")),
+        (Request(hardware_compatible=True), ("--hardware-compatible", "--compute-capability")),
+        (Request(compute_capability="9.0"), ("9.0", "7.5, 8.0, 8.6, 8.9, 12.0, 12.1")),
+        (Request(workspace_mib=0), ("MiB",)),
+    ],
+)
+def test_rtx_refuses_what_it_lacks_or_ignores(request_: Request, words: tuple[str, ...]) -> None:
+    with pytest.raises(BuildError) as error:
+        check_options(RTX.release, dataclasses.replace(request_, flavour=TENSORRT_RTX))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_tensorrt_builds_for_no_other_gpu_than_its_own() -> None:
+    with pytest.raises(BuildError, match=r"Leave --compute-capability out, or say --flavour rtx"):
+        check_options(trt("10.16.1.11"), Request(compute_capability="7.5"))
+
+
+def test_turing_gets_fp16_alone(manifest: Manifest) -> None:
+    sets = with_sets(manifest, fp16=20, bf16=20, fp32=20)
+    assert choose_precision(sets, None, RTX.release, ENGINES) == "fp16"
+    assert choose_precision(sets, None, RTX.release, ENGINES, "7.5") == "fp16"
+    for precision in ("bf16", "fp32"):
+        assert choose_precision(sets, precision, RTX.release, ENGINES) == precision
+        with pytest.raises(BuildError, match=rf"computes no {precision} on GPUs of .* 7\.5 \(Turing\)"):
+            choose_precision(sets, precision, RTX.release, ENGINES, "7.5")
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "capability", "compatibility"),
+    [
+        (None, "plans/unet.fp32.sm80plus.trtrtx1.7.1.116.plan", "8.0", "ampere_plus"),
+        ("7.5", "plans/unet.fp32.sm75.trtrtx1.7.1.116.plan", "7.5", "same_compute_capability"),
+        ("12.0", "plans/unet.fp32.sm120.trtrtx1.7.1.116.plan", "12.0", "same_compute_capability"),
+    ],
+)
+def test_a_portable_plan_names_capability_and_version(
+    manifest: Manifest, asked: str | None, name: str, capability: str, compatibility: str
+) -> None:
+    request = Request(flavour=TENSORRT_RTX, compute_capability=asked)
+    ((_, unet, _),) = plan_jobs(
+        request,
+        manifest,
+        portable_target(request, RTX.release),
+        directory=ENGINES,
+        precision="fp32",
+        profiles=(profile(256, 256),),
+    )
+    assert unet.record.file == name
+    assert (unet.record.flavour, unet.record.gpu_name) == ("tensorrt-rtx", None)
+    assert (unet.record.compute_capability, unet.record.hardware_compatibility) == (capability, compatibility)

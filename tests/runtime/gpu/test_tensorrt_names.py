@@ -1,4 +1,5 @@
-"""Promises about TensorRT's names: each that we use is there from 10.3 to 11.4, or is asked for first.
+"""Promises about names of TensorRT 10.3 to 11.4 and TensorRT for RTX 1.7: each that we use is there, or asked
+for first.
 
 No GPU and no TensorRT needed: tests/support/tensorrt_names.json holds the public names of the real bindings
 of each version, written by tests/support/make_tensorrt_names.py.
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 
 import fiffdepth_rt
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS, TENSORRT_RTX
 from fiffdepth_rt.backends.tensorrt.versions import (
+    RTX_CAPABILITIES,
+    Release,
     builder_flags,
     check_supported,
     network_flags,
@@ -30,6 +34,15 @@ PACKAGE = Path(fiffdepth_rt.__file__).parent
 NAMES: dict[str, dict[str, str]] = json.loads(
     (ROOT / "tests" / "support" / "tensorrt_names.json").read_text()
 )
+RTX = "1.7.1.116"
+
+
+def release(version: str) -> Release:
+    number = parse_version(version)
+    flavour = next(one for one in FLAVOURS if one.oldest <= number < one.newest)
+    return Release(flavour=flavour, version=number)
+
+
 MEMBERS = {version: {m for names in tree.values() for m in names.split()} for version, tree in NAMES.items()}
 
 # Members of some TensorRT class that came or went, and are attributes of something else in our files.
@@ -43,14 +56,14 @@ OURS = {
 def files_with_tensorrt() -> list[Path]:
     """Files of ours that import TensorRT, not our module of that name."""
     ours = (*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").rglob("*.py"))
-    return sorted(path for path in ours if re.search(r"^\s*import tensorrt\b", path.read_text(), re.M))
+    return sorted(path for path in ours if re.search(r"\btrt = load\(|\btrt: Any\b", path.read_text()))
 
 
 def faults(source: str) -> list[str]:
     """Source -> "line: name absent in versions", for each TensorRT name that not all versions have.
 
     A chain `trt.A.B` is looked up as such; of other attributes only the name is known. What stands in an `if`
-    (or conditional expression) whose condition calls `hasattr` is guarded.
+    (or conditional expression) whose condition calls `hasattr`, or asks for the flavour, is guarded.
     """
     return [
         f"{line}: {name} absent in {', '.join(absent)}"
@@ -67,7 +80,8 @@ def used(node: ast.AST, *, guarded: bool) -> Iterator[tuple[int, str]]:
             yield node.lineno, ".".join(names[1:])
             return
         yield node.lineno, f".{node.attr}"
-    if isinstance(node, ast.If | ast.IfExp) and "hasattr" in ast.unparse(node.test):
+    guards = ("hasattr", ".portable", ".has_timing_cache")
+    if isinstance(node, ast.If | ast.IfExp) and any(guard in ast.unparse(node.test) for guard in guards):
         inside, outside = [node.test, node.body], [node.orelse]
     else:
         inside, outside = [], list(ast.iter_child_nodes(node))
@@ -94,15 +108,15 @@ def is_in(name: str, version: str) -> bool:
 
 
 def test_the_table_holds_what_is_promised() -> None:
-    assert sorted(NAMES) == ["10.16.1.11", "10.3.0", "11.4.0.106"]
+    assert sorted(NAMES) == [RTX, "10.16.1.11", "10.3.0", "11.4.0.106"]
     for version, tree in NAMES.items():
-        check_supported(version)
+        check_supported(version, release(version).flavour)
         assert len(tree) > 100 and "build_serialized_network" in tree["Builder"].split()
 
 
 def test_the_files_that_touch_tensorrt_are_found() -> None:
     names = {path.name for path in files_with_tensorrt()}
-    assert names == {"here.py", "builder.py", "log.py", "opened.py", "plan_layers.py"}
+    assert names == {"builder.py", "log.py", "opened.py", "plan_layers.py"}
 
 
 @pytest.mark.parametrize("path", files_with_tensorrt(), ids=lambda path: path.name)
@@ -111,23 +125,28 @@ def test_every_name_is_there_in_every_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files_with_tensorrt(), ids=lambda path: path.name)
-def test_tensorrt_is_imported_inside_functions_only(path: Path) -> None:
+def test_tensorrt_is_loaded_inside_functions_only(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert not [node for node in top if ast.unparse(node).startswith("import tensorrt")]
+    assert not [node for node in tree.body if isinstance(node, ast.Assign) and "load(" in ast.unparse(node)]
+
+
+def test_no_file_imports_either_library_past_load() -> None:
+    imports = re.compile(r"^\s*(import|from) tensorrt(_rtx)?\b", re.M)
+    ours = (*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").rglob("*.py"))
+    assert [path.name for path in ours if imports.search(path.read_text())] == []
 
 
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("config.set_flag(trt.BuilderFlag.FP16)", ["1: BuilderFlag.FP16 absent in 11.4.0.106"]),
+        ("config.set_flag(trt.BuilderFlag.FP16)", ["1: BuilderFlag.FP16 absent in 1.7.1.116, 11.4.0.106"]),
         ("x = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",
          ["1: HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY absent in 10.3.0"]),
-        ("trt.NoSuchThing()", ["1: NoSuchThing absent in 10.16.1.11, 10.3.0, 11.4.0.106"]),
-        ("engine.device_memory_size", ["1: .device_memory_size absent in 11.4.0.106"]),
+        ("trt.NoSuchThing()", ["1: NoSuchThing absent in 1.7.1.116, 10.16.1.11, 10.3.0, 11.4.0.106"]),
+        ("engine.device_memory_size", ["1: .device_memory_size absent in 1.7.1.116, 11.4.0.106"]),
         ("if hasattr(trt.BuilderFlag, 'FP16'):\n    config.set_flag(trt.BuilderFlag.FP16)", []),
         ("if hasattr(a, 'b'):\n    pass\nelse:\n    trt.NoSuchThing()",
-         ["4: NoSuchThing absent in 10.16.1.11, 10.3.0, 11.4.0.106"]),
+         ["4: NoSuchThing absent in 1.7.1.116, 10.16.1.11, 10.3.0, 11.4.0.106"]),
         ("trt.BuilderFlag.TF32; trt.Builder(trt.ILogger()); trt.ILogger.Severity.ERROR; path.name", []),
     ],
 )  # fmt: skip
@@ -138,7 +157,7 @@ def test_a_name_that_came_or_went_is_a_fault_unless_asked_for(source: str, found
 @pytest.mark.parametrize("version", NAMES)
 def test_names_that_are_looked_up_by_text_are_there(version: str) -> None:
     """versions.py decides by number; what it names must be in that version."""
-    number, tree = parse_version(version), NAMES[version]
+    number, tree = release(version), NAMES[version]
     looked_up = {
         "NetworkDefinitionCreationFlag": network_flags(number),
         "OnnxParserFlag": parser_flags(number),
@@ -147,6 +166,13 @@ def test_names_that_are_looked_up_by_text_are_there(version: str) -> None:
     }
     for owner, names in looked_up.items():
         assert set(names) <= set(tree[owner].split()), owner
+
+
+def test_every_compute_capability_has_its_name_in_tensorrt_for_rtx() -> None:
+    names = {f"SM{capability.replace('.', '')}" for capability in RTX_CAPABILITIES}
+    assert names == set(NAMES[RTX]["ComputeCapability"].split()) - {"CURRENT", "NONE", "name", "value"}
+    assert set(NAMES[RTX]) >= {"EngineValidity", "EngineInvalidityDiagnostics"}
+    assert release(RTX).flavour is TENSORRT_RTX
 
 
 def test_every_hardware_compatibility_is_a_level_of_tensorrt() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.backends.tensorrt.versions import (
+    Release,
     builder_flags,
     check_driver,
     check_supported,
@@ -16,6 +18,13 @@ from fiffdepth_rt.backends.tensorrt.versions import (
     tactic_sources,
 )
 from fiffdepth_rt.errors import BackendUnavailableError, BuildError, DriverError
+
+
+def trt(version: str) -> Release:
+    return Release(flavour=TENSORRT, version=parse_version(version))
+
+
+RTX = Release(flavour=TENSORRT_RTX, version=parse_version("1.7.1.116"))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +97,7 @@ def test_each_version_is_driven_by_its_own_flags(
     tactics: tuple[str, ...] | None,
     opset: int,
 ) -> None:
-    number = parse_version(version)
+    number = trt(version)
     assert network_flags(number) == network
     assert parser_flags(number) == parser
     assert tactic_sources(number) == tactics
@@ -96,7 +105,7 @@ def test_each_version_is_driven_by_its_own_flags(
 
 
 def test_precision_is_a_flag_only_where_types_are_weak() -> None:
-    old, new = parse_version("8.5.3.1"), parse_version("11.4.0.106")
+    old, new = trt("8.5.3.1"), trt("11.4.0.106")
     assert builder_flags(old, "fp16", stripped=False) == ("FP16",)
     assert builder_flags(old, "fp32", stripped=False) == ()
     for number_format in ("fp32", "fp16", "bf16"):
@@ -105,18 +114,36 @@ def test_precision_is_a_flag_only_where_types_are_weak() -> None:
 
 def test_bf16_before_tensorrt_9_is_refused() -> None:
     with pytest.raises(BuildError, match=r"8\.5\.3\.1 computes no bf16.*Build --precision fp16 or fp32"):
-        builder_flags(parse_version("8.5.3.1"), "bf16", stripped=False)
+        builder_flags(trt("8.5.3.1"), "bf16", stripped=False)
 
 
 def test_a_stripped_plan_can_be_refitted_with_the_same_weights() -> None:
-    flags = builder_flags(parse_version("10.3.0"), "fp16", stripped=True)
+    flags = builder_flags(trt("10.3.0"), "fp16", stripped=True)
     assert flags[-2:] == ("STRIP_PLAN", "REFIT_IDENTICAL")
 
 
 def test_tensorrt_11_wants_a_driver_for_cuda_13() -> None:
-    check_driver("11.4.0.106", "13.0")
-    check_driver("10.16.1.11", "12.2")
+    check_driver(trt("11.4.0.106"), "13.0")
+    check_driver(trt("10.16.1.11"), "12.2")
     with pytest.raises(
         DriverError, match=r"up to 12\.8, and TensorRT 11\.4\.0\.106 is for CUDA 13.*'tensorrt<11'"
     ):
-        check_driver("11.4.0.106", "12.8")
+        check_driver(trt("11.4.0.106"), "12.8")
+
+
+def test_tensorrt_for_rtx_has_the_rules_of_tensorrt_11_and_memory_that_we_give() -> None:
+    eleven = trt("11.4.0.106")
+    assert network_flags(RTX) == network_flags(eleven) and parser_flags(RTX) == parser_flags(eleven)
+    assert tactic_sources(RTX) is None and max_opset(RTX) == 28
+    for number_format in ("fp32", "fp16", "bf16"):
+        assert builder_flags(RTX, number_format, stripped=False) == ("REQUIRE_USER_ALLOCATION",)
+    assert eleven.has_timing_cache and not RTX.has_timing_cache
+    assert (str(RTX), str(eleven)) == ("TensorRT for RTX 1.7.1.116", "TensorRT 11.4.0.106")
+
+
+def test_a_version_counts_within_its_own_flavour_only() -> None:
+    check_supported("1.7.1.116", TENSORRT_RTX)
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 1\.7\.1\.116 is not supported"):
+        check_supported("1.7.1.116")
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT for RTX 10\.3\.0 .*\[tensorrt-rtx\]"):
+        check_supported("10.3.0", TENSORRT_RTX)

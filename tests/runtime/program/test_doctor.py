@@ -158,7 +158,7 @@ def test_each_problem_and_note_says_what_mends_it(
     for module in ("numpy", "cv2", "PIL", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, module, None)
     findings = examine().findings
-    assert sum(found.verdict == "problem" for found in findings) == 8
+    assert sum(found.verdict == "problem" for found in findings) == 9
     assert all(found.fix for found in findings if found.verdict != "ok")
 
 

@@ -14,11 +14,11 @@ TOY = """\
 Model       toy (recipe fiffdepth)
 Output      depth: 0 = nearest, 1 = farthest; relative, not metres
 Size        256 px by default, 1024 at most, in multiples of 64
-Graphs      bf16: opset 18, for openvino, tensorrt
+Graphs      bf16: opset 18, for openvino, tensorrt, tensorrt-rtx
               encoder     0.0 MB  uint8 image -> float32 latent
               unet        0.0 MB  float32 latent -> float32 depth_latent
               decoder     0.0 MB  float32 depth_latent -> float32 depth, float32 depth_unclipped
-Graphs      fp32: opset 18, for onnxruntime, openvino, tensorrt
+Graphs      fp32: opset 18, for onnxruntime, openvino, tensorrt, tensorrt-rtx
               encoder     0.0 MB  uint8 image -> float32 latent
               unet        0.0 MB  float32 latent -> float32 depth_latent
               decoder     0.0 MB  float32 depth_latent -> float32 depth, float32 depth_unclipped

@@ -1,0 +1,110 @@
+"""Plans that were built where no GPU was are held against the golden values when a GPU first opens them.
+
+    <cache>/verdicts/<key>.json     of these plans on this GPU with this driver and library: agreed or not
+
+That is done once: the verdict is kept beside the user's cache, since the directory may be read-only, and a
+plan that disagreed is refused from then on without being run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.backends.tensorrt.fit import Lane
+from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
+from fiffdepth_rt.backends.tensorrt.opened import GpuRunner
+from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, read_reference
+from fiffdepth_rt.cache_folder import cache_folder
+from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.manifest import STAGES, PlanRecord
+from fiffdepth_rt.errors import OutputError, ParityError
+from fiffdepth_rt.gpu.cuda import Gpu
+
+log = logging.getLogger("fiffdepth_rt.tensorrt")
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the golden values said of a journey's plans on a GPU. why: the ParityError; "" if they agreed."""
+
+    agreed: bool
+    why: str
+
+
+def check_first_opening(engine_dir: EngineDir, chosen: Sequence[Lane], target: Target, gpu: Gpu) -> None:
+    """Run the golden values through plans that were never run, unless this GPU has done so before.
+
+    The current GPU is `gpu`. Raises ParityError where plans do not compute what the checkpoint does, or
+    where that cannot be told; and what opening them raises.
+    """
+    for plans in _journeys(chosen):
+        if all(plan.checked for plan in plans):
+            continue
+        file = _verdict_file(engine_dir, plans, target, gpu)
+        verdict = _read(file)
+        if verdict is None:
+            log.info("compiling the plans for this GPU, and checking them: this is done once")
+            verdict = _judge(engine_dir, plans, target)
+            _write(file, verdict)
+        if not verdict.agreed:
+            raise ParityError(verdict.why)
+
+
+def _journeys(chosen: Sequence[Lane]) -> list[tuple[PlanRecord, ...]]:
+    """The plans of each lane, by stage; once where lanes are profiles of the same plans."""
+    journeys = {tuple(lane.plans[stage].file for stage in STAGES): lane for lane in chosen}
+    return [tuple(lane.plans[stage] for stage in STAGES) for lane in journeys.values()]
+
+
+def _judge(engine_dir: EngineDir, plans: Sequence[PlanRecord], target: Target) -> Verdict:
+    check = ParityCheck(engine_dir, read_reference(engine_dir), target, GpuRunner(str(target.gpu_name)))
+    done: dict[str, PlanJob] = {}
+    for plan in plans:
+        stage = engine_dir.manifest.graph_sets[plan.precision].stages[plan.stage]
+        job = PlanJob(record=plan, graph=engine_dir.path / stage.file, stage=stage)
+        try:
+            check.rows(engine_dir.file(plan.file), job, done)
+        except ParityError as error:
+            return Verdict(agreed=False, why=str(error))
+        done[plan.stage] = job
+    return Verdict(agreed=True, why="")
+
+
+def _verdict_file(
+    engine_dir: EngineDir, plans: Sequence[PlanRecord], target: Target, gpu: Gpu
+) -> Path | None:
+    """Where the verdict lies; None where nothing is kept."""
+    if (folder := cache_folder()) is None:
+        return None
+    hashes = [engine_dir.manifest.files[plan.file].sha256 for plan in plans]
+    golden = engine_dir.manifest.golden
+    hashes += [] if golden is None else [engine_dir.manifest.files[golden].sha256]
+    told = [*hashes, gpu.name, gpu.compute_capability, gpu.driver_cuda, str(target.release)]
+    key = hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+    return folder / "verdicts" / f"{key}.json"
+
+
+def _read(file: Path | None) -> Verdict | None:
+    """The verdict; None where there is none yet, or it is damaged."""
+    try:
+        return None if file is None else msgspec.json.decode(file.read_bytes(), type=Verdict)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write(file: Path | None, verdict: Verdict) -> None:
+    """Keep a verdict. Where that fails, the plans are checked again the next time."""
+    if file is None:
+        return
+    with contextlib.suppress(OSError, OutputError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as out:
+            out.write(json.dumps(msgspec.to_builtins(verdict), sort_keys=True).encode())

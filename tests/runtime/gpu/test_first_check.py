@@ -1,0 +1,159 @@
+"""Promises of plans that were built without a GPU: a GPU's first opening checks them. On the stand-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import fiffdepth_rt
+from fiffdepth_rt.backends.tensorrt import first_check
+from fiffdepth_rt.backends.tensorrt.build import build_plans
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT_RTX
+from fiffdepth_rt.backends.tensorrt.jobs import Request
+from fiffdepth_rt.backends.tensorrt.parity import ParityCheck
+from fiffdepth_rt.engine_dir.manifest import PlanMemory, read_manifest
+from fiffdepth_rt.errors import DeviceMemoryError, ParityError, PlanGpuError, PlanVersionError
+from fiffdepth_rt.program import program
+from tests.support.gpu_stand_in import Cuda, install
+from tests.support.plans import GOLDEN_GRID, RTX, StandInBuilder, edit, image
+from tests.support.toy import toy_depth, write_toy_engine_dir
+
+REQUEST = Request(flavour=TENSORRT_RTX, grids=(GOLDEN_GRID,), precision="fp32")
+
+
+@pytest.fixture
+def portable(toy_dir: Path) -> Path:
+    """A toy engine directory with plans of TensorRT for RTX that no GPU has run."""
+    build_plans(toy_dir, REQUEST, builder=StandInBuilder(RTX).without_gpu())
+    return toy_dir
+
+
+@pytest.fixture
+def card(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Cuda:
+    """An RTX card with TensorRT for RTX, and an empty cache folder."""
+    monkeypatch.setenv("FIFFDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cuda.gpus = (("NVIDIA GeForce RTX 4090", 8, 9),)
+    install(monkeypatch, cuda, rtx=RTX.tensorrt_version)
+    return cuda
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages whose golden values are run, as they are run."""
+    run, rows = list[str](), ParityCheck.rows
+
+    def watched(self: ParityCheck, plan: Path, job: object, listed: object) -> object:
+        run.append(job.record.stage)  # type: ignore[attr-defined]
+        return rows(self, plan, job, listed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ParityCheck, "rows", watched)
+    return run
+
+
+def test_a_build_without_a_gpu_is_listed_as_not_yet_run_and_info_says_so(portable: Path) -> None:
+    manifest = read_manifest(portable)
+    assert [plan.checked for plan in manifest.plans] == [False] * 3
+    assert {plan.memory for plan in manifest.plans} == {
+        PlanMemory(weight_bytes=1000, activation_bytes=(2000,))
+    }
+    assert not [row for row in manifest.parity if row["backend"] == "tensorrt-rtx"]
+    text = CliRunner().invoke(program, ["info", str(portable)]).stdout
+    assert (
+        "fp32 unet: 0.0 MB, for any GPU of compute capability 8.0 or newer and TensorRT for RTX 1.7.1.116; "
+        "128x192 batch 1; 0.0 MB + 0.0 MB of GPU memory; built, not yet run on a GPU"
+    ) in text
+
+
+def test_auto_takes_portable_plans_and_the_first_opening_checks_them_once(
+    portable: Path, card: Cuda, checks: list[str]
+) -> None:
+    for _ in range(2):
+        with fiffdepth_rt.Depth(portable) as depth:
+            assert depth.describe()["backend"] == "tensorrt-rtx"
+            assert depth.describe()["engine"]["tensorrt-rtx"] == "1.7.1.116"
+            np.testing.assert_allclose(depth.infer(image(1)), toy_depth(image(1)[None])[0], atol=1e-6)
+    assert checks == ["encoder", "unet", "decoder"]
+    assert card.left_over() == (0, 0, 0, 0)
+    card.gpus = (("NVIDIA GeForce RTX 5090", 12, 0),)  # another card judges for itself
+    with fiffdepth_rt.Depth(portable):
+        pass
+    assert checks == ["encoder", "unet", "decoder"] * 2
+
+
+def test_plans_that_disagree_are_refused_now_and_later(
+    toy_dir: Path, card: Cuda, checks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(StandInBuilder):
+        """Its decoder's plan is the decoder of another graph set: whole, and wrong."""
+
+        def build(self, job, into, **how):  # type: ignore[no-untyped-def]
+            memory = super().build(job, into, **how)
+            if job.record.stage == "unet":
+                into.write_bytes(other.read_bytes())
+            return memory
+
+    other = write_toy_engine_dir(toy_dir.parent / "other", shift=0.4) / "graphs" / "fp32" / "unet.onnx"
+    build_plans(toy_dir, REQUEST, builder=Wrong(RTX).without_gpu())
+    said = []
+    for _ in range(2):
+        with pytest.raises(ParityError, match=r"fp32/unet on photo0 \(128x192, tensorrt-rtx\)") as error:
+            fiffdepth_rt.Depth(toy_dir, backend="tensorrt-rtx")
+        said.append(str(error.value))
+    assert said[0] == said[1] and checks == ["encoder", "unet"]
+    assert card.left_over() == (0, 0, 0, 0)
+
+
+def test_without_a_cache_folder_plans_are_checked_at_every_opening(
+    portable: Path, card: Cuda, checks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIFFDEPTH_CACHE", "off")
+    for _ in range(2):
+        with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx"):
+            pass
+    assert len(checks) == 6
+
+
+def test_a_damaged_verdict_is_none(tmp_path: Path) -> None:
+    for content in (b"", b"{}", b"not JSON", b'{"agreed": 1, "why": ""}'):
+        (tmp_path / "verdict.json").write_bytes(content)
+        assert first_check._read(tmp_path / "verdict.json") is None
+
+
+def test_a_build_where_the_gpu_is_checks_what_was_built_elsewhere(portable: Path) -> None:
+    with_gpu = StandInBuilder(RTX)
+    with_gpu.device = "NVIDIA GeForce RTX 4090"
+    build_plans(portable, REQUEST, builder=with_gpu)
+    manifest = read_manifest(portable)
+    assert with_gpu.built == []  # the plans that were there
+    assert [plan.checked for plan in manifest.plans] == [True] * 3
+    rows = [row for row in manifest.parity if row["backend"] == "tensorrt-rtx"]
+    assert {row["device"] for row in rows} == {"NVIDIA GeForce RTX 4090"} and len(rows) == 12
+
+
+def test_memory_that_the_builder_predicted_is_asked_for_before_anything_is_opened(
+    portable: Path, card: Cuda
+) -> None:
+    huge = PlanMemory(weight_bytes=2**40, activation_bytes=(0,))
+    plans = tuple(msgspec.structs.replace(plan, memory=huge) for plan in read_manifest(portable).plans)
+    edit(portable, plans=plans)
+    with pytest.raises(DeviceMemoryError, match="no room for the plans: it needs 3145728 MiB") as error:
+        fiffdepth_rt.Depth(portable, backend="tensorrt-rtx")
+    assert error.value.needed_bytes == 3 * 2**40 and card.left_over() == (0, 0, 0, 0)
+
+
+def test_each_flavour_opens_its_own_plans_only(
+    portable: Path, card: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(fiffdepth_rt.errors.BackendUnavailableError, match="holds no TensorRT plans"):
+        fiffdepth_rt.Depth(portable, backend="tensorrt")
+    card.gpus = (("NVIDIA TITAN RTX", 7, 5),)
+    with pytest.raises(PlanGpuError, match=r"--flavour rtx .*--compute-capability 7\.5"):
+        fiffdepth_rt.Depth(portable, backend="tensorrt-rtx")
+    card.gpus = (("NVIDIA GeForce RTX 4090", 8, 9),)
+    install(monkeypatch, card, rtx="1.8.0.1")
+    with pytest.raises(PlanVersionError, match=r"by TensorRT for RTX 1\.7\.1\.116; this machine has 1\.8"):
+        fiffdepth_rt.Depth(portable, backend="tensorrt-rtx")
