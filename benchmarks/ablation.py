@@ -56,7 +56,7 @@ CLAIMS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class AblationSettings:
     """images of each world (twice that for the prior), test_images, the prior's steps, and each run's."""
 
     images: int = 3000
@@ -66,7 +66,7 @@ class Plan:
     budget: Budget = Budget()
 
 
-TINY = Plan(
+TINY = AblationSettings(
     images=16,
     test_images=2,
     prior_steps=2,
@@ -92,12 +92,12 @@ class Verdict:
         return "worse, as claimed" if self.worse_by > 0 else "BETTER, against the claim"
 
 
-def run_all(out: Path, plan: Plan, seeds: Sequence[int]) -> tuple[Worlds, list[dict]]:
+def run_all(out: Path, settings: AblationSettings, seeds: Sequence[int]) -> tuple[Worlds, list[dict]]:
     """Draw, pre-train, train and score whatever `out` has not -> the worlds and every run's record."""
-    keep_to(plan, out)
-    worlds = make_worlds(out / "worlds", images=plan.images, test_images=plan.test_images)
+    keep_to(settings, out)
+    worlds = make_worlds(out / "worlds", images=settings.images, test_images=settings.test_images)
     prior = out / "prior"
-    train_prior(worlds.prior, plan.size, prior, steps=plan.prior_steps)
+    train_prior(worlds.prior, settings.size, prior, steps=settings.prior_steps)
     records = []
     for seed in seeds:
         for name in VARIANTS:
@@ -107,17 +107,17 @@ def run_all(out: Path, plan: Plan, seeds: Sequence[int]) -> tuple[Worlds, list[d
                 worlds,
                 prior=prior,
                 place=run_folder(out, name, seed),
-                size=plan.size,
-                budget=plan.budget,
+                size=settings.size,
+                budget=settings.budget,
             )
             records.append(json.loads(result.read_text(encoding="utf-8")))
     return worlds, records
 
 
-def design(plan: Plan) -> dict:
+def design(settings: AblationSettings) -> dict:
     """Everything that figures depend on and that one may wish to change."""
     return {
-        "plan": dataclasses.asdict(plan),
+        "settings": dataclasses.asdict(settings),
         "rendered": dataclasses.asdict(RENDERED),
         "photographed": dataclasses.asdict(PHOTOGRAPHED),
         "teacher_blur": TEACHER_BLUR,
@@ -125,16 +125,16 @@ def design(plan: Plan) -> dict:
     }
 
 
-def keep_to(plan: Plan, out: Path) -> None:
-    """Note plan, looks and teacher in `out`; raises SystemExit where others were followed there before."""
+def keep_to(settings: AblationSettings, out: Path) -> None:
+    """Note settings, looks and teacher in `out`; raises SystemExit where `out` has results of others."""
     out.mkdir(parents=True, exist_ok=True)
-    noted, text = out / "plan.json", json.dumps(design(plan), indent=1) + "\n"
+    noted, text = out / "settings.json", json.dumps(design(settings), indent=1) + "\n"
     if not noted.exists():
         with replacing(noted) as file:
             file.write(text.encode())
     elif noted.read_text(encoding="utf-8") != text:
         raise SystemExit(
-            f"{noted} is of another plan, and results of two plans cannot be compared: choose another --out."
+            f"{noted} is of other settings, and results of both cannot be compared: choose another --out."
         )
 
 
@@ -242,27 +242,27 @@ def _shown(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     return DepthMap(values=scaled.astype(np.float32), space=Space.DEPTH).colors()
 
 
-def setup(plan: Plan, records: list[dict]) -> str:
+def setup(settings: AblationSettings, records: list[dict]) -> str:
     """What was done, with the figures that it was done with."""
     minutes = sum(r["cpu_seconds"] for r in records) / len(records) / 60
     return f"""\
 Rooms of {SIZE}×{SIZE} pixels in two looks. Rendered: plain colours, no noise, {RENDERED.headlight:.0%}
-with light that falls off with distance; {plan.images} with exact depth. Photographed: textures, stripes,
-posters, lamps anywhere, lens blur, noise; {plan.images} with the teacher's maps, and no other depth of theirs
-reaches training.
+with light that falls off with distance; {settings.images} with exact depth. Photographed: textures, stripes,
+posters, lamps anywhere, lens blur, noise; {settings.images} with the teacher's maps, and no other depth of
+theirs reaches training.
 
 The teacher is given, not trained: ln z of the true depth, low-passed by a Gaussian of {TEACHER_BLUR} pixels,
 plus a smooth random error of {TEACHER_ERROR:.0%}; it stands for one that has seen the real world, is about
 right there and soft. It is the same for every variant that has one, holds no edge and no thin thing, and its
 own scores stand in the table.
 
-The start of every run: a UNet of {plan.size.channels} channels on 2×2-patch latents, pre-trained for
-{plan.prior_steps} steps of v-prediction on {2 * plan.images} photos of any look. A run:
-{plan.budget.steps} steps of AdamW at a peak rate of {plan.budget.lr:g}, {plan.size.batch} synthetic and
-{plan.size.batch} real photos each, averaged weights; {minutes:.1f} minutes of one core on average. The same
-seed has the same batches and noise in every variant.
+The start of every run: a UNet of {settings.size.channels} channels on 2×2-patch latents, pre-trained for
+{settings.prior_steps} steps of v-prediction on {2 * settings.images} photos of any look. A run:
+{settings.budget.steps} steps of AdamW at a peak rate of {settings.budget.lr:g}, {settings.size.batch}
+synthetic and {settings.size.batch} real photos each, averaged weights; {minutes:.1f} minutes of one core on
+average. The same seed has the same batches and noise in every variant.
 
-Scored on {plan.test_images} photos of each look that no training saw, aligned by least squares in depth,
+Scored on {settings.test_images} photos of each look that no training saw, aligned by least squares in depth,
 clipped to {MIN_M:g} … {MAX_M:g} m."""
 
 
@@ -291,18 +291,18 @@ def png(grid: NDArray[np.uint8]) -> bytes:
 @click.option("--tiny", is_flag=True, help="Seconds instead of an hour, to see the path.")
 @commands.save
 def main(out: Path, seeds: tuple[int, ...], tiny: bool, save: bool) -> None:
-    plan = TINY if tiny else Plan()
-    worlds, records = run_all(out, plan, seeds)
+    settings = TINY if tiny else AblationSettings()
+    worlds, records = run_all(out, settings, seeds)
     bounds = references(worlds)
     report = Report(
         benchmark="ablation",
         title="The paper in miniature",
         command=commands.typed("ablation"),
         card=machine_card(installed(["torch"])),
-        text=f"{setup(plan, records)}\n\n{tables(records, bounds)}\n\nThe picture: the first test photos, of "
-        f"seed {seeds[0]}.",
+        text=f"{setup(settings, records)}\n\n{tables(records, bounds)}\n\n"
+        f"The picture: the first test photos, of seed {seeds[0]}.",
         figures={
-            "design": design(plan),
+            "design": design(settings),
             "references": {name: dataclasses.asdict(figures) for name, figures in bounds.items()},
             "verdicts": [dataclasses.asdict(v) | {"text": v.text} for v in verdicts(records)],
             "runs": records,

@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 
 from benchmarks import commands
 from benchmarks.boundaries import boundary_f1
-from benchmarks.report import Report, publish, table
+from benchmarks.report import publish, table
 from benchmarks.sets import rgbd
 from fiffdepth_rt import Depth, DepthMap, Space
 from fiffdepth_rt.backends.grids import Size
-from fiffdepth_rt.machine import machine_card
 from training import metrics
 from training.data.samples import MetricPair
 
@@ -141,13 +140,11 @@ def main(
     with Depth(engine) as depth:
         rows = evaluate(held_out, depth, size=size, pictures=pictures)
         said = depth.describe()
-    report = Report(
+    report = commands.model_report(
+        said,
         benchmark="accuracy",
-        subject=said["name"] if scenes is None else f"scenes {said['name']}",
+        subject=None if scenes is None else f"scenes {said['name']}",
         title="Accuracy",
-        command=commands.typed("accuracy"),
-        card=machine_card(said["versions"]),
-        facts=commands.model_facts(said),
         text=markdown(rows),
         figures={"sha256": said["sha256"], "rows": [dataclasses.asdict(r) for r in rows]},
     )

@@ -26,11 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import commands
-from benchmarks.report import Report, publish, table
+from benchmarks.report import publish, table
 from benchmarks.sets import mattes
 from fiffdepth_rt import Depth, DepthMap, Space
 from fiffdepth_rt.backends.grids import Size
-from fiffdepth_rt.machine import machine_card
 
 Mask = NDArray[np.bool_]
 
@@ -151,13 +150,11 @@ def main(folder: Path, engine: Path | None, size: Size, far_over_near: float, sa
         recalls = evaluate(folder, depth, size=size, far_over_near=far_over_near)
         said = depth.describe()
     row = [said["name"], len(recalls), f"{100 * np.mean(recalls):.1f}"]
-    report = Report(
+    report = commands.model_report(
+        said,
         benchmark="boundaries",
-        subject=said["name"],
         title="Outlines of mattes",
-        command=commands.typed("boundaries"),
-        card=machine_card(said["versions"]),
-        facts={**commands.model_facts(said), "far over near": f"{far_over_near:g}"},
+        facts={"far over near": f"{far_over_near:g}"},
         text=table(["method", "n", "boundary recall % ↑"], [row], align="lrr"),
         figures={"sha256": said["sha256"], "far_over_near": far_over_near, "recall": recalls},
     )

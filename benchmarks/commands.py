@@ -6,11 +6,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
 
+from benchmarks.report import Report
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.machine import machine_card
 from fiffdepth_rt.program import options
 
 COUNT = click.IntRange(min=1)
@@ -52,6 +55,30 @@ def _without_folders(word: str) -> str:
     return option + equals + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def model_facts(said: Mapping[str, Any]) -> dict[str, str]:
-    """What `Depth.describe()` says -> the model and its engine, for a Report's facts."""
-    return {"model": f"{said['name']}, {said['precision']}, {said['backend']} on {said['device']}"}
+def model_report(
+    said: Mapping[str, Any],
+    *,
+    benchmark: str,
+    title: str,
+    text: str,
+    figures: Mapping[str, Any],
+    subject: str | None = None,
+    facts: Mapping[str, str] = MappingProxyType({}),
+    draw: Callable[[], bytes] | None = None,
+) -> Report:
+    """Figures of one model on one engine -> their Report, which names both.
+
+    said: `Depth.describe()`. subject: None for the model's name. The others: as in `Report`.
+    """
+    model = f"{said['name']}, {said['precision']}, {said['backend']} on {said['device']}"
+    return Report(
+        benchmark=benchmark,
+        subject=said["name"] if subject is None else subject,
+        title=title,
+        command=typed(benchmark),
+        card=machine_card(said["versions"]),
+        facts={"model": model, **facts},
+        text=text,
+        figures=figures,
+        draw=draw,
+    )

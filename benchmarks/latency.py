@@ -60,7 +60,7 @@ DEPLOYED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class LatencySettings:
     """One run of the command. directories: of engines; checkpoint: None for no rows in torch.
 
     photo_hw: px; None: a square of the first model's own size. width: of the peers, 1 for their true size.
@@ -82,31 +82,31 @@ class Plan:
     limit_s: float
 
 
-def specs(plan: Plan) -> Iterator[tuple[str, Spec]]:
-    """Plan -> (part of the table, what to measure), in the order of the table."""
-    sizes = [read_manifest(path).size for path in plan.directories]
-    size_hw = plan.photo_hw or (sizes[0].default,) * 2
-    family = plan.device.partition(":")[0]
+def specs(settings: LatencySettings) -> Iterator[tuple[str, Spec]]:
+    """Settings -> (part of the table, what to measure), in the order of the table."""
+    sizes = [read_manifest(path).size for path in settings.directories]
+    size_hw = settings.photo_hw or (sizes[0].default,) * 2
+    family = settings.device.partition(":")[0]
     common: dict[str, Any] = {
-        key: getattr(plan, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
+        key: getattr(settings, key) for key in ("device", "threads", "runs", "warm_up", "budget_s")
     }
     yield "ceiling", Spec(module=CEILING, kind="ceiling", name="ceiling", size_hw=size_hw, **common)
-    of_ours = list(_ours(plan))  # hashes every file of the directories
-    of_torch = list(_torch(plan))
+    of_ours = list(_ours(settings))  # hashes every file of the directories
+    of_torch = list(_torch(settings))
     for name, options in of_ours:
         yield "rows", _of_ours(name, options, size_hw=size_hw, **common)
     for name, options in of_torch:
         yield "rows", _of_torch(name, options, size_hw=size_hw, **common)
-    for peer in plan.peers:
+    for peer in settings.peers:
         for dtype in PEER_DTYPES[family]:
-            options = {"peer": peer, "dtype": dtype, "width": plan.width, "budget_s": plan.budget_s}
+            options = {"peer": peer, "dtype": dtype, "width": settings.width, "budget_s": settings.budget_s}
             name = f"{peer}, {dtype}"
             yield (
                 "rows",
                 Spec(module=PEERS, kind="peer", name=name, size_hw=size_hw, options=options, **common),
             )
-    for side in plan.growth:
-        fewer = common | {"size_hw": (side, side), "runs": min(plan.runs, 3), "warm_up": 1}
+    for side in settings.growth:
+        fewer = common | {"size_hw": (side, side), "runs": min(settings.runs, 3), "warm_up": 1}
         for name, options in _deployed(of_ours, DEPLOYED[family]):
             if side <= read_manifest(options["directory"]).size.max:
                 yield "growth", _of_ours(name, options | {"brief": True}, **fewer)
@@ -130,16 +130,16 @@ def _deployed(rows: list[tuple[str, dict[str, Any]]], dtype: str) -> Iterator[tu
         yield from [one for one in its if one[1]["precision"].startswith(dtype)] or its
 
 
-def _ours(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = [read_manifest(path).name for path in plan.directories]
-    for directory, name in zip(plan.directories, names, strict=True):
+def _ours(settings: LatencySettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = [read_manifest(path).name for path in settings.directories]
+    for directory, name in zip(settings.directories, names, strict=True):
         shown = name if names.count(name) == 1 else f"{name} ({directory.name})"
-        for options in ours.options_of(directory, plan.device):
+        for options in ours.options_of(directory, settings.device):
             yield f"ours: {shown}, {options['backend']} {options['precision']}", options
 
 
-def _torch(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    if plan.checkpoint is None:
+def _torch(settings: LatencySettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    if settings.checkpoint is None:
         return
     for dtype, channels_last, compiled in TORCH_VARIANTS:
         words = [
@@ -151,12 +151,12 @@ def _torch(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         yield (
             ", ".join(words),
             {
-                "checkpoint": str(plan.checkpoint.resolve()),
-                "prompt_embedding": plan.prompt_embedding and str(plan.prompt_embedding.resolve()),
+                "checkpoint": str(settings.checkpoint.resolve()),
+                "prompt_embedding": settings.prompt_embedding and str(settings.prompt_embedding.resolve()),
                 "dtype": dtype,
                 "channels_last": channels_last,
                 "compiled": compiled,
-                "directory": str(plan.directories[0].resolve()),
+                "directory": str(settings.directories[0].resolve()),
             },
         )
 
@@ -208,25 +208,25 @@ class Records:
                 file.write(json.dumps({"key": spec.key, "row": dataclasses.asdict(row)}) + "\n")
 
 
-def run(plan: Plan, records: Records) -> Table:
+def run(settings: LatencySettings, records: Records) -> Table:
     """Measure what `records` does not hold yet -> Table."""
     parts: dict[str, list[Row]] = {"ceiling": [], "rows": [], "growth": []}
-    work = list(specs(plan))
+    work = list(specs(settings))
     with tqdm(work, unit="row", disable=not sys.stderr.isatty()) as progress:
         for part, spec in progress:
             progress.set_postfix_str(spec.name)
             row = records.get(spec)
             if row is None:
-                row = measure_apart(spec, limit_s=plan.limit_s)
+                row = measure_apart(spec, limit_s=settings.limit_s)
                 records.add(spec, row)
             parts[part].append(row)
     return Table(
         rows=tuple(parts["rows"]),
         growth=tuple(parts["growth"]),
         ceiling=parts["ceiling"][0],
-        card=machine.card(plan.device, plan.threads),
-        device=plan.device,
-        warm_up=plan.warm_up,
+        card=machine.card(settings.device, settings.threads),
+        device=settings.device,
+        warm_up=settings.warm_up,
         import_ms=import_ms(),
         date=today(),
     )
@@ -305,7 +305,7 @@ def main(
     The whole proof takes several directories (full and light VAE) and adds --checkpoint CKPT --peers
     --growth --records FILE. A killed run goes on with the same command.
     """
-    plan = Plan(
+    settings = LatencySettings(
         directories=directories or (engine_dir.BUNDLED,),
         photo_hw=photo_hw,
         device=device,
@@ -320,8 +320,8 @@ def main(
         budget_s=budget,
         limit_s=limit,
     )
-    table = run(plan, Records(records))
-    model = read_manifest(plan.directories[0]).name
+    table = run(settings, Records(records))
+    model = read_manifest(settings.directories[0]).name
     publish(report(table, model=model, command=commands.typed("latency")), save=save)
 
 

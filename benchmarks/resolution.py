@@ -34,10 +34,9 @@ from tqdm import tqdm
 
 from benchmarks import accuracy, commands
 from benchmarks.machine import peak_host_mib
-from benchmarks.report import Report, publish, table
+from benchmarks.report import publish, table
 from benchmarks.sets import rgbd
 from fiffdepth_rt import Depth, DepthMap
-from fiffdepth_rt.machine import machine_card
 from training import metrics
 
 SIZES = (192, 256, 384, 512, 768, 1024)
@@ -199,13 +198,10 @@ def main(
         rows.append(measure_size_apart(folder, engine, size, tiles=tiles, runs=runs, pictures=place))
     with Depth(engine) as depth:
         said = depth.describe()
-    report = Report(
+    report = commands.model_report(
+        said,
         benchmark="resolution",
-        subject=said["name"],
         title="Resolution",
-        command=commands.typed("resolution"),
-        card=machine_card(said["versions"]),
-        facts=commands.model_facts(said),
         text=markdown(rows),
         figures={
             "model": said["name"],

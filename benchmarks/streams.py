@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import commands
-from benchmarks.report import Report, publish, table
+from benchmarks.report import publish, table
 from fiffdepth_rt import Depth
-from fiffdepth_rt.machine import machine_card
 
 PICTURES = 64  # different ones, in turns
 PHOTO_HW = (48, 64)
@@ -187,13 +186,10 @@ def main(engine: Path | None, backend: str, frames: int, size: int, save: bool) 
         watched = {drop: watch(depth, frames=frames, size=size, drop=drop) for drop in ("never", "oldest")}
         differing = differing_threads(depth, other, size=size)
         said = depth.describe()
-    report = Report(
+    report = commands.model_report(
+        said,
         benchmark="streams",
-        subject=said["name"],
         title="Streams",
-        command=commands.typed("streams"),
-        card=machine_card(said["versions"]),
-        facts=commands.model_facts(said),
         text=markdown(watched, differing),
         figures={
             "model": said["name"],

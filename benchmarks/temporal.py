@@ -33,9 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import commands
-from benchmarks.report import Report, publish, table
+from benchmarks.report import publish, table
 from fiffdepth_rt import Depth
-from fiffdepth_rt.machine import machine_card
 from fiffdepth_rt.smoothing import Smoother
 from training import metrics
 from training.scenes.layouts import Camera, Scene, make_scene
@@ -239,13 +238,10 @@ def main(engine: Path | None, smooth: tuple[float, ...], frames: int, save: bool
     with Depth(engine) as depth:
         rows = evaluate(depth, SEEDS, smooth, frames)
         said = depth.describe()
-    report = Report(
+    report = commands.model_report(
+        said,
         benchmark="temporal",
-        subject=said["name"],
         title="Temporal error",
-        command=commands.typed("temporal"),
-        card=machine_card(said["versions"]),
-        facts=commands.model_facts(said),
         text=markdown(rows),
         figures={
             "size_hw": SIZE_HW,

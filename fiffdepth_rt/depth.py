@@ -48,7 +48,7 @@ class Depth:
         width). Where the directory holds graphs or plans for certain grids only, None is for the one of them
         that wastes least of a photo, and a number for one of that size (`backends.grids`).
     threads: for engines on the CPU; None for the physical cores available.
-    cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` tells whether.
+    cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` says.
     verify: hash every file of the directory first. False hashes what will run, and only what has changed
         since it was last hashed on this machine (engine_dir/known_hashes.py).
 

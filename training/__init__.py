@@ -1,1 +1,1 @@
-"""data -> checkpoint. START HERE: nano.py, the bundled model from procedural scenes."""
+"""data -> checkpoint. START HERE: train.py, the paper's method; nano/__main__.py trains the bundled model."""

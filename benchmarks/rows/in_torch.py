@@ -42,7 +42,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """One step of a journey: what it takes -> what it gives. engine: a network, not host work."""
+    """One step of a pipeline: what it takes -> what it gives. engine: a network, not host work."""
 
     name: str
     run: Callable[[Any], Any]
@@ -51,7 +51,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Journey:
+class Pipeline:
     """photo -> depth map. whole: what runs it, where a library's own pipeline does; None: part by part."""
 
     parts: Sequence[Part]
@@ -80,8 +80,8 @@ def measure(spec: Spec) -> Row:
             compiled=options["compiled"],
         )
         load_s = time.perf_counter() - opening
-        journey, dtype_name = Journey(parts=parts), options["dtype"]
-        row = measure_journey(spec, journey, computes_in=dtype_name, load_s=load_s)
+        pipeline, dtype_name = Pipeline(parts=parts), options["dtype"]
+        row = measure_pipeline(spec, pipeline, computes_in=dtype_name, load_s=load_s)
         return dataclasses.replace(row, deviation=_deviation(options["directory"], model, parts))
 
 
@@ -125,29 +125,29 @@ def diffusers_parts(
     ]
 
 
-def measure_journey(
+def measure_pipeline(
     spec: Spec,
-    journey: Journey,
+    pipeline: Pipeline,
     *,
     computes_in: str,
     load_s: float,
     modelled_beyond_s: float = math.inf,
     note: str = "",
 ) -> Row:
-    """Journey -> Row. Repeated parts that would take longer than modelled_beyond_s are modelled."""
+    """Pipeline -> Row. Repeated parts that would take longer than modelled_beyond_s are modelled."""
     photo = noise_photo(spec.size_hw)
     stopwatch = Stopwatch(spec.device)
     start = time.perf_counter()
-    once = _run(journey.parts, photo, stopwatch, every_time=False)
+    once = _run(pipeline.parts, photo, stopwatch, every_time=False)
     first_s = time.perf_counter() - start
-    several = any(part.times > 1 for part in journey.parts)
-    whole_s = sum(part.times * once[part.name] for part in journey.parts)
+    several = any(part.times > 1 for part in pipeline.parts)
+    whole_s = sum(part.times * once[part.name] for part in pipeline.parts)
     if several and whole_s > modelled_beyond_s:
-        figures = _modelled(spec, journey.parts, photo, stopwatch)
-    elif journey.whole is not None:
-        figures = _timed_whole(spec, journey.whole, photo)
+        figures = _modelled(spec, pipeline.parts, photo, stopwatch)
+    elif pipeline.whole is not None:
+        figures = _timed_whole(spec, pipeline.whole, photo)
     else:
-        figures = _timed_parts(spec, journey.parts, photo, stopwatch)
+        figures = _timed_parts(spec, pipeline.parts, photo, stopwatch)
     peak = machine.peak_host_mib()
     return Row(
         name=spec.name,
@@ -155,7 +155,7 @@ def measure_journey(
         size_hw=spec.size_hw,
         computes_in=computes_in,
         **figures,
-        gflop=_gflop(journey.parts, photo),
+        gflop=_gflop(pipeline.parts, photo),
         load_ms=load_s * 1e3,
         first_frame_ms=None if several else first_s * 1e3,
         peak_host_mib=peak,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional as nnf
 
-from benchmarks.rows.in_torch import DTYPES, Journey, Part, measure_journey
+from benchmarks.rows.in_torch import DTYPES, Part, Pipeline, measure_pipeline
 from benchmarks.rows.row import Row, Spec, answer
 from export.recipe import RECIPES
 from training.weights.random import random_unet, random_vae
@@ -35,14 +35,14 @@ PROMPT_WIDTH = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One method. seconds_titan_rtx: the paper's Table 3. build: (width, dtype, device) -> its journey.
+    """One method. seconds_titan_rtx: the paper's Table 3. build: (width, dtype, device) -> its pipeline.
 
     width: 1 for the true architecture; smaller tries the machinery.
     """
 
     name: str
     seconds_titan_rtx: float
-    build: Callable[[float, torch.dtype, str], Journey]
+    build: Callable[[float, torch.dtype, str], Pipeline]
     note: tuple[str, ...] = ()
 
 
@@ -54,10 +54,10 @@ def measure(spec: Spec) -> Row:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
     with torch.inference_mode():
-        journey = peer.build(options["width"], DTYPES[options["dtype"]], spec.device)
-        return measure_journey(
+        pipeline = peer.build(options["width"], DTYPES[options["dtype"]], spec.device)
+        return measure_pipeline(
             spec,
-            journey,
+            pipeline,
             computes_in=options["dtype"],
             load_s=time.perf_counter() - opening,
             modelled_beyond_s=spec.budget_s,
@@ -123,7 +123,7 @@ def _by(multiple: int, value: float) -> int:
     return max(multiple, round(value / multiple) * multiple)
 
 
-def _depth_anything_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
+def _depth_anything_pipeline(width: float, dtype: torch.dtype, device: str) -> Pipeline:
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
     network = depth_anything(width).to(device=device, dtype=dtype)
@@ -147,7 +147,7 @@ def _depth_anything_journey(width: float, dtype: torch.dtype, device: str) -> Jo
     return _single(prepare, lambda pixels: network(pixels), finish)
 
 
-def _depth_pro_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
+def _depth_pro_pipeline(width: float, dtype: torch.dtype, device: str) -> Pipeline:
     network = depth_pro(width).to(device=device, dtype=dtype)
     side = 4 * network.config.patch_size
     size_hw: list[tuple[int, int]] = []
@@ -165,8 +165,8 @@ def _depth_pro_journey(width: float, dtype: torch.dtype, device: str) -> Journey
     return _single(prepare, lambda pixels: network(pixels), finish)
 
 
-def _single(prepare: Any, network: Any, finish: Any) -> Journey:
-    return Journey(
+def _single(prepare: Any, network: Any, finish: Any) -> Pipeline:
+    return Pipeline(
         parts=[
             Part(name="prepare", run=prepare, engine=False),
             Part(name="network", run=network),
@@ -194,9 +194,9 @@ def marigold(width: float, *, steps: int, lcm: bool) -> Any:
     return pipeline
 
 
-def _marigold_journey(
+def _marigold_pipeline(
     width: float, dtype: torch.dtype, device: str, *, steps: int, ensemble: int, lcm: bool
-) -> Journey:
+) -> Pipeline:
     pipeline = marigold(width, steps=steps, lcm=lcm)
     unet, vae = (network.to(device=device, dtype=dtype) for network in (pipeline.unet, pipeline.vae))
     pipeline.empty_text_embedding = prompt = torch.randn(1, 2, PROMPT_WIDTH, device=device).to(dtype)
@@ -218,10 +218,10 @@ def _marigold_journey(
         decodings=ensemble,
     )
     can_align = ensemble == 1 or importlib.util.find_spec("scipy") is not None
-    return Journey(parts=parts, whole=whole if can_align else None)
+    return Pipeline(parts=parts, whole=whole if can_align else None)
 
 
-def _geowizard_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
+def _geowizard_pipeline(width: float, dtype: torch.dtype, device: str) -> Pipeline:
     """Its UNet: 8 channels in, a class embedding of 10 numbers, one CLIP image token of 768 as the prompt."""
     unet = random_unet(width, class_labels=10, in_channels=8, cross_attention_dim=768).to(
         device=device, dtype=dtype
@@ -238,10 +238,10 @@ def _geowizard_journey(width: float, dtype: torch.dtype, device: str) -> Journey
     parts = _diffusion_parts(
         vae, step, dtype=dtype, device=device, encodings=10, steps=10 * 10, decodings=2 * 10
     )
-    return Journey(parts=parts)
+    return Pipeline(parts=parts)
 
 
-def _depthfm_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
+def _depthfm_pipeline(width: float, dtype: torch.dtype, device: str) -> Pipeline:
     """Its UNet is SD 2.1's in LDM's code with 8 channels in; diffusers' modules stand for that."""
     unet = random_unet(width, in_channels=8).to(device=device, dtype=dtype)
     prompt = torch.randn(1, 77, PROMPT_WIDTH, device=device).to(dtype)
@@ -252,7 +252,7 @@ def _depthfm_journey(width: float, dtype: torch.dtype, device: str) -> Journey:
 
     vae = random_vae(width).to(device=device, dtype=dtype)
     parts = _diffusion_parts(vae, step, dtype=dtype, device=device, encodings=4, steps=2 * 4, decodings=4)
-    return Journey(parts=parts)
+    return Pipeline(parts=parts)
 
 
 def _diffusion_parts(
@@ -285,24 +285,24 @@ def _diffusion_parts(
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer(name="Depth Anything V2-L", seconds_titan_rtx=0.026, build=_depth_anything_journey),
-        Peer(name="Depth Pro", seconds_titan_rtx=0.23, build=_depth_pro_journey),
+        Peer(name="Depth Anything V2-L", seconds_titan_rtx=0.026, build=_depth_anything_pipeline),
+        Peer(name="Depth Pro", seconds_titan_rtx=0.23, build=_depth_pro_pipeline),
         Peer(
             name="Marigold-LCM",
             seconds_titan_rtx=1.7,
-            build=lambda w, t, d: _marigold_journey(w, t, d, steps=4, ensemble=5, lcm=True),
+            build=lambda w, t, d: _marigold_pipeline(w, t, d, steps=4, ensemble=5, lcm=True),
             note=("4 steps, ensemble 5",),
         ),
         Peer(
             name="Marigold",
             seconds_titan_rtx=103,
-            build=lambda w, t, d: _marigold_journey(w, t, d, steps=50, ensemble=10, lcm=False),
+            build=lambda w, t, d: _marigold_pipeline(w, t, d, steps=50, ensemble=10, lcm=False),
             note=("50 steps, ensemble 10",),
         ),
         Peer(
-            name="GeoWizard", seconds_titan_rtx=19, build=_geowizard_journey, note=("10 steps, ensemble 10",)
+            name="GeoWizard", seconds_titan_rtx=19, build=_geowizard_pipeline, note=("10 steps, ensemble 10",)
         ),
-        Peer(name="DepthFM", seconds_titan_rtx=0.39, build=_depthfm_journey, note=("2 steps, ensemble 4",)),
+        Peer(name="DepthFM", seconds_titan_rtx=0.39, build=_depthfm_pipeline, note=("2 steps, ensemble 4",)),
     )
 }
 

@@ -1,4 +1,4 @@
-"""What an inference engine is to the journey: one small Protocol, one file per engine."""
+"""What an inference engine is to the journey: one small Protocol; each engine has a folder here."""
 
 from __future__ import annotations
 
@@ -90,3 +90,15 @@ class Usability:
     fix: str
     versions: Mapping[str, str]
     error: type[BackendUnavailableError] = BackendUnavailableError
+
+    @classmethod
+    def not_imported(
+        cls, name: str, error: Exception, *, versions: Mapping[str, str], extra: str
+    ) -> Usability:
+        """Of an engine whose package raised `error` on import: it is not installed, or broken.
+
+        extra: of fiffdepth-rt, the one that installs the engine.
+        """
+        why = f"{name} cannot be imported ({error})" if versions else f"{name} is not installed"
+        fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[{extra}]'"
+        return cls(name=name, usable=False, why=why, fix=fix, versions=versions)

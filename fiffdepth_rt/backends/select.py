@@ -21,7 +21,7 @@ from fiffdepth_rt.errors import BackendUnavailableError
 
 
 class Opener(Protocol):
-    """A backend file's `open_backend`."""
+    """The `open_backend` of an engine's backend.py."""
 
     def __call__(
         self,
@@ -38,9 +38,10 @@ class Opener(Protocol):
 class Engine:
     """One row of the table.
 
-    takes: whether it can run such graphs. precisions: graph sets it would rather have, best first;
-    gpu_precisions: the same on a GPU, for an engine that also runs on a CPU. ready: of a directory, the graph
-    sets that it can open on a device at once; None where these are all that it takes.
+    takes: whether the engine can run such graphs. precisions: the graph sets that the engine prefers, best
+    first; gpu_precisions: the same on a GPU, for an engine that also runs on a CPU. ready: a directory and a
+    device -> the graph sets that the engine can open there without building anything; None for an engine
+    that never has to build.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Engine:
     ready: Callable[[EngineDir, str | None], tuple[str, ...]] | None = None
 
 
-# In the order of "auto". Another engine is a file in this folder and a row here.
+# In the order of "auto". Another engine is a folder beside this file and a row here.
 # Plans for this machine come first. On a CPU it is ONNX Runtime, whatever the model's size: it computes fp32
 # everywhere, so a directory gives the same depth on every machine, and in fp32 it is the faster one (nano:
 # 54 ms against 71). A bf16 set on OpenVINO takes half of that CPU time where the CPU has bfloat16 units, but
@@ -145,8 +146,8 @@ def choose_precision(
 ) -> str:
     """The graph set that `engine` shall open, or the sets that differ in their grid alone (`families`).
 
-    among: those that it can; None for all that it takes. Raises BackendUnavailableError, naming what is
-    there.
+    among: the graph sets to choose from; None for all that the engine takes. Raises
+    BackendUnavailableError, naming what is there.
     """
     sets = manifest.graph_sets
     _check_exported(manifest, precision)

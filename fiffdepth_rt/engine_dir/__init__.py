@@ -1,1 +1,1 @@
-"""The engine directory: what its manifest says, what is checked, its golden values."""
+"""The engine directory: its manifest, what is checked, golden values. START HERE: checking.py."""

@@ -1,1 +1,1 @@
-"""CUDA, and arrays that stay on a GPU."""
+"""CUDA (cuda.py), and arrays that stay on a GPU (arrays.py, dlpack.py)."""

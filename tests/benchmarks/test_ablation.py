@@ -137,7 +137,7 @@ def test_two_plans_are_not_mixed_in_one_folder(tmp_path) -> None:
     ablation.keep_to(ablation.TINY, tmp_path)
     ablation.keep_to(ablation.TINY, tmp_path)
     with pytest.raises(SystemExit, match="another --out"):
-        ablation.keep_to(ablation.Plan(), tmp_path)
+        ablation.keep_to(ablation.AblationSettings(), tmp_path)
 
 
 def test_scores_of_the_truth_are_perfect_but_for_the_clipped_quantiles() -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import latency, report
-from benchmarks.latency import Plan, Records, specs
+from benchmarks.latency import LatencySettings, Records, specs
 from benchmarks.rows import flops, ours, picture, worker
 from benchmarks.rows.row import Row, Spec, repeated
 from benchmarks.rows.table import REFERENCE, Table
@@ -33,10 +33,10 @@ def spec(**changes: Any) -> Spec:
     return Spec(**{**common, "runs": 2, "warm_up": 1, "budget_s": 60.0, **changes})
 
 
-def plan(**changes: Any) -> Plan:
+def settings(**changes: Any) -> LatencySettings:
     nothing = {"checkpoint": None, "prompt_embedding": None, "peers": (), "growth": (), "photo_hw": None}
     common = {"device": "cpu", "threads": 1, "runs": 9, "warm_up": 2, "width": 1.0, "budget_s": 60.0}
-    return Plan(**{**nothing, **common, "limit_s": 600.0, "directories": (BUNDLED,), **changes})
+    return LatencySettings(**{**nothing, **common, "limit_s": 600.0, "directories": (BUNDLED,), **changes})
 
 
 def row(name: str, p50_ms: float, **changes: Any) -> Row:
@@ -63,7 +63,7 @@ def table(*made: Row, growth: tuple[Row, ...] = ()) -> Table:
 
 
 def test_every_backend_and_precision_of_every_directory_is_a_row(toy_dir: Path) -> None:
-    named = [s.name for part, s in specs(plan(directories=(toy_dir, BUNDLED))) if part == "rows"]
+    named = [s.name for part, s in specs(settings(directories=(toy_dir, BUNDLED))) if part == "rows"]
     assert named == [
         "ours: toy, onnxruntime fp32",
         "ours: toy, openvino bf16",
@@ -75,20 +75,22 @@ def test_every_backend_and_precision_of_every_directory_is_a_row(toy_dir: Path) 
 
 def test_two_directories_of_one_name_are_told_apart(toy_dir: Path, tmp_path: Path) -> None:
     other = toy_dir.rename(tmp_path / "light")
-    named = [s.name for _, s in specs(plan(directories=(BUNDLED, other, other)))]
+    named = [s.name for _, s in specs(settings(directories=(BUNDLED, other, other)))]
     assert "ours: toy (light), onnxruntime fp32" in named
 
 
 def test_the_paper_s_own_way_comes_in_every_precision_layout_and_compiled(tmp_path: Path) -> None:
     checkpoint = tmp_path / "x.safetensors"
-    found = [s for _, s in specs(plan(checkpoint=checkpoint)) if s.kind == "torch"]
+    found = [s for _, s in specs(settings(checkpoint=checkpoint)) if s.kind == "torch"]
     kinds = {(s.options["dtype"], s.options["channels_last"], s.options["compiled"]) for s in found}
     assert kinds == {(d, *how) for d in ("fp32", "bf16", "fp16") for how in ((0, 0), (1, 0), (1, 1))}
     assert len({s.key for s in found}) == len(found) == 9
 
 
 def test_growth_goes_from_256_to_what_the_model_takes(toy_dir: Path) -> None:
-    found = [s for part, s in specs(plan(directories=(toy_dir,), growth=latency.GROWTH)) if part == "growth"]
+    found = [
+        s for part, s in specs(settings(directories=(toy_dir,), growth=latency.GROWTH)) if part == "growth"
+    ]
     assert [s.size_hw for s in found] == [
         (256, 256),
         (512, 512),
@@ -99,7 +101,7 @@ def test_growth_goes_from_256_to_what_the_model_takes(toy_dir: Path) -> None:
 
 
 def test_every_row_names_a_module_that_there_is() -> None:
-    given = plan(checkpoint=Path("x"), peers=latency.PEER_NAMES)
+    given = settings(checkpoint=Path("x"), peers=latency.PEER_NAMES)
     modules = {s.module for _, s in specs(given)}
     assert modules == {f"benchmarks.rows.{name}" for name in ("ceiling", "ours", "in_torch", "peers")}
     assert all(importlib.util.find_spec(module) for module in modules)
@@ -237,7 +239,7 @@ def test_rows_are_held_against_diffusers_in_fp32_and_its_best_bf16_variant() -> 
 
 
 def test_the_reference_is_a_row_of_the_whole_table() -> None:
-    assert REFERENCE in [s.name for _, s in specs(plan(checkpoint=Path("x")))]
+    assert REFERENCE in [s.name for _, s in specs(settings(checkpoint=Path("x")))]
 
 
 def test_the_markdown_holds_every_row_what_was_modelled_and_what_failed() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.latency import PEER_NAMES
 from benchmarks.rows import flops, in_torch, peers
-from benchmarks.rows.in_torch import Journey, Part, diffusers_parts, measure_journey
+from benchmarks.rows.in_torch import Part, Pipeline, diffusers_parts, measure_pipeline
 from benchmarks.rows.row import Row, Spec, noise_photo
 from tests.support.tiny_models import tiny_checkpoint
 from training.weights.random import random_unet
@@ -53,10 +53,10 @@ def test_the_table_knows_the_peers_that_there_are() -> None:
 @pytest.mark.parametrize("name", ["Depth Anything V2-L", "Depth Pro"])
 def test_a_peer_of_transformers_gives_a_map_of_the_photo_s_size(name: str) -> None:
     torch.manual_seed(0)
-    journey = peers.PEERS[name].build(0.05, torch.float32, "cpu")
+    pipeline = peers.PEERS[name].build(0.05, torch.float32, "cpu")
     value: Any = noise_photo((64, 96))
     with torch.inference_mode():
-        for part in journey.parts:
+        for part in pipeline.parts:
             value = part.run(value)
     assert (value.shape, value.dtype) == ((64, 96), np.float32)
     assert np.isfinite(value).all()
@@ -84,9 +84,9 @@ def test_a_peer_of_many_steps_is_multiplied_out(name: str, times: tuple[int, int
 
 def test_diffusers_own_marigold_pipeline_runs_as_a_whole() -> None:
     torch.manual_seed(0)
-    journey = peers._marigold_journey(0.05, torch.float32, "cpu", steps=2, ensemble=1, lcm=False)
-    assert journey.whole is not None
-    depth = journey.whole(noise_photo(HW))
+    pipeline = peers._marigold_pipeline(0.05, torch.float32, "cpu", steps=2, ensemble=1, lcm=False)
+    assert pipeline.whole is not None
+    depth = pipeline.whole(noise_photo(HW))
     assert depth.shape == HW and 0 <= depth.min() <= depth.max() <= 1
 
 
@@ -104,8 +104,8 @@ def sleeping(calls: list[str], **seconds: float) -> list[Part]:
 
 def test_what_is_modelled_runs_each_step_once_a_round_and_says_so() -> None:
     calls: list[str] = []
-    journey = Journey(parts=sleeping(calls, once=0.0, step=0.01))
-    row = measure_journey(spec(runs=2), journey, computes_in="fp32", load_s=0, modelled_beyond_s=0.05)
+    pipeline = Pipeline(parts=sleeping(calls, once=0.0, step=0.01))
+    row = measure_pipeline(spec(runs=2), pipeline, computes_in="fp32", load_s=0, modelled_beyond_s=0.05)
     assert calls.count("step") == 1 + 2 + 1  # the first look, two rounds, the count of FLOPs
     assert row.end_to_end is not None and row.end_to_end.p50_ms >= 100
     assert row.modelled.startswith("1 × once") and "10 × step" in row.modelled
@@ -113,8 +113,8 @@ def test_what_is_modelled_runs_each_step_once_a_round_and_says_so() -> None:
 
 def test_what_fits_the_budget_runs_every_step_and_is_not_modelled() -> None:
     calls: list[str] = []
-    journey = Journey(parts=sleeping(calls, once=0.0, step=0.001))
-    row = measure_journey(spec(runs=2), journey, computes_in="fp32", load_s=0, modelled_beyond_s=math.inf)
+    pipeline = Pipeline(parts=sleeping(calls, once=0.0, step=0.001))
+    row = measure_pipeline(spec(runs=2), pipeline, computes_in="fp32", load_s=0, modelled_beyond_s=math.inf)
     assert calls.count("step") == 1 + 2 * 10 + 1
     assert row.modelled == "" and row.runs == 2
 
@@ -122,7 +122,7 @@ def test_what_fits_the_budget_runs_every_step_and_is_not_modelled() -> None:
 def test_arithmetic_of_repeated_parts_is_repeated() -> None:
     weight = torch.ones(8, 8)
     parts = [Part(name="product", run=lambda x: weight @ weight, times=5)]
-    row = measure_journey(spec(runs=1), Journey(parts=parts), computes_in="fp32", load_s=0)
+    row = measure_pipeline(spec(runs=1), Pipeline(parts=parts), computes_in="fp32", load_s=0)
     assert row.gflop == pytest.approx(5 * 2 * 8**3 / 1e9)
 
 

@@ -1,1 +1,1 @@
-"""Photos -> a teacher's labels: python -m training.labelling."""
+"""photos -> a teacher's labels. START HERE: command.py."""

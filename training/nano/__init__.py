@@ -1,1 +1,1 @@
-"""The bundled model, stage by stage: python -m training.nano."""
+"""procedural scenes -> the bundled model, stage by stage. START HERE: __main__.py lists the stages."""

@@ -28,9 +28,7 @@ def usable() -> Usability:
         providers = ", ".join(onnxruntime.get_available_providers())
         why = f"onnxruntime {onnxruntime.__version__} with {providers}"
     except Exception as error:  # a broken wheel fails in its own ways
-        why = f"onnxruntime cannot be imported ({error})" if versions else "onnxruntime is not installed"
-        fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[cpu]'"
-        return Usability(name=NAME, usable=False, why=why, fix=fix, versions=versions)
+        return Usability.not_imported(NAME, error, versions=versions, extra="cpu")
     fix = ""
     if len(versions) > 1:
         why += "; its CPU and its GPU wheel are both installed and have overwritten each other"

@@ -32,9 +32,7 @@ def usable() -> Usability:
         units = "computes bf16" if computes_bf16() else "has no bfloat16 units"
         why = f"openvino {openvino.__version__.partition('-')[0]}; this CPU {units}"
     except Exception as error:  # a broken wheel fails in its own ways
-        why = f"openvino cannot be imported ({error})" if versions else "openvino is not installed"
-        fix = f"pip install {'--force-reinstall ' if versions else ''}'fiffdepth-rt[openvino]'"
-        return Usability(name=NAME, usable=False, why=why, fix=fix, versions=versions)
+        return Usability.not_imported(NAME, error, versions=versions, extra="openvino")
     return Usability(name=NAME, usable=True, why=why, fix="", versions=versions)
 
 

@@ -23,10 +23,11 @@ from PIL import Image
 from transformers import DepthAnythingForDepthEstimation
 
 import fiffdepth_rt
+from tests.support.listed_photos import Listed
 from tests.support.tiny_models import tiny_checkpoint
 from tests.support.tiny_teachers import SIZE, save_depth_anything
 from training.data.labels import Header, LabelStore
-from training.data.samples import DataError, Photo, SampleError
+from training.data.samples import DataError, Photo
 from training.data.teacher_maps import to_picture
 from training.labelling import steps as labelling
 from training.labelling import teachers
@@ -291,25 +292,6 @@ def test_photos_of_many_sizes_do_not_pile_up() -> None:
         held -= len(group)
         names += [photo.name for photo in group]
     assert (most, sorted(names)) == (labelling.PENDING_BATCHES * 4, sorted(map(str, range(200))))
-
-
-class Listed:
-    """Photos in memory; None is one that cannot be read."""
-
-    name, licence = "listed", "CC0-1.0"
-
-    def __init__(self, photos: dict[str, NDArray[np.uint8] | None]) -> None:
-        self._photos = photos
-        self.names = list(photos)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Photo:
-        photo = self._photos[self.names[index]]
-        if photo is None:
-            raise SampleError(self.names[index], "damaged")
-        return Photo(photo=photo, name=self.names[index])
 
 
 def test_any_network_can_be_wrapped_as_a_teacher(tmp_path: Path) -> None:

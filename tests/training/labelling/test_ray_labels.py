@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.listed_photos import Listed
 from tests.support.tiny_teachers import save_depth_anything
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[ray]')")
@@ -27,7 +28,6 @@ from ray.cluster_utils import Cluster
 
 from training.data.images import open_photos
 from training.data.labels import LabelStore
-from training.data.samples import Photo, SampleError
 from training.errors import TrainingError
 from training.labelling import ray as ray_labels
 from training.labelling import steps as labelling
@@ -55,25 +55,6 @@ class Red:
     def __call__(self, photos: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         Red.calls += len(photos)
         return [photo[..., 0].astype(np.float32) + 1 for photo in photos]
-
-
-class Listed:
-    """Photos in memory; None is one that cannot be read."""
-
-    name, licence = "listed", "CC0-1.0"
-
-    def __init__(self, photos: dict[str, NDArray[np.uint8] | None]) -> None:
-        self._photos = photos
-        self.names = list(photos)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Photo:
-        photo = self._photos[self.names[index]]
-        if photo is None:
-            raise SampleError(self.names[index], "damaged")
-        return Photo(photo=photo, name=self.names[index])
 
 
 def rows_of(photos: Listed) -> ray_labels.Rows:
