@@ -56,6 +56,7 @@ def _made_of(depth: Depth, source: Source, smooth: float | None) -> dict[str, An
         "model_sha256": described["model_sha256"],
         "precision": described["precision"],
         "size": described["size"]["default"],
+        "grid_of_a_square": list(depth.grid_for((1000, 1000))),  # --size may name a grid
         "smooth": smooth,
         **({"began": time.time()} if source.live else {}),  # what was missed does not come back
     }

@@ -182,6 +182,7 @@ class VideoFile:
             if self._sound is not None:
                 self._closing.callback(self._sound.close)
                 self._sound.add_to(output)
+        output.start_encoding()  # what encoder or container refuse comes out here
         return output
 
     def _add_stream(self, output: OutputContainer) -> VideoStream:

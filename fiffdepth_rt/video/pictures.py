@@ -21,8 +21,10 @@ class Pictures(Source):
     def __init__(self, name: str, paths: list[Path], *, fps: float) -> None:
         super().__init__()
         self.name = name
-        self.rate = Fraction(fps).limit_denominator(1001)
-        self.time_base = 1 / self.rate
+        if not 0.001 <= fps <= 10_000:  # NaN neither
+            raise SourceError(f"{fps:g} pictures per second are not possible: say between 0.001 and 10000.")
+        self.rate = rate = Fraction(fps).limit_denominator(1001)
+        self._step_s = 1 / rate
         self.frames = len(paths)
         self._pictures = tuple(paths)
         self.paths = (*paths, *{path.parent for path in paths})
@@ -35,7 +37,7 @@ class Pictures(Source):
             except ImageError as error:
                 self._failures.append(str(error))
                 continue
-            yield index * self.time_base, pixels
+            yield index * self._step_s, pixels
 
     def _judge_end(self, given: int) -> None:
         if self._failures:
@@ -57,7 +59,7 @@ def find_pictures(name: str) -> list[Path]:
         return []
     folder, last = Path(name).parent, Path(name).name
     if os.path.isdir(name):  # noqa: PTH112
-        found = [path for path in Path(name).iterdir() if path.suffix.lower() in PHOTO_SUFFIXES]
+        found = _entries(Path(name))
     elif re.search(r"%0?\d*d", last):
         wanted = re.compile(r"\d+".join(re.escape(part) for part in re.split(r"%0?\d*d", last)))
         found = [path for path in _entries(folder) if wanted.fullmatch(path.name)]
@@ -65,7 +67,11 @@ def find_pictures(name: str) -> list[Path]:
         found = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 - an absolute pattern too
     else:
         return []
-    found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    found = [
+        path
+        for path in found
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
     if not found:
         raise SourceError(f"{name} holds no pictures ({', '.join(PHOTO_SUFFIXES)}): name a video, or others.")
     return sorted(found, key=_natural)

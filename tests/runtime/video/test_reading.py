@@ -287,6 +287,19 @@ def test_a_place_without_pictures_is_refused(name: str, tmp_path: Path) -> None:
         open_source(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e-9])
+def test_an_impossible_rate_is_refused(fps: float, tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    with pytest.raises(SourceError, match=r"pictures per second are not possible"):
+        open_source(str(tmp_path), fps=fps)
+
+
+def test_a_pattern_of_videos_is_no_pattern_of_pictures(tmp_path: Path) -> None:
+    write_clip(tmp_path / "walk.mp4", walk(2))
+    with pytest.raises(SourceError, match="holds no pictures"):
+        open_source(str(tmp_path / "*.mp4"))
+
+
 def test_fps_is_for_pictures(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "walk.mp4", walk(2))
     with pytest.raises(SourceError, match="has times of its own"):
