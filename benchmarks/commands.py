@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks.report import Report
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.machine import machine_card
 from fiffdepth_rt.program import options
+from training.provenance import command_without_folders
 
 COUNT = click.IntRange(min=1)
 FOLDER: Any = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -47,12 +47,7 @@ def command(help_text: str | None) -> Callable[[Callable[..., None]], click.Comm
 
 def typed(name: str) -> str:
     """The command as it was typed, as a module, without folders: they mean nothing on another machine."""
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *map(_without_folders, sys.argv[1:])])
-
-
-def _without_folders(word: str) -> str:
-    option, equals, value = word.rpartition("=")
-    return option + equals + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return command_without_folders(f"benchmarks.{name}", sys.argv[1:])
 
 
 def model_report(

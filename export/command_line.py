@@ -11,6 +11,7 @@ import click
 from export.onnx_graphs import GraphForm
 from export.precision import Precision
 from export.stages import VAE_FACTOR
+from training.provenance import command_without_folders
 
 ENGINES = Path("engines")
 """Where an engine directory goes that was given no place: beneath the current folder."""
@@ -21,7 +22,7 @@ class RecordedCommand(click.Command):
     """A command that keeps what was typed, for the manifest."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["typed"] = " ".join(("python -m export.build_engines", *map(_without_folders, args)))
+        ctx.meta["typed"] = command_without_folders("export.build_engines", args)
         return super().parse_args(ctx, args)
 
 
@@ -71,8 +72,3 @@ def graph_forms(
         forms += [dataclasses.replace(plain, grid_hw=hw) for hw in static] or [plain]
         forms += [dataclasses.replace(plain, camera_hw=hw) for hw in camera]
     return tuple(forms)
-
-
-def _without_folders(word: str) -> str:
-    """A word of the command line, without the folders of this machine."""
-    return word.replace("\\", "/").rstrip("/").rpartition("/")[2]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -32,21 +32,23 @@ def photo_tensor(photos: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(photos.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
-def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+def encode(vae: AutoencoderKL | AutoencoderTiny, pixels: torch.Tensor) -> torch.Tensor:
     """float32 N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8; in fp32 under any autocast, as fp16 overflows."""
     with torch.autocast(pixels.device.type, enabled=False):
-        latent: torch.Tensor = vae.encode(pixels.float()).latent_dist.mode() * vae.config.scaling_factor
-    return latent
+        encoded = vae.encode(pixels.float())
+        latent = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+        scaled: torch.Tensor = latent * vae.config.scaling_factor
+    return scaled
 
 
-def decode_photo(vae: AutoencoderKL, latent: torch.Tensor) -> torch.Tensor:
+def decode_photo(vae: AutoencoderKL | AutoencoderTiny, latent: torch.Tensor) -> torch.Tensor:
     """Latents N×4×h×w -> float32 N×3×8h×8w, not clipped; in fp32 under any autocast."""
     with torch.autocast(latent.device.type, enabled=False):
         pixels: torch.Tensor = vae.decode(latent.float() / vae.config.scaling_factor).sample
     return pixels
 
 
-def decode(vae: AutoencoderKL, depth_latent: torch.Tensor) -> torch.Tensor:
+def decode(vae: AutoencoderKL | AutoencoderTiny, depth_latent: torch.Tensor) -> torch.Tensor:
     """Depth latents N×4×h×w -> depth pictures N×1×8h×8w in [-1, 1]."""
     return decode_photo(vae, depth_latent).mean(1, keepdim=True).clamp(-1, 1)
 

@@ -14,6 +14,7 @@ from training.data.labels import LabelStore
 from training.data.mixing import Mixture, RealSource, SyntheticSource
 from training.data.samples import DataError, MetricDataset
 from training.labelling.teachers import forbids_commerce
+from training.provenance import without_places
 
 
 def mixture(c: config.Config, *, start: int = 0, pin_memory: bool = False) -> Mixture:
@@ -64,7 +65,7 @@ def licence_terms(c: config.Config, opened: Mixture) -> LicenceTerms:
 
     The result is under all of their licences at once; one that forbids commercial use is named first.
     """
-    used = [(f"base weights {c.base.model}", c.base.licence)]
+    used = [(f"base weights {without_places(c.base.model)}", c.base.licence)]
     used += [(source.dataset.name, source.dataset.licence) for source in opened.synthetic]
     for source in opened.real:
         header = source.labels.header

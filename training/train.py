@@ -42,6 +42,7 @@ from training.errors import TrainingError
 from training.latents import Encoder
 from training.monitor import Monitor
 from training.objective import Diffusion, Half
+from training.provenance import without_places
 from training.run_folder import State, only_run_in
 from training.step import Losses, Randomness, backward, learning_rate
 from training.validation import picture_rows, validate
@@ -297,7 +298,7 @@ class Training:
                 size_max=2 * c.run.size,
                 licence=terms.licence,
                 data_sources=terms.sources,
-                training={"base": self._base, "steps": step, "config": plain(c)},
+                training=without_places({"base": self._base, "steps": step, "config": plain(c)}),
             ),
         )
 

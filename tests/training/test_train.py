@@ -166,6 +166,8 @@ def test_a_checkpoint_says_what_it_is_made_of_and_what_it_may_be_used_for(whole:
     assert (info.recipe, info.output_space, info.size_default) == ("fiffdepth", "depth", 128)
     assert info.training["steps"] == 6
     assert info.training["config"]["method"]["lambda_k"] == 0.2
+    assert info.training["config"]["run"]["folder"] == whole.name
+    assert str(whole.parent) not in repr(info)
     assert [s.split(" (")[0] for s in info.data_sources[1:3]] == ["hypersim", "vkitti"]
     assert "a test's arithmetic (CC-BY-NC-4.0)" in info.data_sources[-1]
     assert info.licence == (

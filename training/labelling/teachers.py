@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
@@ -31,7 +31,7 @@ from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, Pixels, Teacher, TeacherMap
-from training.latents import photo_tensor
+from training.latents import decode, encode, photo_tensor
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint
 
@@ -139,7 +139,7 @@ class CheckpointTeacher:
                 f"{path} follows the recipe {loaded.info.recipe!r}: export it, and name the engine directory."
             )
         self._unet: UNet2DConditionModel = loaded.unet.requires_grad_(False).to(device)
-        self._vae: AutoencoderKL = loaded.vae.requires_grad_(False).to(device)
+        self._vae: AutoencoderKL | AutoencoderTiny = loaded.vae.requires_grad_(False).to(device)
         self._prompt = loaded.prompt_embedding.to(device)
         self._device = device
         self._size = loaded.info.size_default
@@ -152,15 +152,13 @@ class CheckpointTeacher:
 
     @torch.inference_mode()
     def __call__(self, photos: Sequence[Pixels]) -> list[TeacherMap]:
-        scale = self._vae.config["scaling_factor"]
         maps: dict[int, TeacherMap] = {}
         for grid_hw, group in _groups(photos, self.bucket).items():
             fits = [fit((photos[i].shape[0], photos[i].shape[1]), grid_hw) for i in group]
             images = np.stack([to_grid(photos[i], one) for i, one in zip(group, fits, strict=True)])
-            latent = self._vae.encode(photo_tensor(images).to(self._device)).latent_dist.mode() * scale
+            latent = encode(self._vae, photo_tensor(images).to(self._device))
             depth_latent = self._unet(latent, 0, self._prompt.expand(len(group), -1, -1)).sample
-            picture = self._vae.decode(depth_latent / scale).sample.mean(1).clamp(-1, 1)
-            depth = ((picture + 1) / 2).float().cpu().numpy()
+            depth = ((decode(self._vae, depth_latent)[:, 0] + 1) / 2).cpu().numpy()
             maps |= {i: to_photo(one, way) for i, one, way in zip(group, depth, fits, strict=True)}
         return [maps[i] for i in range(len(photos))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from transformers import DepthAnythingForDepthEstimation
 
 import fiffdepth_rt
 from tests.support.listed_photos import Listed
-from tests.support.tiny_models import tiny_checkpoint
+from tests.support.tiny_models import shake, tiny_checkpoint
 from tests.support.tiny_teachers import SIZE, save_depth_anything
 from training.data.labels import Header, LabelStore
 from training.data.samples import DataError, Photo
@@ -33,7 +34,9 @@ from training.labelling import steps as labelling
 from training.labelling import teachers
 from training.labelling.command import main
 from training.labelling.teachers import TeacherError, network_hw, open_teacher
+from training.weights.light import new_light_vae
 from training.weights.ours import save_checkpoint
+from training.weights.random import centre_depth
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -170,6 +173,21 @@ def test_a_checkpoint_of_ours_answers_as_the_journey_says(tmp_path: Path, space:
     np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)
     assert (teacher.output, teacher.licence, teacher.name) == (space, "CC0-1.0", "tiny")
     assert teacher([noise(100, 140)])[0].shape == (100, 140)
+
+
+def test_a_checkpoint_with_a_light_vae_is_a_teacher_too(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    light = centre_depth(shake(new_light_vae(width=8)))
+    ours = dataclasses.replace(tiny_checkpoint(), vae=light)
+    save_checkpoint(tmp_path / "light.safetensors", ours)
+    photo = noise(128, 128)
+    with torch.no_grad():
+        image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 127.5 - 1
+        depth_latent = ours.unet(light.encode(image).latents, torch.tensor(0), ours.prompt_embedding).sample
+        expected = (light.decode(depth_latent).sample.mean(1)[0].clip(-1, 1) + 1) / 2
+    (values,) = open_teacher(str(tmp_path / "light.safetensors"))([photo])
+    assert values.std() > 0.01
+    np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)
 
 
 def test_weights_that_cannot_be_had_are_an_error_with_the_ways_to_get_them() -> None:
