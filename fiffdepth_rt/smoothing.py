@@ -1,8 +1,8 @@
 """depth map -> depth map without flicker: a small scale and shift against the last output.
 
 A model looks at each frame afresh, and its scale and shift jitter a little. Each map is fitted to the last
-output, y = scale · x + shift, on the pixels where that explains the difference; the correction is then let
-leak back to none, so that it follows a true change and cannot drift:
+output, y = scale · x + shift, on the pixels where that explains the difference; the correction then
+leaks back to none, so that the output follows a true change and cannot drift:
 
     scale = 1 + keep · (fitted scale − 1)    keep = exp(−1 / time_constant)
     shift = keep · fitted shift
@@ -41,7 +41,7 @@ _FLAT = 0.02  # spread (standard deviation) below which a scale is not to be tol
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Correction:
-    """y = scale · x + shift. `reset`: no fit to the last output was to be had, so this is none."""
+    """y = scale · x + shift. `reset`: the map could not be fitted to the last output: it stays as it is."""
 
     scale: float = 1.0
     shift: float = 0.0

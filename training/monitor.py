@@ -37,7 +37,7 @@ class Monitor:
             )
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             self._bar.close()
             self._board.close()

@@ -4,8 +4,8 @@
     Real        dataset[i] -> Photo     labelled by a teacher: the half for t = -1
     Metric      dataset.metric(i) -> MetricPair     the same as a Pair, in metres: to score on
 
-Convention: a depth picture is float32 H×W in [-1, 1]: 2 v - 1 of the values v of a depth map in [0, 1], of
-which fiffdepth_rt/space.py says what they mean. All samples of one run are of one space.
+Convention: a depth picture is float32 H×W in [-1, 1]: 2 v - 1 for the values v of a depth map in [0, 1];
+fiffdepth_rt/space.py says what v means. All samples of one run are of one space.
 
 Errors (both ValueError):
 ├── DataError       a dataset cannot be used at all: no such folder, another layout, a space it does not have

@@ -35,9 +35,9 @@ class DatasetRow:
 
     name: in configurations, on the command line, and before the names of its samples.
     holds: "metres": photos with depth in metres; "pictures": photos with depth pictures; "photos": alone.
-    splits: that it has, the first is the one to train on. One that has no splits is all "train".
+    splits: the dataset's, the first is the one to train on. A dataset without splits is all "train".
     valid_m: the validity filter: nearest and farthest, a depth is valid strictly between the two. A
-        prediction is clipped to the farthest before it is scored. None where the dataset holds no metres.
+        prediction is clipped to the farthest depth before it is scored. None where there are no metres.
     licence: of its photos and depths; None: each folder's own, which the user states.
     photo_filter: how its photos shrink; "nearest" as Marigold does it.
     takes_frames: whether another list of frames than the split's own may be named.
@@ -112,11 +112,11 @@ SETS = (
     DatasetRow(name="shards", holds="photos", splits=("train",), open=_photos),
 )
 SPLITS = tuple(dict.fromkeys(split for row in SETS for split in row.splits))
-"""All that any dataset has."""
+"""Every split that some dataset has."""
 
 
 def names(*holds: Holds) -> tuple[str, ...]:
-    """Of the datasets that hold one of these; of all, where none is said."""
+    """Names of the datasets that hold one of `holds`; without arguments, of all datasets."""
     return tuple(row.name for row in SETS if not holds or row.holds in holds)
 
 

@@ -153,7 +153,7 @@ def labelled_batch(
     *,
     seed: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of photos and their teacher's labels. usable: the photos that have one."""
+    """As `scene_batch`, of photos and their teacher's labels. usable: indices of photos with a label."""
     rng = np.random.default_rng([seed, step])
     shape = shapes[rng.integers(len(shapes))]
     pixels = np.empty((count, *shape, 3), np.uint8)

@@ -227,8 +227,8 @@ def train_method(
     The photos are held to their labels by (5) and (6); the scenes to the truth by `decisive_loss`.
 
     real: the photos and their teacher's labels; None: the synthetic half alone. real_weight: of the photos'
-    losses beside the scenes'. No gradient of L_k reaches the latents that are noised: L_k would make them
-    easy to predict rather than right.
+    losses beside the scenes'. No gradient of L_k reaches the latents that are noised: L_k would make the
+    latents easy to predict rather than right.
     """
     if real is not None and real[1].header.space != "depth":
         raise TrainingError(

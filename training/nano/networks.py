@@ -1,4 +1,4 @@
-"""The bundled model's networks, what they take, and how a trained UNet becomes a wider one.
+"""The bundled model's networks, their inputs, and how a trained UNet becomes a wider one.
 
 SD's shape (AutoencoderKL f8 with 4 latent channels, UNet2DConditionModel with three down-samplings, empty
 prompt of 2 tokens) at 1/130 of SD's parameters. After the joint stage a light VAE (training/weights/light.py)
@@ -70,8 +70,8 @@ def autocast() -> torch.autocast:
 # still meet the channels that they met: none of these layers has to be told.
 
 SPREAD = 0.2
-"""Copies of a channel would learn the same for ever. What they are read with differs by this part of the
-weights' deviation, and adds up to nothing while they are the same."""
+"""Equal copies of a channel would learn the same for ever. So the weights that read the copies differ, by
+this share of the weights' deviation; while the copies are equal, the differences add up to nothing."""
 
 
 def widen_into(unet: UNet2DConditionModel, wider: UNet2DConditionModel) -> None:

@@ -120,7 +120,7 @@ TINY = Settings(
 
 
 def render_large(run: Path, settings: Settings) -> None:
-    """The first of the scenes once more, at twice the size."""
+    """seeds of the first scenes -> the same scenes at twice the size, in run/scenes_large."""
     render = functools.partial(procedural.render_all, workers=settings.processes, scale=LARGE)
     render(run / "scenes_large", count=settings.large_scenes, per_shard=settings.per_shard)
     render(
@@ -275,7 +275,7 @@ def joint_stage(run: Path, settings: Settings) -> None:
 
 
 def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) -> None:
-    """joint's VAE -> run/light/light.safetensors, both halves, which learn from its scenes and the photos."""
+    """joint's VAE -> run/light/light.safetensors: both halves, distilled on the run's scenes and photos."""
     if (run / "light" / distill_vae.RESULT).exists():
         return
     full = write_checkpoint(run / "full.safetensors", settings, model_after(run, "joint"), None, size=256)
@@ -331,8 +331,8 @@ def write_checkpoint(
 ) -> Path:
     """The model -> path. size: its default, the longer side in px.
 
-    real: the photos and labels it was trained with, for its card. Weights are rounded to half precision, so
-    that they ship at half the size with nothing lost.
+    real: the photos and labels it was trained with, for its card. Weights are rounded to fp16, so that the
+    export can store them in half the bytes without changing a value.
     """
     model.half().float()
     sources = ["procedural scenes rendered by training/scenes of this repository"]

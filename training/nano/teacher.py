@@ -2,8 +2,8 @@
 
 The paper's teacher (Depth Anything V2) is robust because it saw everything and soft because its head is
 coarse. Ours starts where the student starts with its UNet made twice as wide (`networks.widen_into`), goes on
-with scenes through strong augmentation, and is the mean over sizes and mirror images. What one look gets
-wrong the others outvote; where they disagree, an edge is soft.
+with scenes through strong augmentation, and is the mean over sizes and mirror images. Where one look is
+wrong, the other looks outvote it; where the looks disagree, an edge is soft.
 """
 
 from __future__ import annotations
