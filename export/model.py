@@ -6,20 +6,29 @@ What files are read, and how, is training/weights/reading.py's; what is missing 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
 
-from export.recipe import Recipe, recipe_named
+from export.recipe import (
+    GENPERCEPT,
+    RECIPES,
+    Recipe,
+    has_genpercept_schedule,
+    recipe_named,
+    recipes_for,
+)
 from export.stages import VAE_FACTOR
 from training.weights.errors import CheckpointError
 from training.weights.light import HALVES, LightHalf, read_light_half
 from training.weights.reading import Beside, Ways, Weights, read_weights
 
 SIZE_DEFAULT = 512
+log = logging.getLogger("fiffdepth_export")
 OPTIONS = Ways(
     prompt="--prompt-embedding FILE.safetensors", unet_config="--unet-config", vae_config="--vae-config"
 )
@@ -150,18 +159,34 @@ def parameter_count(module: torch.nn.Module) -> int:
 
 
 def _recipe(given: Given, weights: Weights) -> Recipe:
-    """The recipe said, or stated by the checkpoint, or FiffDepth's where the network can be nothing else."""
-    name = given.recipe or (weights.info.recipe if weights.info else None)
-    if name is None:
-        config: Any = weights.unet.config
-        if config.in_channels != 4 or config.class_embed_type is not None:
-            raise CheckpointError(
-                f"This UNet takes {config.in_channels} channels"
-                + (" and a class embedding" if config.class_embed_type else "")
-                + ", so it is not FiffDepth's, and nothing says what it is. Say it with --recipe."
-            )
-        name = "fiffdepth"
-    return recipe_named(name)
+    """The recipe said, or stated by the checkpoint; FiffDepth's, aloud, where nothing speaks against it.
+
+    Raises CheckpointError, with the recipes to choose from, where something does.
+    """
+    if name := given.recipe or (weights.info.recipe if weights.info else None):
+        return recipe_named(name)
+    config: Any = weights.unet.config
+    fitting = recipes_for(in_channels=config.in_channels, class_embedding=config.class_embed_type is not None)
+    if "fiffdepth" not in fitting:
+        raise CheckpointError(
+            f"This UNet takes {config.in_channels} channels"
+            + (" and a class embedding" if config.class_embed_type else "")
+            + f", so it is not FiffDepth's, and nothing says what it is. {_choose(fitting)}"
+        )
+    if has_genpercept_schedule(weights.scheduler_config):
+        raise CheckpointError(
+            "This model's scheduler (beta_start = beta_end = 1) is GenPercept's, and nothing says whether it "
+            f"gives depth or disparity. {_choose(GENPERCEPT)}"
+        )
+    others = ", ".join(name for name in fitting if name != "fiffdepth")
+    log.info("taken for FiffDepth (nothing says otherwise); another: --recipe %s", others)
+    return recipe_named("fiffdepth")
+
+
+def _choose(recipes: Sequence[str]) -> str:
+    if not recipes:
+        return f"No recipe here takes such a network; there are {', '.join(RECIPES)}."
+    return f"Say it with {' or '.join(f'--recipe {name}' for name in recipes)}."
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -25,6 +25,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from export.errors import RecipeError
+from export.stages import LATENT_CHANNELS
 
 SD2_SCHEDULER: Mapping[str, Any] = {
     "beta_start": 0.00085,
@@ -95,11 +96,30 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+GENPERCEPT = ("genpercept", "genpercept-disparity")
+
+
 def recipe_named(name: str) -> Recipe:
     """The row of that name. Raises RecipeError with the names there are."""
     if name not in RECIPES:
         raise RecipeError(f"There is no recipe {name!r}: choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]
+
+
+def recipes_for(*, in_channels: int, class_embedding: bool) -> tuple[str, ...]:
+    """The names of the recipes that ask a UNet of these inputs."""
+    return tuple(
+        recipe.name
+        for recipe in RECIPES.values()
+        if LATENT_CHANNELS + recipe.zero_channels == in_channels
+        and (recipe.class_labels is not None) == class_embedding
+    )
+
+
+def has_genpercept_schedule(config: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint's scheduler leaves no signal at any step, as GenPercept's alone does."""
+    keys = ("beta_start", "beta_end")
+    return config is not None and all(config.get(key) == GENPERCEPT_SCHEDULER[key] for key in keys)
 
 
 def scheduler_of(recipe: Recipe, checkpoint_config: Mapping[str, Any] | None) -> DDIMScheduler | None:

@@ -19,12 +19,66 @@ from export.model import Given, read_checkpoint
 from export.recipe import RECIPES, output_scale
 from export.stages import STAGES, UnetStage
 from tests.support.tiny_models import tiny_checkpoint
+from training.weights.errors import CheckpointError
+from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout
 
 CONFIG = {
     "lotus-d": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4},
     "marigold-e2e": {"in_channels": 8},
 }
+
+
+def written(folder, **config):
+    """A diffusers folder. scheduler: its configuration, or none."""
+    scheduler = config.pop("scheduler", None)
+    write_layout(folder / "model", "folder", tiny_checkpoint(7, **config), scheduler=scheduler)
+    return folder / "model"
+
+
+@pytest.mark.parametrize("scheduler", [None, recipe.SD2_SCHEDULER])
+def test_four_channels_and_nothing_said_are_taken_for_fiffdepth_aloud(tmp_path, caplog, scheduler):
+    folder = written(tmp_path, scheduler=scheduler)
+    with caplog.at_level("INFO", logger="fiffdepth_export"):
+        assert read_checkpoint(folder).recipe.name == "fiffdepth"
+    assert caplog.messages == [
+        "taken for FiffDepth (nothing says otherwise); another: --recipe genpercept, genpercept-disparity"
+    ]
+    caplog.clear()
+    with caplog.at_level("INFO", logger="fiffdepth_export"):
+        assert read_checkpoint(folder, Given(recipe="fiffdepth")).recipe.name == "fiffdepth"
+    assert not caplog.messages
+
+
+def test_a_checkpoint_of_ours_says_what_it_is_and_is_not_asked(tmp_path, caplog):
+    save_checkpoint(tmp_path / "ours.safetensors", tiny_checkpoint(7, recipe="genpercept-disparity"))
+    with caplog.at_level("INFO", logger="fiffdepth_export"):
+        assert read_checkpoint(tmp_path / "ours.safetensors").recipe.name == "genpercept-disparity"
+    assert not caplog.messages
+
+
+def test_genpercepts_scheduler_is_recognised_and_depth_or_disparity_is_asked_for(tmp_path):
+    """Read as FiffDepth, near and far would be the wrong way round."""
+    folder = written(tmp_path, scheduler=recipe.GENPERCEPT_SCHEDULER)
+    with pytest.raises(
+        CheckpointError, match=r"GenPercept's.*--recipe genpercept or --recipe genpercept-disparity\.$"
+    ):
+        read_checkpoint(folder)
+    for name in recipe.GENPERCEPT:
+        assert read_checkpoint(folder, Given(recipe=name)).recipe.name == name
+
+
+@pytest.mark.parametrize(
+    ("config", "choice"),
+    [
+        ({"in_channels": 8}, r"8 channels,.*Say it with --recipe marigold-e2e\.$"),
+        (CONFIG["lotus-d"], r"class embedding,.*--recipe lotus-d or --recipe lotus-d-disparity\.$"),
+        ({"in_channels": 5}, r"5 channels,.*No recipe here takes such a network; there are fiffdepth, "),
+    ],
+)
+def test_what_the_network_cannot_be_is_left_out_of_the_choice(tmp_path, config, choice):
+    with pytest.raises(CheckpointError, match=choice):
+        read_checkpoint(written(tmp_path, **config))
 
 
 def made_for(name):
