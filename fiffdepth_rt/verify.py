@@ -20,8 +20,18 @@ import msgspec
 from fiffdepth_rt.backends import Backend
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.select import open_backend
-from fiffdepth_rt.engine_dir import golden as parity
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
+from fiffdepth_rt.engine_dir.golden import (
+    Row,
+    RunStage,
+    StageValues,
+    Where,
+    compare_chain,
+    compare_stage,
+    is_photo,
+    judge,
+    read_golden,
+)
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import ParityError
 
@@ -35,7 +45,7 @@ def check_parity(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> tuple[parity.Row, ...]:
+) -> tuple[Row, ...]:
     """Engine directory -> rows of its stages and the chain on this engine, per image; nothing is written.
 
     The engine is chosen as `Depth` does. Raises what opening it raises, ParityError where it is beyond a gate
@@ -52,7 +62,7 @@ def record_parity(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> tuple[parity.Row, ...]:
+) -> tuple[Row, ...]:
     """Engine directory -> the same, with the rows of `check_parity` in its manifest.
 
     Raises what check_parity raises, OutputError.
@@ -80,7 +90,7 @@ def replace_rows(
 
 def _measure_parity(
     engine_dir: EngineDir, backend: str, device: str | None, precision: str | None, threads: int | None
-) -> tuple[tuple[parity.Row, ...], dict[str, str]]:
+) -> tuple[tuple[Row, ...], dict[str, str]]:
     """The rows, all within their gates, and what tells the engine that gave them from another."""
     with contextlib.closing(
         open_backend(engine_dir, backend=backend, device=device, precision=precision, threads=threads)
@@ -89,29 +99,29 @@ def _measure_parity(
         rows = tuple(row for key in keys for row in _compare(engine_dir, opened, key))
         versions = {key: value for key, value in opened.describe().items() if isinstance(value, str)}
     versions.pop("cache", None)  # a place on this machine
-    parity.judge(rows, advice=_ADVICE)
+    judge(rows, advice=_ADVICE)
     return rows, versions
 
 
-def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[parity.Row]:
+def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[Row]:
     """One graph set's rows. Raises ParityError where no golden photo is on a grid that it takes."""
     if engine_dir.manifest.golden is None:
         raise ParityError(f"{engine_dir.path} holds no golden values. Export it again.")
-    everything = parity.read_golden(engine_dir.file(engine_dir.manifest.golden))
+    everything = read_golden(engine_dir.file(engine_dir.manifest.golden))
     golden = {image: values for image, values in everything.items() if _takes(engine_dir, key, values)}
-    if not any(parity.is_photo(image) for image in golden):
+    if not any(is_photo(image) for image in golden):
         raise ParityError(f"No golden photo of {engine_dir.path} is on a grid of {key}. Export it again.")
-    where = parity.Where(graph_set=key, backend=opened.name, device=opened.device)
-    runs: dict[str, parity.RunStage] = {
+    where = Where(graph_set=key, backend=opened.name, device=opened.device)
+    runs: dict[str, RunStage] = {
         "encoder": lambda value: opened.run_stage("encoder", value),
         "unet": lambda value: opened.run_stage("unet", value),
         "decoder": opened.run_unclipped,
     }
-    rows = [row for stage in STAGES for row in parity.compare_stage(golden, stage, runs[stage], where)]
-    return rows + parity.compare_chain(golden, runs, where)
+    rows = [row for stage in STAGES for row in compare_stage(golden, stage, runs[stage], where)]
+    return rows + compare_chain(golden, runs, where)
 
 
-def _takes(engine_dir: EngineDir, key: str, values: Mapping[str, parity.StageValues]) -> bool:
+def _takes(engine_dir: EngineDir, key: str, values: Mapping[str, StageValues]) -> bool:
     """Whether every stage of a graph set takes these golden inputs, and a photo can come that way."""
     manifest = engine_dir.manifest
     stages = manifest.graph_sets[key].stages

@@ -229,7 +229,7 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Terms:
+class LossTerms:
     """total: scalar with gradient (eq. 7); parts: the unweighted terms by name, detached scalars."""
 
     total: torch.Tensor
@@ -262,7 +262,7 @@ def objective(
     t: torch.Tensor,
     noise: torch.Tensor,
     counts: Counts | None = None,
-) -> Terms:
+) -> LossTerms:
     """L = Σ_{t = 0, −1} (λ_MAE L_MAE + λ_GM L_GM) + λ_k L_k  (eq. 7).
 
     t: long [B] on the CPU, in 1 … T − 1; noise: B×C×h×w; for the synthetic half, which alone carries L_k.
@@ -288,7 +288,7 @@ def objective(
         parts["k"] = _trajectory(unet, prompt, method, diffusion, synthetic, d0, t, noise, counts.trajectory)
     weights = {"mae": method.lambda_mae, "gm": method.lambda_gm, "k": method.lambda_k}
     total = torch.stack([weights[name.split("_")[0]] * part for name, part in parts.items()]).sum()
-    return Terms(total=total, parts={name: part.detach() for name, part in parts.items()})
+    return LossTerms(total=total, parts={name: part.detach() for name, part in parts.items()})
 
 
 def _trajectory(

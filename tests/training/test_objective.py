@@ -52,7 +52,7 @@ class Recorder:
 PAPER = Method()
 
 
-def terms(unet: object, method: Method = PAPER, **changes: object) -> objective.Terms:
+def terms(unet: object, method: Method = PAPER, **changes: object) -> objective.LossTerms:
     given = {"synthetic": SYNTHETIC, "real": REAL, "t": T, "noise": NOISE, **changes}
     synthetic, real = given.pop("synthetic"), given.pop("real")
     return objective.objective(unet, PROMPT, method, Diffusion.of(), synthetic, real, **given)
