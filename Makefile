@@ -64,7 +64,7 @@ bench: $(VENV)/ready  ## latency of the bundled model on this machine
 nano: $(VENV)/ready  ## train and export the bundled model again, with photos: make nano PHOTOS=DIR (resumes)
 	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS))
 	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano \
-	  --precision fp32 --licence-file LICENSE --overwrite
+	  --precision fp32 --licence-file LICENSE --no-plans --overwrite
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(OLDEST) $(NEWEST) demo_out build dist *.egg-info

@@ -65,7 +65,8 @@ class Options:
     """One export.
 
     size, size_max: the default and the largest longer side, in px, at which the model sees a photo; None for
-    what the checkpoint says. leave_out: names of folds. command: what was typed, for the manifest.
+    what the checkpoint says. leave_out: names of folds. plans: end with plans, as far as they can be built
+    here. command: what was typed, for the manifest.
     """
 
     checkpoint: Path
@@ -80,6 +81,7 @@ class Options:
     overwrite: bool = False
     resume: bool = True
     accept_parity: bool = False
+    plans: bool = True
     command: str = ""
 
 
@@ -130,7 +132,8 @@ def export_engine_dir(options: Options) -> Path:
     open_engine_dir(unfinished.folder)
     unfinished.finish()
     _check_bf16_here(options)
-    build_plans_here(options.output, options.forms, command=options.command)
+    if options.plans:
+        build_plans_here(options.output, options.forms, command=options.command)
     return options.output
 
 
@@ -296,6 +299,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")
 @click.option("--accept-parity", is_flag=True, help="Write graphs beyond the gates; the manifest says so.")
+@click.option("--plans/--no-plans", default=True,
+              help="End with plans of TensorRT for RTX, and of TensorRT where its GPU is (the default).")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(
@@ -328,6 +333,7 @@ def main(
     overwrite: bool,
     resume: bool,
     accept_parity: bool,
+    plans: bool,
     verbose: bool,
 ) -> None:
     """Turn CHECKPOINT into an engine directory, engines/NAME beneath the current folder.
@@ -367,6 +373,7 @@ def main(
         overwrite=overwrite,
         resume=resume,
         accept_parity=accept_parity,
+        plans=plans,
         command=ctx.meta["typed"],
     )
     log.info("%s -> %s", checkpoint, options.output)

@@ -1,4 +1,4 @@
-"""TensorRT plans after an export: built here, or the commands that build them on the target machine."""
+"""Plans after an export: those of TensorRT for RTX, built anywhere; TensorRT's, or how to build them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from export.onnx_graphs import GraphForm
 from export.precision import Precision
-from fiffdepth_rt.backends.tensorrt import here as tensorrt
-from fiffdepth_rt.backends.tensorrt.build import build_plans
+from fiffdepth_rt.backends.tensorrt import here
+from fiffdepth_rt.backends.tensorrt.build import Finished, build_plans
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
 from fiffdepth_rt.backends.tensorrt.jobs import Request
-from fiffdepth_rt.errors import BuildError
+from fiffdepth_rt.errors import BackendUnavailableError, BuildError
 
 log = logging.getLogger("fiffdepth_export")
 
@@ -19,25 +20,47 @@ log = logging.getLogger("fiffdepth_export")
 def build_plans_here(directory: Path, forms: Iterable[GraphForm], *, command: str) -> None:
     """Finished engine directory -> the same with plans of `forms`, or the commands to type, on the log.
 
-    A graph set that this TensorRT cannot read leaves the others their plans. Without TensorRT or a GPU
-    nothing is built, and that is no failure: plans belong to the machine that runs them.
+    A graph set that a library cannot build leaves the others their plans. What cannot be built here is no
+    failure: TensorRT's plans belong to the machine that runs them, and TensorRT for RTX may not be installed.
     """
     deployed = forms_to_deploy(forms)
-    usability = tensorrt.usable()
-    if not usability.usable:
-        commands = "".join(f"\n  {line}" for line in build_commands(directory, deployed))
-        log.info(
-            "TensorRT plans are still to be built, on the machine that will run them (not here: %s):%s",
-            usability.why,
-            commands,
-        )
-        return
+    for flavour in (TENSORRT_RTX, TENSORRT):
+        if (why_not := _why_not_here(flavour)) is None:
+            _build(directory, deployed, flavour, command=command)
+        else:
+            commands = "".join(f"\n  {line}" for line in build_commands(directory, deployed, flavour))
+            where = "after its installation" if flavour.portable else "on the machine that will run them"
+            log.info(
+                "%s plans are still to be built, %s (not here: %s):%s",
+                *(flavour.title, where, why_not, commands),
+            )
+
+
+def _why_not_here(flavour: Flavour) -> str | None:
+    """Why plans of this flavour cannot be built on this machine; None where they can."""
+    if flavour.portable:
+        try:
+            here.require_builder(flavour)
+        except BackendUnavailableError as e:
+            return str(e)
+        return None
+    usability = here.usable(flavour)
+    return None if usability.usable else usability.why
+
+
+def _build(directory: Path, deployed: list[GraphForm], flavour: Flavour, *, command: str) -> None:
     for form in deployed:
         grids = () if form.grid_hw is None else (form.grid_hw,)
+        request = Request(flavour=flavour, precision=form.name, grids=grids, command=command)
         try:
-            build_plans(directory, Request(precision=form.name, grids=grids, command=command))
+            build_plans(directory, request, on_finished=_say)
         except BuildError as e:
-            log.warning("No plans of %s: %s", form.name, e)
+            log.warning("No %s plans of %s: %s", flavour.title, form.name, e)
+
+
+def _say(finished: Finished) -> None:
+    state = "" if finished.record.checked else ", not yet run on a GPU"
+    log.info("%s: built in %.0f s%s", finished.record.file, finished.seconds, state)
 
 
 def forms_to_deploy(forms: Iterable[GraphForm]) -> list[GraphForm]:
@@ -49,9 +72,9 @@ def forms_to_deploy(forms: Iterable[GraphForm]) -> list[GraphForm]:
     return [form for form in runnable if form.precision is not Precision.FP32] or runnable
 
 
-def build_commands(directory: Path, deployed: list[GraphForm]) -> list[str]:
+def build_commands(directory: Path, deployed: list[GraphForm], flavour: Flavour = TENSORRT) -> list[str]:
     """What to type for each form; with one form of any grid, `fiffdepth build DIR` finds it by itself."""
-    plain = f"fiffdepth build {directory}"
+    plain = f"fiffdepth build {directory}{' --flavour rtx' if flavour.portable else ''}"
     if len(deployed) == 1 and deployed[0].grid_hw is None:
         return [plain]
     return [

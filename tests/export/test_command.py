@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ from click.testing import CliRunner
 import fiffdepth_rt
 from export.build_engines import main
 from export.command_line import engine_dir_for, graph_forms
-from export.plans import build_commands, forms_to_deploy
+from export.onnx_graphs import GraphForm
+from export.plans import build_commands, build_plans_here, forms_to_deploy
 from export.precision import Precision
 from fiffdepth_rt.backends.tensorrt import here as tensorrt
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.manifest import STAGES
 from tests.export.conftest import typed
 from tests.support.tiny_models import depth_by_diffusers, exact_in_half, sized_like_sd2
 from training.weights.random import write_layout
@@ -32,8 +37,31 @@ def test_without_any_option_the_directory_is_named_after_the_checkpoint(plain_ex
 @pytest.mark.skipif(tensorrt.usable().usable, reason="there is a GPU here, and plans are built")
 def test_without_a_gpu_the_command_says_which_plans_are_still_to_be_built(plain_export):
     said = plain_export.run.stderr.splitlines()
-    line = next(i for i, words in enumerate(said) if "plans are still to be built" in words)
+    line = next(i for i, words in enumerate(said) if "TensorRT plans are still to be built" in words)
     assert said[line + 1].strip() == f"fiffdepth build {Path('engines', 'ckpt.v1')}"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="its wheels are not for here")
+def test_the_four_lines_end_with_fp16_plans_of_tensorrt_for_rtx(plain_export):
+    manifest = open_engine_dir(plain_export.target).manifest
+    plans = [plan for plan in manifest.plans if plan.flavour == "tensorrt-rtx"]
+    assert [(plan.stage, plan.precision) for plan in plans] == [(stage, "fp16") for stage in STAGES]
+    side = manifest.size.default
+    for plan in plans:
+        assert plan.file == f"plans/{plan.stage}.fp16.sm80plus.trtrtx{plan.tensorrt_version}.plan"
+        assert plan.profiles[0].grid == (side, side) and plan.memory is not None
+        assert plan.checked or f"{plan.file}: built in" in plain_export.run.stderr
+
+
+def test_where_tensorrt_for_rtx_is_not_installed_the_export_says_what_installs_it(
+    plain_export, monkeypatch, caplog
+):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with caplog.at_level(logging.INFO, "fiffdepth_export"):
+        build_plans_here(plain_export.target, [GraphForm(precision=Precision.FP16)], command="")
+    assert "TensorRT for RTX plans are still to be built, after its installation" in caplog.text
+    assert "pip install 'fiffdepth-rt[tensorrt-rtx]'" in caplog.text
+    assert f"fiffdepth build {plain_export.target} --flavour rtx" in caplog.text
 
 
 def test_the_four_lines_end_with_the_checkpoints_own_depth(plain_export):

@@ -23,6 +23,7 @@ from export.build_engines import Options, export_engine_dir, main
 from export.engines import OnnxRuntimeStages
 from export.precision import Precision
 from export.stages import STAGES
+from fiffdepth_rt.backends.tensorrt.build import LOCK
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import CHAIN, Row, StageValues, Where, check_reference, read_golden
 from fiffdepth_rt.errors import OutputError, ParityError
@@ -72,7 +73,7 @@ def test_the_directory_opens_and_says_where_it_comes_from(exported):
     assert (manifest.licence.model, manifest.licence.data_sources) == ("CC0-1.0", ("random numbers",))
     assert manifest.provenance["command"] == "python -m export.build_engines ckpt.v1.safetensors"
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()}
-    assert files == {*manifest.files, "manifest.json"}
+    assert files - {f"plans/{LOCK}"} == {*manifest.files, "manifest.json"}
 
 
 def test_every_stage_and_the_chain_are_in_the_parity_table(exported):
@@ -144,7 +145,7 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_goes_on_to_the_sa
     assert not (tmp_path / ".tiny.partial" / "manifest.json").exists()
 
     with caplog.at_level("INFO", logger="fiffdepth_export"):
-        export_engine_dir(Options(checkpoint=checkpoint, output=target))
+        export_engine_dir(Options(checkpoint=checkpoint, output=target, plans=False))
     assert "going on after golden" in caplog.text
     assert "tracing fp32 unet" not in caplog.text and "tracing fp32 decoder" in caplog.text
     ours, theirs = open_engine_dir(target).manifest, open_engine_dir(exported).manifest
@@ -187,7 +188,7 @@ def a_disk_that_is_full_after_100_kb():
 def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
     checkpoint, tmp_path, a_disk_that_is_full_after_100_kb
 ):
-    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(tmp_path / "tiny")])
+    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(tmp_path / "tiny"), "--no-plans"])
     assert run.exit_code == 1
     assert "cannot be written" in run.output and "Traceback" not in run.output
     assert [p.name for p in tmp_path.iterdir()] == [".tiny.partial"]

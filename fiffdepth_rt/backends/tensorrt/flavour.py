@@ -20,8 +20,8 @@ class Flavour:
     name: of the backend that runs its plans, of the wheel, and of the extra that installs it.
     title: in sentences. module: what Python imports. plan_tag: what stands before the version in the names of
     its plans. oldest, newest: the versions known here; newest is the first that is not.
-    portable: plans are built without a GPU, and one plan serves many GPU models, whose drivers compile the
-    kernels. Else a plan is built by the GPU that runs it.
+    portable: plans are built without a GPU, and one plan serves many GPU models: its kernels are compiled
+    where it is opened. Else a plan is built by the GPU that runs it.
     known: the versions known here, in words.
     """
 

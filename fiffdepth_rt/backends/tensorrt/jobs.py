@@ -96,7 +96,7 @@ def _check_portable_options(release: Release, request: Request) -> None:
     why = {
         "--opt-level": (
             request.opt_level is not None,
-            "ignores it: kernels are chosen and compiled by the GPU's driver",
+            "ignores it: kernels are compiled where a plan is opened",
         ),
         "--hardware-compatible": (
             request.hardware_compatible,
