@@ -18,6 +18,7 @@ LIBRARIES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx-cu13",
     "cuda-python",
     "numpy",
     "opencv-python-headless",

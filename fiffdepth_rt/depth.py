@@ -39,8 +39,8 @@ class Depth:
     """An opened engine directory that turns photos into depth maps.
 
     engine_dir: an engine directory; None for the bundled model.
-    backend: "tensorrt", "onnxruntime", "openvino", or "auto" for the best that is usable here; `describe`
-        tells which.
+    backend: "tensorrt", "tensorrt-rtx", "onnxruntime", "openvino", or "auto" for the best that is usable
+        here; `describe` tells which.
     device: "cpu", "cuda", "cuda:1"; None for the backend's own default.
     precision: a graph set of the directory, e.g. "fp32"; None for the backend's first choice.
     size: the longer side, in px, at which photos are processed; None for the model's default. Larger shows
