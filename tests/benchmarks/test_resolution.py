@@ -69,8 +69,8 @@ def test_every_setting_of_onnxruntime_gives_the_same_depth(toy_dir: Path) -> Non
 def test_the_first_setting_is_the_runtime_s_own(toy_dir: Path) -> None:
     name, first = next(iter(cpu_settings.settings(2).items()))
     with fiffdepth_rt.Depth(toy_dir, threads=2) as depth:
-        (opened,) = depth.backend._sets.opened()  # type: ignore[attr-defined]
-    own = opened.sessions["unet"].get_session_options()
+        (opened,) = depth.backend.opened()  # type: ignore[attr-defined]
+    own = opened.stages["unet"].get_session_options()
     measured = cpu_settings.session_options(first)
     assert name == "no spinning"
     for entry in first["entries"]:
