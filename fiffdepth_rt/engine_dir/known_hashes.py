@@ -91,5 +91,5 @@ def _read(file: Path) -> dict[str, _Known]:
     """What is remembered; nothing where the file is not there or damaged."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, _Known])
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):  # the last: no ValueError in 0.19
         return {}

@@ -96,7 +96,7 @@ def _read(file: Path | None) -> Verdict | None:
     """The verdict; None where there is none yet, or it is damaged."""
     try:
         return None if file is None else msgspec.json.decode(file.read_bytes(), type=Verdict)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):  # the last: no ValueError in 0.19
         return None
 
 
