@@ -39,6 +39,8 @@ def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
     for requirement in (*PROJECT["dependencies"], *extras):
         if requirement.startswith("fiffdepth-rt["):
             continue  # an extra that brings another extra
+        if requirement.startswith("tensorrt-rtx-cu13=="):
+            continue  # exact: a plan is for one release of the library
         assert ">=" in requirement and "<" in requirement.replace(">=", ""), requirement
 
 
