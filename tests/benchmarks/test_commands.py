@@ -14,6 +14,7 @@ from tests.support.paths import ROOT
 COMMANDS = sorted(
     path for path in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__":' in path.read_text()
 )
+SLOW_TO_START = ("ablation", "light_vae")  # torch and diffusers: ten seconds before a word of help
 SEARCHED_FIRST = ["import sys", "from pathlib import Path"]
 
 
@@ -25,7 +26,13 @@ def start_as_a_file(path: Path, *words: str, folder: Path) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.soak] if path.stem in SLOW_TO_START else [], id=path.stem)
+        for path in COMMANDS
+    ],
+)
 def test_every_command_starts_as_a_file_from_any_folder(path: Path, tmp_path: Path) -> None:
     ended = start_as_a_file(path, "--help", folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")

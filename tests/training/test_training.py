@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fiffdepth_rt.errors import OutputError
+from tests.support.tiny_models import tiny_checkpoint
 from training import loop, objective
 from training.data import procedural
 from training.data.images import PhotoFolder
@@ -23,7 +24,7 @@ from training.nano import stages
 from training.nano.networks import autocast, depth_tensor
 from training.run_folder import only_run_in
 from training.weights.errors import CheckpointError
-from training.weights.ours import load_checkpoint
+from training.weights.ours import load_checkpoint, save_checkpoint
 
 
 def test_mae_is_the_mean_absolute_difference() -> None:
@@ -159,6 +160,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.soak
 def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -> None:
     labels = LabelStore(tiny_run / "labels")
     assert sorted(labels) == ["0.jpg", "1.jpg", "2.jpg"]
@@ -172,6 +174,7 @@ def test_the_real_half_is_every_photo_with_its_teacher_s_label(tiny_run: Path) -
     )
 
 
+@pytest.mark.soak
 def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(tiny_run: Path) -> None:
     read = load_checkpoint(tiny_run / "nano.safetensors")
     assert (read.info.recipe, read.info.output_space) == ("fiffdepth", "depth")
@@ -187,11 +190,13 @@ def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(
     torch.testing.assert_close(shipped, full, atol=0.02, rtol=0)  # weights rounded to half
 
 
+@pytest.mark.soak
 def test_shipped_weights_are_exact_in_half_precision(tiny_run: Path) -> None:
     for name, tensor in load_file(tiny_run / "nano.safetensors").items():
         assert torch.equal(tensor.half().float(), tensor), name
 
 
+@pytest.mark.soak
 def test_latents_are_the_vae_s_and_mirrored_ones_follow(tiny_run: Path) -> None:
     vae = stages.load_vae(tiny_run)
     (latents,) = stages.cache_latents(tiny_run, "scenes", vae)
@@ -203,10 +208,9 @@ def test_latents_are_the_vae_s_and_mirrored_ones_follow(tiny_run: Path) -> None:
     np.testing.assert_allclose(latents.depth[4:], expected, atol=5e-2)
 
 
-def test_a_checkpoint_of_another_kind_or_with_other_tensors_is_refused(
-    tiny_run: Path, tmp_path: Path
-) -> None:
-    good = tiny_run / "nano.safetensors"
+def test_a_checkpoint_of_another_kind_or_with_other_tensors_is_refused(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    save_checkpoint(good, tiny_checkpoint())
     foreign, cut, short = (tmp_path / f"{n}.safetensors" for n in ("foreign", "cut", "short"))
     save_file({"a": torch.zeros(1)}, foreign)
     cut.write_bytes(good.read_bytes()[:5000])
