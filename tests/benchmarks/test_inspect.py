@@ -56,6 +56,7 @@ def test_every_command_for_a_cpu_runs_as_it_stands(desk: Path) -> None:
     assert "Pass Rate: 100.00%" in bisected
 
 
+@pytest.mark.soak
 def test_the_first_layer_that_departs_is_named_and_those_before_it_pass(desk: Path) -> None:
     graph = desk / "engines" / "fiffdepth" / "graphs" / "fp16" / "unet.onnx"
     model = onnx.load(graph)

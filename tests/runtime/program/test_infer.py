@@ -256,8 +256,10 @@ def test_a_disk_that_is_full_leaves_no_half_picture(work: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_leaves_whole_files_only(work: Path, photo: np.ndarray) -> None:
     (work / "photos").mkdir()
-    for index in range(400):
-        Image.fromarray(photo).save(work / "photos" / f"{index:03d}.png", compress_level=0)
+    large = np.tile(photo, (5, 5, 1))  # a tenth of a second each: the signal comes long before the last one
+    Image.fromarray(large).save(work / "photos" / "000.png", compress_level=0)
+    for index in range(1, 400):
+        (work / "photos" / f"{index:03d}.png").hardlink_to(work / "photos" / "000.png")
     words = ["infer", "photos", "-o", "out", "--engine", "toy", "--size", "1024"]
     running = subprocess.Popen(
         [sys.executable, "-m", "fiffdepth_rt", *words],
@@ -277,7 +279,7 @@ def test_ctrl_c_leaves_whole_files_only(work: Path, photo: np.ndarray) -> None:
         assert re.fullmatch(r"\d{3}_(depth|color)\.png", name)
         with Image.open(work / "out" / name) as picture:
             picture.load()
-            assert picture.size == photo.shape[1::-1]
+            assert picture.size == large.shape[1::-1]
 
 
 def test_a_read_only_place_is_reported(work: Path) -> None:
