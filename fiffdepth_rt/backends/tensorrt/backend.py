@@ -31,8 +31,7 @@ from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
-from fiffdepth_rt.gpu import arrays as device_arrays
-from fiffdepth_rt.gpu import cuda
+from fiffdepth_rt.gpu import arrays, cuda
 from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
 
 PRECISIONS = NUMBER_FORMATS
@@ -131,7 +130,7 @@ class TensorRtBackend:
         self, image: Any, *, color: str = "rgb", out: Any = "device", cuda_stream: Any = None
     ) -> Any:
         with self._opened():
-            caller_stream = device_arrays.stream_handle(cuda_stream) or cuda.DEFAULT_STREAM
+            caller_stream = arrays.stream_handle(cuda_stream) or cuda.DEFAULT_STREAM
             with cuda.on_gpu(self._gpu_index):
                 return self._run_on_gpu(image, color, out, caller_stream)
 
@@ -196,12 +195,12 @@ class TensorRtBackend:
             return depth
 
     def _run_on_gpu(self, image: Any, color: str, out: Any, caller_stream: int) -> Any:
-        photo = device_arrays.view(image, stream=caller_stream) if device_arrays.is_on_gpu(image) else None
+        photo = arrays.view(image, stream=caller_stream) if arrays.is_on_gpu(image) else None
         if photo is None:
             grid_hw = (image.shape[0], image.shape[1])
         else:
             self._check_gpu(photo)
-            grid_hw = device_arrays.check_photo(photo, self.grids.fixed, color)
+            grid_hw = arrays.check_photo(photo, self.grids.fixed, color)
         by_batch = self._lanes_at(grid_hw)
         lane = by_batch[min(by_batch)]
         result = self._result(out, grid_hw, caller_stream)
@@ -247,9 +246,9 @@ class TensorRtBackend:
             if out == "host":
                 return None
             return DeviceDepth(grid_hw, gpu=self._gpu_index, stream=self._stream.handle)
-        written = device_arrays.view(out, stream=caller_stream)
+        written = arrays.view(out, stream=caller_stream)
         self._check_gpu(written)
-        device_arrays.check_result(written, grid_hw)
+        arrays.check_result(written, grid_hw)
         return written
 
     def _check_gpu(self, array: DeviceView) -> None:
