@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from fiffdepth_rt.errors import OutputError
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -17,11 +21,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it does not.
 
     It is a temporary sibling, flushed to disk and then renamed, so a reader sees the old file or the new one.
+    Its name has 13 characters, whatever the result's, so that every name that is legal can be written. It is
+    locked while it is written, which tells it from one that a killed process left (`remove_leftovers`).
     Raises OutputError where the file system refuses (no permission, disk full, no such folder).
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -34,3 +41,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replacing` whose processes were killed. Those of living ones stay."""
+    with contextlib.suppress(OSError):  # no such folder, or one that may not be read
+        for path in [entry for entry in folder.iterdir() if _TEMPORARY.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                if not _is_locked(path):
+                    path.unlink()
+
+
+if sys.platform == "win32":
+
+    def _lock(_file: BinaryIO) -> None: ...
+
+    def _is_locked(_path: Path) -> bool:
+        return False  # Windows removes no file that a process has open
+
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _is_locked(path: Path) -> bool:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False

@@ -13,7 +13,7 @@ FiffDepthError
 │   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
 ├── EngineDirError                an engine directory cannot be trusted
 │   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
-│   ├── UnsafePathError           a path in the manifest leaves the directory, or is a link
+│   ├── UnsafePathError           a path in the manifest leaves the directory, or leads through a link
 │   ├── MissingFileError          a listed file is not there
 │   ├── HashMismatchError         a listed file has another size or SHA-256
 │   ├── GraphError                a graph cannot be read (truncated, or with an operator the engine lacks)
@@ -84,7 +84,7 @@ class ManifestError(EngineDirError):
 
 
 class UnsafePathError(EngineDirError):
-    """A path in the manifest leaves the directory, or is a link."""
+    """A path in the manifest leaves the directory, or leads through a link."""
 
 
 class MissingFileError(EngineDirError):

@@ -42,12 +42,14 @@ class CheckedGraph:
     """A graph whose bytes, and those of its weights, are the ones that the manifest lists.
 
     name: for errors, such as "fp32/unet". stage: its tensors. files: what the graph and its weights are.
+    cure: what helps where an engine cannot read them.
     """
 
     name: str
     path: Path
     stage: Stage
     files: tuple[FileRecord, ...]
+    cure: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,13 +75,14 @@ class EngineDir:
         """
         listed = self.manifest.graph_sets[graph_set].stages[stage]
         names = (listed.file, *listed.external_data)
-        path, *_ = [self.file(name) for name in names]
+        path, *weights = [self.file(name) for name in names]
         _check_external_data(self.path, listed)  # of the bytes that were hashed just now
         return CheckedGraph(
             name=f"{graph_set}/{stage}",
             path=path,
             stage=listed,
             files=tuple(self.manifest.files[name] for name in names),
+            cure=_PLAIN_COPY if any(file.is_symlink() for file in weights) else COPY_AGAIN,
         )
 
     def verify(self) -> None:
@@ -104,8 +107,8 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
     """directory -> EngineDir, or the error that says what is wrong with it.
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
-    in the directory, is no link, is there, and has the listed size. Beside the graphs no other file may lie,
-    and a graph may take its weights only from files beside it that its stage lists.
+    in the directory, not behind a link to a folder, is there, and has the listed size. Beside the graphs no
+    other file may lie, and a graph may take its weights only from files beside it that its stage lists.
 
     verify: hash every file now. False: each file is hashed when it is first used, by `EngineDir.file` and
     `EngineDir.graph`, unless its hash is remembered and it has not changed since.
@@ -129,10 +132,14 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
     return engine_dir
 
 
+_PLAIN_COPY = "Its weights are links, which not every engine follows: copy the directory with cp -rL."
+_OF_FILE_MANAGERS = {"Thumbs.db", "ehthumbs.db", "desktop.ini"}  # Windows leaves them; no graph can name them
+
+
 def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
     for file in graphs.rglob("*"):
         name = file.relative_to(graphs.parent).as_posix()
-        known = name in manifest.files or file.name.startswith(".")  # .DS_Store and its like
+        known = name in manifest.files or file.name.startswith(".") or file.name in _OF_FILE_MANAGERS
         if not known and not file.is_dir():
             raise ManifestError(
                 f"{file} is not listed in {MANIFEST_NAME}: nothing vouches for it, and a graph might load "
@@ -193,7 +200,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """A listed name -> its path, which has no "..", drive or link on the way. Raises UnsafePathError."""
+    """A listed name -> its path, which has no "..", drive or link to a folder. Raises UnsafePathError.
+
+    A file may be a link, as in the cache of a model hub: its hash vouches for its bytes wherever they lie. A
+    folder may not: an engine that follows it would find files there that nothing vouches for.
+    """
     parts = name.split("/")
     if not all(map(_is_plain, parts)):
         raise UnsafePathError(
@@ -203,8 +214,10 @@ def _inside(root: Path, name: str) -> Path:
     path = root
     for part in parts:
         path = path / part
-        if path.is_symlink():
-            raise UnsafePathError(f"{path} is a link. Replace it by what it points to (cp -rL does).")
+        if path.is_symlink() and not path.is_file():
+            raise UnsafePathError(
+                f"{path} is a link to no file. Replace it by what it points to (cp -rL does)."
+            )
     return path
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.errors import ManifestError, UnsafePathError
+from fiffdepth_rt.errors import ManifestError
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.structs import InvalidError, convert, one_of, shown, text_like
 
@@ -226,9 +226,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """directory -> its manifest; the other files are not looked at. Raises ManifestError, UnsafePathError."""
     file = Path(path) / MANIFEST_NAME
     try:
-        status = file.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            raise UnsafePathError(f"{file} is a link. Replace it by the file itself.")
+        status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ManifestError(f"{file} is not a file. {COPY_AGAIN}")
         if status.st_size > MANIFEST_MAX_BYTES:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,7 +202,8 @@ def test_a_directory_can_be_moved_and_be_a_link_itself(toy_dir: Path, tmp_path: 
 
 
 def test_files_beyond_the_listed_ones_are_left_alone(toy_dir: Path) -> None:
-    (toy_dir / "graphs" / ".DS_Store").write_bytes(b"x")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (toy_dir / "graphs" / "fp32" / name).write_bytes(b"x")
     open_engine_dir(toy_dir)
 
 
@@ -601,12 +603,33 @@ def test_a_path_that_could_leave_the_directory_is_refused(toy_dir: Path, name: s
         Depth(toy_dir)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "golden.npz", UNET, "graphs/fp32", "graphs"])
-def test_a_link_is_refused_wherever_it_points(toy_dir: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["graphs/fp32", "graphs"])
+def test_a_folder_that_is_a_link_is_refused_wherever_it_points(toy_dir: Path, name: str) -> None:
     real = toy_dir.parent / "real"
     (toy_dir / name).rename(real)
     (toy_dir / name).symlink_to(real)
     with pytest.raises(UnsafePathError, match="is a link"):
+        Depth(toy_dir)
+
+
+def test_files_may_be_links_as_in_the_cache_of_a_hub_and_their_hashes_vouch_for_them(
+    toy_dir: Path, photo: np.ndarray
+) -> None:
+    with Depth(toy_dir) as plain:
+        expected = plain.infer(photo).values
+    blobs = toy_dir.parent / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(sorted(path for path in toy_dir.rglob("*") if path.is_file())):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    with Depth(toy_dir, verify=True) as linked:
+        np.testing.assert_array_equal(linked.infer(photo).values, expected)
+    unet = (toy_dir / UNET).resolve()
+    unet.write_bytes(unet.read_bytes()[:-1] + b"!")
+    with pytest.raises(HashMismatchError):
+        Depth(toy_dir, verify=True)
+    unet.unlink()
+    with pytest.raises(UnsafePathError, match="is a link to no file"):
         Depth(toy_dir)
 
 

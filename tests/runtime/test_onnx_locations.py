@@ -16,7 +16,13 @@ from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest, write_manifest
 from fiffdepth_rt.engine_dir.onnx_locations import external_locations
-from fiffdepth_rt.errors import EngineDirError, GraphError, ManifestError, UnsafePathError
+from fiffdepth_rt.errors import (
+    EngineDirError,
+    GraphError,
+    HashMismatchError,
+    ManifestError,
+    UnsafePathError,
+)
 from tests.runtime.test_engine_dir import edit, vouch
 from tests.support.toy import write_toy_engine_dir
 
@@ -310,7 +316,7 @@ def test_weights_that_the_stage_does_not_list_are_refused(tmp_path: Path, verify
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_weights_that_are_listed_are_taken_and_a_link_to_some_is_not(tmp_path: Path, verify: bool) -> None:
+def test_weights_that_are_listed_are_taken_and_a_link_only_to_the_same(tmp_path: Path, verify: bool) -> None:
     directory = _with_weights(tmp_path / "toy", "unet.onnx.data", _as_initializer)
     weights = directory / f"{UNET}.data"
     weights.write_bytes(b"\0\0\x80\x3f")
@@ -324,8 +330,13 @@ def test_weights_that_are_listed_are_taken_and_a_link_to_some_is_not(tmp_path: P
     open_engine_dir(directory, verify=verify)
     weights.rename(tmp_path / "secret")
     weights.symlink_to(tmp_path / "secret")
-    with pytest.raises(UnsafePathError, match="is a link"):
-        open_engine_dir(directory, verify=verify)
+    linked = open_engine_dir(directory, verify=verify).graph("fp32", "unet")
+    assert linked.cure == (
+        "Its weights are links, which not every engine follows: copy the directory with cp -rL."
+    )
+    (tmp_path / "secret").write_bytes(b"\0\0\x80\x40")  # of the same length
+    with pytest.raises(HashMismatchError):
+        open_engine_dir(directory, verify=verify).graph("fp32", "unet")
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -54,8 +54,7 @@ def open_session(graph: CheckedGraph, options: Any, provider: tuple[str, dict[st
         session = onnxruntime.InferenceSession(str(graph.path), options, providers=[provider])
     except Exception as error:  # as in run_stage
         raise GraphError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot read {graph.path}: {error}. "
-            "Copy the directory again, or export it again."
+            f"ONNX Runtime {onnxruntime.__version__} cannot read {graph.path}: {error}. {graph.cure}"
         ) from error
     if session.get_providers()[0] != provider[0]:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailableError(f"ONNX Runtime could not start {provider[0]}. Run: fiffdepth doctor")

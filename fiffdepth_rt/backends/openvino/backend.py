@@ -108,9 +108,7 @@ class OpenVinoEngine(HostEngine[Any]):
             else:
                 model = self._cache.compile(_core(), graph.path, self._config, graph.files)
         except Exception as error:  # OpenVINO raises RuntimeError for everything
-            raise GraphError(
-                f"OpenVINO cannot read {graph.path}: {error}. Copy the directory again."
-            ) from error
+            raise GraphError(f"OpenVINO cannot read {graph.path}: {error}. {graph.cure}") from error
         for verb, listed, ports in (
             ("takes", graph.stage.inputs, model.inputs),
             ("gives", graph.stage.outputs, model.outputs),

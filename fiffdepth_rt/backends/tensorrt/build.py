@@ -270,7 +270,7 @@ def _only_builder(directory: Path) -> Iterator[None]:
             "you may write to."
         ) from error
     try:
-        for left in folder.glob(".*.plan.*.tmp"):
+        for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
         yield
     finally:

@@ -1,0 +1,53 @@
+"""Promises about files that are whole or not there."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fiffdepth_rt.atomic import remove_leftovers, replacing
+
+WRITES_AND_WAITS = """
+import sys
+from pathlib import Path
+from fiffdepth_rt.atomic import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_every_name_that_is_legal_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")  # 255 bytes, where a directory entry ends
+    with replacing(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITES_AND_WAITS]
+    writers = [
+        subprocess.Popen([*command, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("killed.png", "living.png")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
+    (tmp_path / ".0123abcd.tmp.mine").write_text("somebody else's")
+    killed, living = writers
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    living.communicate(b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"living.png", ".0123abcd.tmp.mine"}
+    assert (tmp_path / "living.png").read_bytes() == b"half"
+    remove_leftovers(tmp_path / "nowhere")
