@@ -9,3 +9,7 @@ Python puts the folder of a file that it starts at the front of sys.path: benchm
 `import benchmarks` finds nothing, and where report.py or sets/ could hide a library of that name. Each
 command therefore begins with two lines that put the repository's root there instead.
 """
+
+from fiffdepth_rt import telemetry
+
+telemetry.switch_off()

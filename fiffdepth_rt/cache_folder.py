@@ -20,7 +20,10 @@ def cache_folder() -> Path | None:
     said = os.environ.get(VARIABLE, "").strip()
     if said.lower() == "off":
         return None
-    if said:
-        return Path(said).expanduser()
-    folder = platformdirs.user_cache_path("fiffdepth_rt", appauthor=False)
-    return folder if folder.is_absolute() else None  # "~" stays where a user has no home
+    try:
+        if said:
+            return Path(said).expanduser()
+        folder = platformdirs.user_cache_path("fiffdepth_rt", appauthor=False)
+    except RuntimeError:  # of a user without a home; older releases give "~" back
+        return None
+    return folder if folder.is_absolute() else None

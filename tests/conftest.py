@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 import fiffdepth_rt
+from fiffdepth_rt import telemetry
 from tests.support.toy import write_toy_engine_dir
+
+telemetry.switch_off()  # what tests import reports nothing
 
 # No deadline: a busy machine is not a broken promise. The same examples every time: neither is luck.
 hypothesis.settings.register_profile("promises", deadline=None, derandomize=True, database=None)

@@ -73,7 +73,7 @@ def cluster(address: str) -> Iterator[None]:
             ignored = shutil.ignore_patterns("__pycache__", "nano")  # nano: the bundled model
             shutil.copytree(package.__path__[0], copy / package.__name__, ignore=ignored)
         # fatal: Ray Data makes Ray say, as an error, that its own actors may fail to restart.
-        undo.enter_context(_environment(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal"))
+        undo.enter_context(_environment(RAY_BACKEND_LOG_LEVEL="fatal"))
         local: dict[str, Any] = {}
         if address == LOCAL:
             # Short, because the sockets in it have names of limited length.

@@ -10,6 +10,7 @@ from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError
 from fiffdepth_rt.machine import installed
+from fiffdepth_rt.telemetry import import_onnxruntime
 
 NAME = CpuEngine.name
 # In order of preference. A CPU computes fp16 graphs in fp32, with casts around.
@@ -23,7 +24,7 @@ def usable() -> Usability:
     """Whether `import onnxruntime` works here, and which wheels it may come from. Never raises."""
     versions = installed(_WHEELS)
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         providers = ", ".join(onnxruntime.get_available_providers())
         why = f"onnxruntime {onnxruntime.__version__} with {providers}"
@@ -55,10 +56,7 @@ def open_backend(
     cuda_graph: on a GPU, replay frames from CUDA graphs where the graphs are for one grid.
     Raises BackendUnavailableError, GraphError, StageMismatchError, DeviceMemoryError.
     """
-    import onnxruntime
-
     gpu = gpu_index(device or "cpu")
-    onnxruntime.disable_telemetry_events()
     if gpu is None:
         return HostBackend(engine_dir, CpuEngine(threads=threads), precision=precision)
     return HostBackend(

@@ -11,6 +11,7 @@ from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage, TensorSpec
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.machine import default_threads
+from fiffdepth_rt.telemetry import import_onnxruntime
 
 NAME = "onnxruntime"
 
@@ -38,7 +39,7 @@ class CpuEngine(HostEngine[Any]):
             raise failure(error, stage, value) from error
 
     def describe(self, opened: Sequence[OpenedSet[Any]]) -> dict[str, Any]:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         return {"onnxruntime": onnxruntime.__version__, "provider": _PROVIDER, "threads": self._threads}
 
@@ -48,7 +49,7 @@ def open_session(graph: CheckedGraph, options: Any, provider: tuple[str, dict[st
 
     Raises GraphError, StageMismatchError, BackendUnavailableError.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     try:
         session = onnxruntime.InferenceSession(str(graph.path), options, providers=[provider])
@@ -78,7 +79,7 @@ def failure(error: Exception, stage: str, value: Array) -> InferenceError:
 
 def session_options(*, threads: int) -> Any:
     """How ONNX Runtime computes a graph. threads: on the CPU."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

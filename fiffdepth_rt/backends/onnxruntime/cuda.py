@@ -28,6 +28,7 @@ from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
 from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, GraphError, InferenceError
 from fiffdepth_rt.machine import MIB, default_threads, gpu_memory
+from fiffdepth_rt.telemetry import import_onnxruntime
 
 _PROVIDER = "CUDAExecutionProvider"
 _CUDA_GRAPH_ID = "1"
@@ -46,7 +47,7 @@ class CudaEngine(HostEngine[Any]):
 
     def __init__(self, gpu: int, *, threads: int | None, cuda_graph: bool) -> None:
         """Raises BackendUnavailableError where ONNX Runtime is the CPU's wheel."""
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         self.device = f"cuda:{gpu}"
         self._gpu = gpu
@@ -85,7 +86,7 @@ class CudaEngine(HostEngine[Any]):
         return self._open_bound(graphs, cuda_graph=str(why_not))
 
     def describe(self, opened: Sequence[OpenedSet[Any]]) -> dict[str, Any]:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         states = [one.cuda_graph for one in opened if isinstance(one, BoundSet)]
         return {
@@ -199,7 +200,7 @@ class IoBoundStages:
         return self._bound[shape]
 
     def _bind(self, shape: tuple[int, ...]) -> _Bound:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         batch, height, width, _ = shape
         values: dict[str, Any] = {}
@@ -223,7 +224,7 @@ class IoBoundStages:
 
 def run_options(*, cuda_graph: bool) -> Any:
     """How to run a session that may capture: into its one graph, or without."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4  # what goes wrong is raised

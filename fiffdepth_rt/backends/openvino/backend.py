@@ -18,6 +18,7 @@ from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.machine import default_threads, installed
+from fiffdepth_rt.telemetry import import_openvino
 
 NAME = "openvino"
 PRECISIONS = ("fp32", "bf16", "fp16")  # in order of preference: what was asked for is what is computed
@@ -27,7 +28,7 @@ def usable() -> Usability:
     """Whether `import openvino` works here, and whether this CPU computes bf16. Never raises."""
     versions = installed([NAME])
     try:
-        import openvino
+        openvino = import_openvino()
 
         units = "computes bf16" if computes_bf16() else "has no bfloat16 units"
         why = f"openvino {openvino.__version__.partition('-')[0]}; this CPU {units}"
@@ -57,7 +58,7 @@ def _core() -> Any:
     Core goes. Where two Cores go in the order of their coming, or one goes in another thread, a pointer into
     nothing is left, and the next signal (Ctrl-C, the end of a child process) ends the process.
     """
-    import openvino
+    openvino = import_openvino()
 
     return openvino.Core()
 
@@ -89,7 +90,7 @@ class OpenVinoEngine(HostEngine[Any]):
     device = "cpu"
 
     def __init__(self, *, computes_in: str, threads: int | None) -> None:
-        import openvino
+        openvino = import_openvino()
 
         self._version = openvino.__version__
         self._threads = default_threads() if threads is None else threads

@@ -1,0 +1,78 @@
+"""Libraries that report about their users are told not to, before they are imported and could begin.
+
+    library            what it does by itself                           what switches it on again
+    ONNX Runtime 1.29  writes a device id under ~/.cache/Microsoft,     ORT_DISABLE_TELEMETRY=0
+                       sends which models and machines it sees
+    OpenVINO           writes a client id under ~/intel, sends that     opt_in_out --opt_in, a command that
+                       it was imported, and what it converts            comes with OpenVINO
+    huggingface_hub    adds versions and a session's number to what     HF_HUB_DISABLE_TELEMETRY=0
+                       is asked of a hub
+    Ray                sends what a cluster consists of, every hour     RAY_USAGE_STATS_ENABLED=1
+
+What the user has set stays. The last two are met by the tools of a clone alone. A library that comes to
+use here and reports gets its row, above and in `_VARIABLES`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+_ONNXRUNTIME = "ORT_DISABLE_TELEMETRY"
+_VARIABLES = {_ONNXRUNTIME: "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, which reports nothing; the environment is afterwards what it was before.
+
+    Where the program has imported ONNX Runtime before, its reports end here. Raises what importing raises.
+    """
+    wanted = _ONNXRUNTIME in os.environ  # then the library obeys by itself
+    os.environ.setdefault(_ONNXRUNTIME, _VARIABLES[_ONNXRUNTIME])  # read once, while it is imported
+    try:
+        import onnxruntime
+    finally:
+        if not wanted:
+            os.environ.pop(_ONNXRUNTIME, None)
+    if not wanted:
+        onnxruntime.disable_telemetry_events()  # Windows, and releases before 1.29, know nothing else
+    return onnxruntime
+
+
+def import_openvino() -> Any:
+    """The module `openvino`, which reports nothing. Raises what importing raises."""
+    _hide_openvino_telemetry()
+    import openvino
+
+    return openvino
+
+
+def switch_off() -> None:
+    """For a program of ours, at its start: for all libraries, in this process and those that it starts."""
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+    _hide_openvino_telemetry()
+
+
+def _hide_openvino_telemetry() -> None:
+    """OpenVINO takes what reports, `openvino_telemetry`, for not installed, and goes without.
+
+    There is no variable for it. Its only switch is the file that `opt_in_out` writes into the user's home.
+    """
+    if not _opted_in():
+        # None in sys.modules makes an import fail as that of a module which is not there.
+        cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
+
+
+def _opted_in() -> bool:
+    """Whether the user has told OpenVINO to report, by `opt_in_out --opt_in`."""
+    try:
+        if sys.platform == "win32":
+            file = Path(os.environ["LOCALAPPDATA"], "Intel Corporation", "openvino_telemetry")
+        else:
+            file = Path.home() / "intel" / "openvino_telemetry"
+        return file.read_text().strip() == "1"
+    except (OSError, ValueError, KeyError, RuntimeError):  # none there, no text, or the user has no home
+        return False
