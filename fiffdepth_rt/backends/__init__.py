@@ -76,6 +76,14 @@ class DeviceBackend(Backend, Protocol):
         """
 
 
+@runtime_checkable
+class CompilingBackend(Backend, Protocol):
+    """A backend that may compile kernels when it is opened, and keep them in the user's cache folder."""
+
+    def forget_kernels(self) -> bool:
+        """Delete those that are kept, so that the next opening compiles; False where none are ever kept."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Usability:
     """Whether an engine works on this machine.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from fiffdepth_rt.program.terminal import moving_line, say
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.tensorrt.build import Finished
+    from fiffdepth_rt.backends.tensorrt.jobs import Request
     from fiffdepth_rt.backends.tensorrt.progress import BuildProgress, OnProgress
 
 
@@ -70,6 +72,11 @@ _FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
     help="Scratch memory that kernels may use, in MiB. By default all of the GPU's.",
 )
 @click.option(
+    "--warm",
+    is_flag=True,
+    help="With rtx, on the card itself: then compile the plans' kernels, and keep them for all later starts.",
+)
+@click.option(
     "--strip-plan", is_flag=True, help="Plans without weights; they are read from the graphs when opened."
 )
 @click.option(
@@ -90,6 +97,7 @@ def command(
     workspace_mib: int | None,
     strip_plan: bool,
     hardware_compatible: bool,
+    warm: bool,
 ) -> None:
     """Build TensorRT plans, and check them.
 
@@ -110,6 +118,7 @@ def command(
       fiffdepth build engines/fiffdepth --precision fp32 --batch 1 --batch 4
       fiffdepth build engines/fiffdepth --flavour rtx --grid 512x512
       fiffdepth build engines/fiffdepth --flavour rtx --compute-capability 7.5
+      fiffdepth build engines/fiffdepth --flavour rtx --warm
     """
     from fiffdepth_rt.backends.tensorrt.build import build_plans
     from fiffdepth_rt.backends.tensorrt.flavour import flavour_named
@@ -128,8 +137,40 @@ def command(
         hardware_compatible=hardware_compatible,
         command=_command_line(),
     )
+    if warm:
+        _check_can_warm(request)
     with _progress() as (on_progress, on_finished):
-        build_plans(directory, request, on_progress=on_progress, on_finished=on_finished)
+        records = build_plans(directory, request, on_progress=on_progress, on_finished=on_finished)
+    if warm:
+        _warm(directory, request, records[0].precision)
+
+
+def _check_can_warm(request: Request) -> None:
+    """Raises BuildError where nothing is compiled or kept, BackendUnavailableError without the card."""
+    from fiffdepth_rt.backends.tensorrt.here import require
+    from fiffdepth_rt.cache_folder import VARIABLE, cache_folder
+    from fiffdepth_rt.errors import BuildError
+
+    if not request.flavour.portable:
+        raise BuildError(
+            "--warm is for --flavour rtx: TensorRT's plans hold kernels that are compiled already."
+        )
+    if cache_folder() is None:
+        raise BuildError(f"--warm has nowhere to keep kernels: set {VARIABLE} to a folder.")
+    require(flavour=request.flavour)
+
+
+def _warm(directory: Path, request: Request, precision: str) -> None:
+    from fiffdepth_rt.backends.tensorrt.backend import open_backend
+    from fiffdepth_rt.engine_dir.checking import open_engine_dir
+
+    start = time.perf_counter()
+    engine_dir = open_engine_dir(directory, verify=False)
+    with contextlib.closing(open_backend(engine_dir, precision=precision, flavour=request.flavour)) as opened:
+        opened.warm_up()
+        kernels = opened.describe()["kernels"]
+    seconds = time.perf_counter() - start
+    say(f"kernels of {precision}: {kernels}; opened and run once in {seconds:.0f} s", err=False)
 
 
 def _command_line() -> str:
@@ -138,7 +179,7 @@ def _command_line() -> str:
     return " ".join(("fiffdepth", *words))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
     """What `build_plans` calls: a line on stderr that moves; a line on stdout for each plan."""
     layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"

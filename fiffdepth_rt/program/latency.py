@@ -6,19 +6,20 @@ in host memory.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.backends import Array, Backend
+from fiffdepth_rt.backends import Array, Backend, CompilingBackend
 from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.engine_dir.manifest import STAGES
@@ -34,7 +35,7 @@ _MATMUL_SIDE = 1536
 _COPY_BYTES = 2**27  # two arrays of this size are beyond the caches
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
     """Percentiles of the wall-clock time of several runs, in ms."""
 
@@ -48,13 +49,15 @@ class Timing:
         return cls(p50_ms=p50, p90_ms=p90, p99_ms=p99)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LatencyReport:
     """One measurement of `measure_latency`.
 
     photo_hw, grid_hw: px.
     load_ms: importing the engine, checking the engine directory with its hashes, opening it.
     first_frame_ms: the first depth map after that.
+    start_ms: from opening to the first depth map, in a process that has opened the engine before: "compiled"
+        with kernels compiled anew, "kept" with those of the time before. Empty for engines that keep none.
     end_to_end: photo -> depth map. in_engine: the engine's part of those same runs. stages: the journey
         again, stage by stage, on host arrays.
     host_overhead_ms: median of end to end minus in_engine, run by run: checks, fitting the photo to the grid,
@@ -74,6 +77,7 @@ class LatencyReport:
     warm_up: int
     load_ms: float
     first_frame_ms: float
+    start_ms: Mapping[str, float]
     end_to_end: Timing
     in_engine: Timing
     stages: Mapping[str, Timing]
@@ -86,7 +90,7 @@ class LatencyReport:
 
     def to_json(self) -> str:
         """All fields on one line."""
-        return json.dumps(asdict(self))
+        return json.dumps(dataclasses.asdict(self))
 
     def to_markdown(self) -> str:
         """Card of the machine, ceiling, table; no line break at the end."""
@@ -94,6 +98,10 @@ class LatencyReport:
         memory = "unknown" if self.peak_memory_mib is None else f"{self.peak_memory_mib:.0f} MiB"
         engine = ", ".join(f"{key} {value}" for key, value in self.engine.items())
         rows = [("end to end", self.end_to_end), *self.stages.items()]
+        starts = " ".join(
+            f"From opening to the first depth map, with kernels {kernels}: {ms:.0f} ms."
+            for kernels, ms in self.start_ms.items()
+        )
         return "\n".join(
             [
                 f"# {self.model}, {self.precision}, {self.backend} on {self.device}: {photo}",
@@ -112,6 +120,7 @@ class LatencyReport:
                 "",
                 f"Once: load {self.load_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms, "
                 f"peak memory {memory}.",
+                *([starts] if starts else []),
             ]
         )
 
@@ -129,8 +138,9 @@ def measure_latency(
     The photo is noise of photo_hw px, processed at its own longer side. None: a square at the default size.
     Raises what Depth and Depth.infer raise.
     """
+    open_again = functools.partial(choice.open, engine_dir, size=None if photo_hw is None else max(photo_hw))
     opening = time.perf_counter()
-    depth = choice.open(engine_dir, size=None if photo_hw is None else max(photo_hw))
+    depth = open_again()
     load_s = time.perf_counter() - opening
     with depth:
         photo_hw = photo_hw or (depth.size, depth.size)
@@ -144,7 +154,7 @@ def measure_latency(
         full_hd = as_rgb(np.random.default_rng(1).integers(0, 256, (*FULL_HD_HW, 3), dtype=np.uint8))
         depth.infer(full_hd)
         full_hd_s = time_frames(depth, full_hd, runs=min(runs, _FULL_HD_RUNS))
-        return LatencyReport(
+        report = LatencyReport(
             model=depth.manifest.name,
             backend=depth.backend.name,
             device=depth.backend.device,
@@ -156,6 +166,7 @@ def measure_latency(
             warm_up=warm_up,
             load_ms=load_s * 1e3,
             first_frame_ms=first_s * 1e3,
+            start_ms={},
             end_to_end=Timing.of(wall_s),
             in_engine=Timing.of(engine_s),
             stages=stages,
@@ -166,6 +177,21 @@ def measure_latency(
             card=machine_card(depth.describe()["versions"]),
             date=datetime.date.today().isoformat(),
         )
+    # What was opened above is closed: two of an engine at once may be more than a GPU holds.
+    return dataclasses.replace(report, start_ms=_time_starts(depth.backend, open_again, photo))
+
+
+def _time_starts(backend: Backend, open_again: Callable[[], Depth], photo: Pixels) -> dict[str, float]:
+    """ms from opening to the first depth map: kernels compiled anew, and those that are kept from then."""
+    if not (isinstance(backend, CompilingBackend) and backend.forget_kernels()):
+        return {}
+    taken = {}
+    for kernels in ("compiled", "kept"):
+        start = time.perf_counter()
+        with open_again() as depth:
+            depth.infer(photo)
+            taken[kernels] = (time.perf_counter() - start) * 1e3
+    return taken
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks import latency, report
 from fiffdepth_rt import depth
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
+from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.program import program
 from tests.support.toy import write_toy_engine_dir
@@ -94,7 +95,10 @@ def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
         arguments += ["--runs", "1", "--warm-up", "1"]
     result = CliRunner().invoke(command, arguments)
     rtx = "rtx" in words
-    builds = importlib.util.find_spec("tensorrt_rtx") if rtx else tensorrt_here.usable().usable
+    if rtx and "--warm" not in words:
+        builds = importlib.util.find_spec("tensorrt_rtx") is not None
+    else:
+        builds = tensorrt_here.usable(TENSORRT_RTX if rtx else TENSORRT).usable
     if words[:2] == ["fiffdepth", "build"] and not builds:
         library = "TensorRT for RTX" if rtx else "TensorRT"
         assert (result.exit_code, f"{library} cannot be used: " in result.stderr) == (1, True)

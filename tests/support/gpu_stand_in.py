@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import hashlib
+import json
 import sys
 import threading
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +72,9 @@ class Cuda:
         self.memory: dict[int, tuple[Any, int, int | None]] = {}  # address -> (memory, bytes, GPU or host)
         self.captures_fail = False
         self.engines_say: str | None = None  # in TensorRT's log, when they then refuse to run
+        self.capturable = True  # what TensorRT for RTX says of every context
+        self.compiled = 0  # plans whose kernels were compiled, and not taken from a runtime cache
+        self.with_context: set[int] = set()  # GPUs that something was made on
         self.launches = 0
         self.work = threading.RLock()
         self._here = threading.local()
@@ -125,6 +131,7 @@ class Cuda:
         return 0, self._allocate(nbytes, None)
 
     def _allocate(self, nbytes: int, gpu: int | None) -> int:
+        self.with_context.add(self.current)
         memory = (ctypes.c_uint8 * (nbytes + ALIGNMENT))()
         address = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
         ctypes.memset(address, GARBAGE, nbytes)
@@ -184,6 +191,7 @@ class Cuda:
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         self._next += 1
+        self.with_context.add(self.current)
         self._streams[self._next], self._gpu_of_stream[self._next] = deque(), self.current
         return 0, self._next
 
@@ -313,6 +321,7 @@ class OnGpu:
 class _Engine:
     def __init__(self, cuda: Cuda, content: bytes, address: int) -> None:
         self.cuda, self._address = cuda, address  # of its weights, which go when it goes
+        self.digest = hashlib.sha256(content).hexdigest()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options)
@@ -335,6 +344,62 @@ class _Engine:
 
     def __del__(self) -> None:
         self.cuda.cudaFree(self._address)
+
+
+class _RtxEngine(_Engine):
+    """Of TensorRT for RTX: compiles its kernels when a context is created."""
+
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig(self.cuda)
+
+    def create_execution_context(self, config: _RuntimeConfig) -> _RtxContext:
+        assert (config.strategy, config.cuda_graph_strategy) == ("user managed", "disabled")
+        if config.cache is None or self.digest not in config.cache.kernels:
+            self.cuda.compiled += 1
+        if config.cache is not None:
+            config.cache.kernels.add(self.digest)
+        return _RtxContext(self, config.cache)
+
+
+class _RuntimeConfig:
+    """trt.IRuntimeConfig."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.strategy, self.cuda_graph_strategy = "static", "whole graph"
+        self.cache: _LibraryCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> _LibraryCache:
+        return _LibraryCache(self._cuda)
+
+    def set_runtime_cache(self, cache: _LibraryCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class _LibraryCache:
+    """trt.IRuntimeCache. Its bytes are for one GPU model and one major version of the driver."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda, self.kernels = cuda, set[str]()
+        self._for = [*cuda.gpus[cuda.current], cuda.driver // 1000]
+        self.contexts = 0
+
+    def serialize(self) -> bytes:
+        return json.dumps([self._for, sorted(self.kernels)]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        assert self._cuda.current in self._cuda.with_context, "no CUDA context is current"
+        made_for, kernels = json.loads(blob)  # damaged bytes would raise here
+        if made_for == self._for:
+            self.kernels |= set(kernels)
+        return made_for == self._for
+
+    def __del__(self) -> None:
+        assert not self.contexts, "a runtime cache was freed before a context that uses it"
 
 
 class _Context:
@@ -397,6 +462,23 @@ class _Context:
         return dict(zip(names, outputs, strict=True))
 
 
+class _RtxContext(_Context):
+    def __init__(self, engine: _Engine, cache: _LibraryCache | None) -> None:
+        super().__init__(engine)
+        # Not the cache itself: whoever frees it too early shall be found out.
+        self._cache = None if cache is None else weakref.ref(cache)
+        if cache is not None:
+            cache.contexts += 1
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._engine.cuda.capturable
+
+    def __del__(self) -> None:
+        cache = None if self._cache is None else self._cache()
+        if cache is not None:
+            cache.contexts -= 1
+
+
 def _tensorrt(cuda: Cuda, version: str, name: str = "tensorrt") -> types.ModuleType:
     module = types.ModuleType(name)
     module.__version__ = version
@@ -415,7 +497,7 @@ def _tensorrt(cuda: Cuda, version: str, name: str = "tensorrt") -> types.ModuleT
                 self._logger.log(ILogger.Severity.ERROR, text)
                 return None
             try:
-                return _Engine(cuda, content, address)
+                return (_RtxEngine if name == "tensorrt_rtx" else _Engine)(cuda, content, address)
             except Exception:
                 self._logger.log(ILogger.Severity.ERROR, "Serialization assertion plan->header failed")
                 return None
@@ -424,6 +506,8 @@ def _tensorrt(cuda: Cuda, version: str, name: str = "tensorrt") -> types.ModuleT
     module.DataType = types.SimpleNamespace(
         FLOAT="tensor(float)", HALF="tensor(float16)", UINT8="tensor(uint8)"
     )
+    if name == "tensorrt_rtx":
+        module.CudaGraphStrategy = types.SimpleNamespace(DISABLED="disabled")
     module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     return module
 

@@ -36,6 +36,7 @@ LIKE_L4 = ("NVIDIA L4", 8, 9)  # the same as CUDA says it
 GOLDEN_GRID = (128, 192)  # where the toy's golden images lie
 GRIDS = (GOLDEN_GRID, (64, 128))
 AT_GOLDEN = Request(grids=(GOLDEN_GRID,), precision="fp32")
+RTX_AT_GOLDEN = Request(flavour=TENSORRT_RTX, grids=(GOLDEN_GRID,), precision="fp32")
 
 
 def profile(height: int, width: int, batch: int = 1) -> PlanProfile:

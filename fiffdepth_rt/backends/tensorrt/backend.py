@@ -26,8 +26,9 @@ from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes, ready_sets
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, Flavour
 from fiffdepth_rt.backends.tensorrt.here import cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
-from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuffer
+from fiffdepth_rt.backends.tensorrt.lane import STAGING_BUFFERS, CudaGraphs, OpenLane, StagingBuffer
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
+from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
@@ -95,11 +96,12 @@ class TensorRtBackend:
         self._closed = False
         with contextlib.ExitStack() as stack, cuda.on_gpu(self._gpu_index):
             require_room(chosen)
-            check_first_opening(engine_dir, chosen, self._target, self._gpu)
+            self._kernels = RuntimeCache.of(engine_dir, self._target, self._gpu) if flavour.portable else None
+            check_first_opening(engine_dir, chosen, self._target, self._gpu, self._kernels)
             self._stream = stack.enter_context(contextlib.closing(cuda.Stream()))
             # Makes one stream wait for the other: the caller's and ours.
             self._order = stack.enter_context(contextlib.closing(cuda.Event()))
-            engines = _open_engines(engine_dir, chosen, stack)
+            engines = _open_engines(engine_dir, chosen, self._kernels, stack)
             self._lanes = [
                 OpenLane(lane, manifest.graph_sets[lane.precision].stages, engines, self._cuda_graphs)
                 for lane in chosen
@@ -147,10 +149,26 @@ class TensorRtBackend:
             "compute_capability": self._gpu.compute_capability,
             "driver_cuda": self._gpu.driver_cuda,
             "cuda_graph": self._cuda_graphs.describe(),
+            **({} if self._kernels is None else {"kernels": self._kernels.origin}),
             "plans": sorted({plan.file for lane in self._lanes for plan in lane.lane.plans.values()}),
             "shapes": ["{}x{}x{}x{}".format(*lane.image_shape) for lane in self._lanes],
             "gpu_block_bytes": self._block_nbytes,
         }
+
+    def warm_up(self) -> None:
+        """Run a blank image through every lane: kernels are compiled, and kept, and CUDA graphs captured.
+
+        Raises InferenceError, DeviceMemoryError.
+        """
+        for lane in self._lanes:
+            for _ in range(STAGING_BUFFERS):  # each buffer has a CUDA graph of its own
+                with self._opened():
+                    self._run_host(lane, np.zeros(lane.image_shape, np.uint8))
+
+    def forget_kernels(self) -> bool:
+        if self._kernels is not None:
+            self._kernels.forget()
+        return self._kernels is not None
 
     def close(self) -> None:
         with self._idle:
@@ -190,6 +208,7 @@ class TensorRtBackend:
             with self._lock, cuda.on_gpu(self._gpu_index):
                 lane.enqueue(h2d_from=staging, d2h_to=staging)
                 staging.done.record(self._stream.handle)
+                self._keep_kernels(lane)
             staging.done.synchronize()
             depth: Array = staging.depth.values[: len(images)].copy()
             return depth
@@ -223,11 +242,18 @@ class TensorRtBackend:
                 self._order.wait_in(caller_stream)
                 if staging is not None:
                     staging.done.record(self._stream.handle)
+                self._keep_kernels(lane)
             if staging is not None:  # the next frame gets the buffer as soon as it is given back
                 staging.done.synchronize()
                 if result is None:
                     return staging.depth.values[0].copy()
         return out if isinstance(result, DeviceView) else result
+
+    def _keep_kernels(self, lane: OpenLane) -> None:
+        """Once for each lane, when its first frame is enqueued: what was compiled for it by then."""
+        if self._kernels is not None and not lane.has_run:
+            self._kernels.keep()
+        lane.has_run = True
 
     def _copy_photo(self, photo: DeviceView, grid_hw: tuple[int, int], lane: OpenLane) -> None:
         """Enqueue the copy of a photo on the GPU to where the encoder reads it, once its values are there."""
@@ -307,7 +333,10 @@ def require_room(chosen: tuple[Lane, ...]) -> None:
 
 
 def _open_engines(
-    engine_dir: EngineDir, chosen: tuple[Lane, ...], stack: contextlib.ExitStack
+    engine_dir: EngineDir,
+    chosen: tuple[Lane, ...],
+    kernels: RuntimeCache | None,
+    stack: contextlib.ExitStack,
 ) -> Mapping[str, OpenedEngine]:
     """The plans of the lanes, each opened once, by their file; `stack` closes them."""
     engines: dict[str, OpenedEngine] = {}
@@ -317,7 +346,7 @@ def _open_engines(
         if plan.stripped:  # its weights come from the graph
             graph = engine_dir.graph(plan.precision, plan.stage).path
         job = PlanJob(record=plan, graph=graph, stage=stage)
-        opened = OpenedEngine(engine_dir.file(plan.file), job)
+        opened = OpenedEngine(engine_dir.file(plan.file), job, kernels)
         engines[plan.file] = stack.enter_context(contextlib.closing(opened))
     return engines
 

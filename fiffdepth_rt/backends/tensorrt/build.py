@@ -141,6 +141,7 @@ def _this_machine(request: Request) -> Builder:
     """The library of this machine, and its GPU. Raises BackendUnavailableError, BuildError."""
     from fiffdepth_rt.backends.tensorrt.build_process import ProcessBuilder
     from fiffdepth_rt.backends.tensorrt.opened import GpuRunner
+    from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 
     flavour = request.flavour
     if not flavour.portable:
@@ -154,9 +155,10 @@ def _this_machine(request: Request) -> Builder:
     except BackendUnavailableError:
         return ProcessBuilder(target, runner=None, versions={})
     runs_here = is_for(here.compute_capability, request)
+    kernels = RuntimeCache(flavour, gpu.name)  # each plan is opened twice: alone, and in its journey
     return ProcessBuilder(
         target,
-        runner=GpuRunner(gpu.name) if runs_here else None,
+        runner=GpuRunner(gpu.name, kernels) if runs_here else None,
         versions={"driver_cuda": gpu.driver_cuda} if runs_here else {},
     )
 

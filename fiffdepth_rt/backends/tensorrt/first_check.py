@@ -23,6 +23,7 @@ from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.backends.tensorrt.opened import GpuRunner
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, read_reference
+from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import STAGES, PlanRecord
@@ -39,11 +40,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     why: str
 
 
-def check_first_opening(engine_dir: EngineDir, chosen: Sequence[Lane], target: Target, gpu: Gpu) -> None:
+def check_first_opening(
+    engine_dir: EngineDir,
+    chosen: Sequence[Lane],
+    target: Target,
+    gpu: Gpu,
+    kernels: RuntimeCache | None = None,
+) -> None:
     """Run the golden values through plans that were never run, unless this GPU has done so before.
 
-    The current GPU is `gpu`. Raises ParityError where plans do not compute what the checkpoint does, or
-    where that cannot be told; and what opening them raises.
+    The current GPU is `gpu`. kernels: where those that are compiled for it are kept.
+    Raises ParityError where plans do not compute what the checkpoint does, or where that cannot be told; and
+    what opening them raises.
     """
     for plans in _journeys(chosen):
         if all(plan.checked for plan in plans):
@@ -51,8 +59,8 @@ def check_first_opening(engine_dir: EngineDir, chosen: Sequence[Lane], target: T
         file = _verdict_file(engine_dir, plans, target, gpu)
         verdict = _read(file)
         if verdict is None:
-            log.info("compiling the plans for this GPU, and checking them: this is done once")
-            verdict = _judge(engine_dir, plans, target)
+            log.info("checking plans that were never run on this GPU: this is done once")
+            verdict = _judge(engine_dir, plans, target, kernels)
             _write(file, verdict)
         if not verdict.agreed:
             raise ParityError(verdict.why)
@@ -64,8 +72,11 @@ def _journeys(chosen: Sequence[Lane]) -> list[tuple[PlanRecord, ...]]:
     return [tuple(lane.plans[stage] for stage in STAGES) for lane in journeys.values()]
 
 
-def _judge(engine_dir: EngineDir, plans: Sequence[PlanRecord], target: Target) -> Verdict:
-    check = ParityCheck(engine_dir, read_reference(engine_dir), target, GpuRunner(str(target.gpu_name)))
+def _judge(
+    engine_dir: EngineDir, plans: Sequence[PlanRecord], target: Target, kernels: RuntimeCache | None
+) -> Verdict:
+    runner = GpuRunner(str(target.gpu_name), kernels)
+    check = ParityCheck(engine_dir, read_reference(engine_dir), target, runner)
     done: dict[str, PlanJob] = {}
     for plan in plans:
         stage = engine_dir.manifest.graph_sets[plan.precision].stages[plan.stage]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import queue
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.backends.tensorrt.buffers import (
@@ -58,7 +58,14 @@ class CudaGraphs:
         return self.why_not or f"on: {self.captured} captured so far"
 
     def fail(self, error: BackendError) -> None:
-        self.why_not = f"off: the capture failed, work is enqueued plainly ({error})"
+        self._give_up(f"the capture failed, work is enqueued plainly ({error})")
+
+    def refuse(self, stages: Collection[str]) -> None:
+        """No frame is captured: the library says that these stages cannot be."""
+        self._give_up(f"the library cannot have {', '.join(stages)} captured, work is enqueued plainly")
+
+    def _give_up(self, why: str) -> None:
+        self.why_not = f"off: {why}"
         log.warning("CUDA graph %s", self.why_not)
 
 
@@ -95,6 +102,7 @@ class OpenLane:
         self.placement: Placement = place(journey_buffers(stages, lane.profile, self._activations))
         self.image_shape = tensor_shape(stages["encoder"].inputs[0], lane.profile.grid, lane.profile.batch)
         self._cuda_graphs = cuda_graphs
+        self.has_run = False  # a whole frame
         self._captured: dict[CudaGraphKey, cuda.CudaGraph] = {}
 
     def bind(self, block: int, stream: cuda.Stream, stack: contextlib.ExitStack) -> None:
@@ -133,7 +141,7 @@ class OpenLane:
             return
         # The first time without capture: TensorRT may finish its preparations in a first run.
         self._enqueue_plainly(h2d_from, d2h_to)
-        if not self._cuda_graphs.why_not:
+        if not self._cuda_graphs.why_not and self._is_capturable():
             self._capture(key, h2d_from, d2h_to)
 
     def enqueue_stage(self, stage: str) -> None:
@@ -147,6 +155,12 @@ class OpenLane:
             self.enqueue_stage(stage)
         if d2h_to is not None:
             self._stream.copy_d2h(d2h_to.depth.values, self.addresses["depth"])
+
+    def _is_capturable(self) -> bool:
+        no = [stage for stage in STAGES if not self._contexts[stage].is_capturable(self._stream)]
+        if no:
+            self._cuda_graphs.refuse(no)
+        return not no
 
     def _capture(
         self, key: CudaGraphKey, h2d_from: StagingBuffer | None, d2h_to: StagingBuffer | None

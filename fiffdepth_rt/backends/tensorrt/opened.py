@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fiffdepth_rt.backends.tensorrt.flavour import Flavour, load
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, find_profile
 from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason, requested_bytes, says_no_memory
+from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.backends.tensorrt.versions import Release, release_of
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import (
@@ -38,25 +39,30 @@ Array = npt.NDArray[Any]
 
 
 class GpuRunner:
-    """A `parity.Runner`: the first GPU of this machine, by name."""
+    """A `parity.Runner`: the first GPU of this machine, by name.
 
-    def __init__(self, device: str) -> None:
+    kernels: where those that TensorRT for RTX compiles are kept; None to compile them for this run alone.
+    """
+
+    def __init__(self, device: str, kernels: RuntimeCache | None = None) -> None:
         self.device = device
+        self._kernels = kernels
 
     def open(self, plan: Path, job: PlanJob) -> OpenedPlan:
         """A plan, ready to run. Raises what OpenedEngine raises."""
-        return OpenedPlan(plan, job)
+        return OpenedPlan(plan, job, self._kernels)
 
 
 class OpenedEngine:
-    """One stage's plan on the current GPU. Several contexts may share it.
+    """One stage's plan on the current GPU. Several contexts may share it. kernels: as in GpuRunner.
 
     Raises PlanMismatchError where TensorRT does not take the plan, StageMismatchError where its tensors are
     not those of the graph, DeviceMemoryError where its weights find no room.
     """
 
-    def __init__(self, plan: Path, job: PlanJob) -> None:
+    def __init__(self, plan: Path, job: PlanJob, kernels: RuntimeCache | None = None) -> None:
         self.job = job
+        self._kernels = kernels
         self._engine: Any = deserialize(plan, job)
         self.dtypes = _tensor_dtypes(self._engine, job)
 
@@ -75,7 +81,9 @@ class OpenedEngine:
         flavour = release_of(record).flavour
         trt = load(flavour)
         with kept_lines(flavour) as lines:
-            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+            if self._kernels is not None:
+                context = self._engine.create_execution_context(self._kernels.config(self._engine))
+            elif hasattr(trt, "ExecutionContextAllocationStrategy"):
                 strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
                 context = self._engine.create_execution_context(strategy)
             elif hasattr(self._engine, "create_execution_context_without_device_memory"):
@@ -91,7 +99,9 @@ class OpenedEngine:
         return StageContext(context, record.file, flavour)
 
     def close(self) -> None:
-        """Free the plan's memory. Its contexts must be closed before."""
+        """Free the plan's memory. Its contexts must be closed before, and those that share its `kernels`."""
+        if self._kernels is not None:
+            self._kernels.let_go(self._engine)
         self._engine = None
 
 
@@ -119,6 +129,12 @@ class StageContext:
         else:
             self._context.device_memory = activations
 
+    def is_capturable(self, stream: cuda.Stream) -> bool:
+        """Whether the library says that the stage can be captured in this stream; True where it says none."""
+        if hasattr(self._context, "is_stream_capturable"):
+            return bool(self._context.is_stream_capturable(stream.handle))
+        return True
+
     def enqueue(self, stream: cuda.Stream) -> None:
         """Enqueue the stage in this stream. Raises DeviceMemoryError, InferenceError."""
         with kept_lines(self._flavour) as lines:
@@ -132,9 +148,10 @@ class StageContext:
 class OpenedPlan:
     """One stage's plan. input -> output; the decoder's before the clip. Raises what OpenedEngine raises."""
 
-    def __init__(self, plan: Path, job: PlanJob) -> None:
-        self._engine = OpenedEngine(plan, job)
+    def __init__(self, plan: Path, job: PlanJob, kernels: RuntimeCache | None = None) -> None:
+        self._engine = OpenedEngine(plan, job, kernels)
         self._stream = cuda.Stream()
+        self._contexts: dict[int, StageContext] = {}  # by profile: TensorRT for RTX compiles for each new one
 
     def __call__(self, value: Array) -> Array:
         """Raises InferenceError, DeviceMemoryError."""
@@ -142,10 +159,12 @@ class OpenedPlan:
         takes, gives = JOURNEY[job.record.stage]
         index = find_profile(job, value.shape)
         stream = self._stream
-        context = self._engine.context(index, tuple(value.shape), stream)
+        if index not in self._contexts:
+            self._contexts[index] = self._engine.context(index, tuple(value.shape), stream)
+        context = self._contexts[index]
         arrays = {name: np.zeros(context.shape(name), dtype) for name, dtype in self._engine.dtypes.items()}
         arrays[takes[0]][...] = value
-        with contextlib.closing(context), contextlib.ExitStack() as memory:
+        with contextlib.ExitStack() as memory:
             addresses = {
                 name: memory.enter_context(cuda.allocated(array.nbytes)) for name, array in arrays.items()
             }
@@ -159,6 +178,8 @@ class OpenedPlan:
 
     def close(self) -> None:
         """Free the plan and its memory."""
+        for context in self._contexts.values():
+            context.close()
         self._stream.close()
         self._engine.close()
 

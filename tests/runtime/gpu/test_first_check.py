@@ -12,33 +12,13 @@ from click.testing import CliRunner
 import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import first_check
 from fiffdepth_rt.backends.tensorrt.build import build_plans
-from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT_RTX
-from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck
 from fiffdepth_rt.engine_dir.manifest import PlanMemory, read_manifest
 from fiffdepth_rt.errors import DeviceMemoryError, ParityError, PlanGpuError, PlanVersionError
 from fiffdepth_rt.program import program
 from tests.support.gpu_stand_in import Cuda, install
-from tests.support.plans import GOLDEN_GRID, RTX, StandInBuilder, edit, image
+from tests.support.plans import RTX, RTX_AT_GOLDEN, StandInBuilder, edit, image
 from tests.support.toy import toy_depth, write_toy_engine_dir
-
-REQUEST = Request(flavour=TENSORRT_RTX, grids=(GOLDEN_GRID,), precision="fp32")
-
-
-@pytest.fixture
-def portable(toy_dir: Path) -> Path:
-    """A toy engine directory with plans of TensorRT for RTX that no GPU has run."""
-    build_plans(toy_dir, REQUEST, builder=StandInBuilder(RTX).without_gpu())
-    return toy_dir
-
-
-@pytest.fixture
-def card(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Cuda:
-    """An RTX card with TensorRT for RTX, and an empty cache folder."""
-    monkeypatch.setenv("FIFFDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
-    cuda.gpus = (("NVIDIA GeForce RTX 4090", 8, 9),)
-    install(monkeypatch, cuda, rtx=RTX.tensorrt_version)
-    return cuda
 
 
 @pytest.fixture
@@ -97,7 +77,7 @@ def test_plans_that_disagree_are_refused_now_and_later(
             return memory
 
     other = write_toy_engine_dir(toy_dir.parent / "other", shift=0.4) / "graphs" / "fp32" / "unet.onnx"
-    build_plans(toy_dir, REQUEST, builder=Wrong(RTX).without_gpu())
+    build_plans(toy_dir, RTX_AT_GOLDEN, builder=Wrong(RTX).without_gpu())
     said = []
     for _ in range(2):
         with pytest.raises(ParityError, match=r"fp32/unet on photo0 \(128x192, tensorrt-rtx\)") as error:
@@ -126,7 +106,7 @@ def test_a_damaged_verdict_is_none(tmp_path: Path) -> None:
 def test_a_build_where_the_gpu_is_checks_what_was_built_elsewhere(portable: Path) -> None:
     with_gpu = StandInBuilder(RTX)
     with_gpu.device = "NVIDIA GeForce RTX 4090"
-    build_plans(portable, REQUEST, builder=with_gpu)
+    build_plans(portable, RTX_AT_GOLDEN, builder=with_gpu)
     manifest = read_manifest(portable)
     assert with_gpu.built == []  # the plans that were there
     assert [plan.checked for plan in manifest.plans] == [True] * 3
