@@ -1,17 +1,14 @@
-"""Photo files -> uint8 pixels, and results -> files.
+"""Photo files -> uint8 pixels (photos/), and results -> files.
 
-A photo is judged by its header before one pixel is decoded, and a damaged one ends in an ImageError whatever
-its decoder raised. A result that is there is complete (atomic.py). Pillow is imported where a file is read or
-written, so that who passes arrays does not wait for it.
+A result that is there is complete (atomic.py). Pillow is imported where a file is written, so that who passes
+arrays does not wait for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
+import logging
 import os
-import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,29 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.errors import ImageError, OutputError
-from fiffdepth_rt.image import MAX_PIXELS, Color, Pixels, as_rgb, check_extent
+from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.image import Color, Pixels, as_rgb
+from fiffdepth_rt.photos.loading import load_photo
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# What is looked for in a folder, and the decoder it needs. Pillow's other decoders are never started: some of
-# them run other programs.
-PHOTO_SUFFIXES = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".pgm": "PPM",
-    ".ppm": "PPM",
-    ".jp2": "JPEG2000",
-}
-_DECODERS = sorted(set(PHOTO_SUFFIXES.values()))
-
-_warnings_are_off = threading.Lock()  # Python's list of warning filters is one for all threads
+_log = logging.getLogger(__name__)
 
 
 def to_pixels(photo: Any, *, color: Color = "rgb") -> Pixels:
@@ -54,57 +36,15 @@ def to_pixels(photo: Any, *, color: Color = "rgb") -> Pixels:
     return read_photo(photo) if isinstance(photo, (str, os.PathLike)) else as_rgb(photo, color=color)
 
 
-def read_photo(path: str | os.PathLike[str]) -> Pixels:
-    """Photo file -> uint8 H×W×3 RGB, upright.
+def read_photo(path: str | os.PathLike[str], *, strict: bool = False) -> Pixels:
+    """Photo file -> uint8 H×W×3 RGB, upright, by `photos.loading.load_photo`; its notes are logged.
 
-    The EXIF orientation is applied, so H×W is what a viewer shows. Grey becomes three equal channels, 16 bits
-    become 8, palettes, CMYK and the like become RGB, an alpha channel is dropped, of several frames or pages
-    the first is taken, a colour profile is ignored. Threads read one after another: Pillow's warnings are
-    silenced meanwhile, and that is one switch for the whole process.
-
-    Raises ImageError: not there, not a regular file, not in one of the formats above, damaged or cut off,
-    more than MAX_PIXELS according to its header (nothing is decoded then), a side below MIN_SIDE.
+    strict: as there. Raises ImageError.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises on names that are too long
-        what = "is not a regular file" if os.path.lexists(path) else "does not exist"
-        raise ImageError(f"{path} {what}: name a photo file.")
-    try:
-        with _warnings_are_off, warnings.catch_warnings():  # remarks on odd metadata; damaged pixels raise
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_DECODERS) as picture:
-                check_extent(picture.height, picture.width)
-                picture.load()
-                _turn_upright(picture)
-                return as_rgb(picture)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path} claims far more pixels than the limit of {MAX_PIXELS // 10**6} million: shrink it first."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path} is not a photo in a format that is read here ({', '.join(_DECODERS)}): convert it first."
-        ) from error
-    except PermissionError as error:
-        raise ImageError(f"{path} cannot be read: no permission; change its mode, or copy it.") from error
-    except Exception as error:  # decoders raise a dozen different kinds on damaged files
-        raise ImageError(
-            f"{path} is damaged or cut off ({str(error).rstrip('.')}): save or download it again."
-        ) from error
-
-
-def _turn_upright(picture: Image.Image) -> None:
-    """Follow the EXIF orientation, in place."""
-    from PIL import ImageOps
-
-    # Damaged metadata is no reason to refuse sound pixels. In place, Pillow turns them before it mends the
-    # metadata, so that they are upright even where mending fails.
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(picture, in_place=True)
+    loaded = load_photo(path, strict=strict)
+    for note in loaded.notes:
+        _log.warning("%s: %s", path, note)
+    return loaded.pixels
 
 
 def refuse_existing(path: Path) -> None:

@@ -26,11 +26,13 @@ Color = Literal["rgb", "bgr"]
 def as_rgb(image: Any, *, color: Color = "rgb") -> Pixels:
     """photo -> uint8 H×W×3 RGB, C-contiguous; the caller's own memory where it is that already.
 
-    - uint8 arrays H×W×3, H×W×4 (alpha is dropped) or H×W (grey, three equal channels), with any strides
+    - uint8 arrays H×W×3, H×W×4 (alpha is dropped), H×W or H×W×1 (grey, three equal channels), any strides
     - uint16 arrays of these shapes: divided by 257
     - float arrays of these shapes, finite and in [0, 1]: times 255; both rounded to the nearest
+    - arrays of other whole numbers, and lists, where all of them are in [0, 255]: taken as uint8
     - other arrays on the host with __dlpack__, such as torch's, of these dtypes and shapes
-    - PIL images of any mode, in RGB whatever `color` says; an EXIF orientation is not applied
+    - PIL images of any mode, in RGB whatever `color` says; an EXIF orientation is not applied. Transparent
+      pixels go through `fill_transparent`
 
     `color` is the order of the first three channels. Raises ImageError for anything else, for sides below
     MIN_SIDE and for more than MAX_PIXELS pixels.
@@ -42,11 +44,20 @@ def as_rgb(image: Any, *, color: Color = "rgb") -> Pixels:
         image, color = _pil_pixels(image), "rgb"
     if not isinstance(image, np.ndarray) and hasattr(image, "__dlpack__"):
         image = _host_array(image)
+    if isinstance(image, (list, tuple)):
+        image = _array_of(image)
+    if image is None:
+        raise ImageError(
+            "A photo is an array, and this is None: what cv2.imread gives for a file that it cannot read. "
+            "Pass the file's path: the error then says what is wrong with it."
+        )
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"A photo is a numpy array or a PIL image, not a {type(image).__qualname__}. Convert it with "
             "numpy.asarray. A file goes to Depth.infer by its path, an array on a GPU to Depth.infer_on_gpu."
         )
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
     if image.ndim not in (2, 3) or image.shape[2:] not in _TO_RGB[color]:
         raise ImageError(
             f"An array of shape {image.shape} is no photo: pass height×width×3, "
@@ -134,11 +145,16 @@ def _as_uint8(image: Array) -> Pixels:
         return image
     if image.dtype.kind == "u" and image.dtype.itemsize == 2:
         return np.asarray((image.astype(np.uint32) + 128) // 257, dtype=np.uint8)
-    if image.dtype.kind != "f":
-        raise ImageError(
-            f"Pixels of {image.dtype} have no known range: pass uint8, uint16, or floats in [0, 1]."
-        )
+    if image.dtype.kind not in "iuf":
+        raise ImageError(f"Pixels of {image.dtype} are none: pass uint8, uint16, or floats in [0, 1].")
     lowest, highest = image.min(), image.max()
+    if image.dtype.kind != "f":
+        if lowest >= 0 and highest <= 255:
+            return image.astype(np.uint8)
+        raise ImageError(
+            f"Pixels of {image.dtype} have no known range, and these go from {lowest} to {highest}: pass "
+            "uint8, uint16, or floats in [0, 1]."
+        )
     if not (lowest >= 0 and highest <= 1):  # also where either is NaN
         raise ImageError(
             f"Float pixels range from {lowest} to {highest}: they must be finite and in [0, 1]. "
@@ -177,13 +193,44 @@ def _is_pil(image: object) -> bool:
     return any(cls.__module__.split(".")[0] == "PIL" for cls in type(image).__mro__)
 
 
+def _array_of(rows: Any) -> Array:
+    try:
+        return np.array(rows)
+    except ValueError as error:  # rows of different lengths
+        raise ImageError(f"This list is no photo ({error}): pass a numpy array.") from error
+
+
 def _pil_pixels(image: Any) -> Array:
     """PIL image -> array that `as_rgb` takes. Decodes the file, if that is still to be done."""
     try:
-        if image.mode == "I":  # 32 bits that hold 16: how older Pillow opens 16-bit grey files
-            return np.asarray(np.clip(image, 0, 65535), dtype=np.uint16)
+        if image.mode == "I":  # 32 bits, which hold 16 where older Pillow opens 16-bit grey files
+            values = np.asarray(image)
+            return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values
         if image.mode == "F" or image.mode.startswith("I;16"):
             return np.asarray(image)
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            return fill_transparent(np.asarray(image.convert("RGBA")))
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
         raise ImageError(f"The image cannot be decoded ({error}). Save it again.") from error
+
+
+def fill_transparent(pixels: Array) -> Array:
+    """RGBA, H×W×4 -> H×W×3 of the same dtype: the alpha is dropped, and holes without a colour are filled.
+
+    Most transparent pixels have a colour below, which is kept. Where the fully transparent ones all have the
+    same (a cut-out on black), it is no part of the photo, and a model would see a dark wall. Each of them
+    then takes the colour of the nearest pixel that is not transparent, as the border is repeated on the grid.
+    """
+    colors, holes = pixels[:, :, :3], pixels[:, :, 3] == 0
+    if not holes.any() or holes.all():
+        return colors
+    below = colors[holes]
+    if (below != below[0]).any():
+        return colors
+    _, nearest = cv2.distanceTransformWithLabels(
+        holes.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    by_label = np.empty((int(nearest.max()) + 1, 3), colors.dtype)
+    by_label[nearest[~holes]] = colors[~holes]
+    return by_label[nearest]

@@ -155,9 +155,9 @@ def _convert(
 
 
 def _make_folder(out: Path) -> None:
-    from fiffdepth_rt.files import PHOTO_SUFFIXES
+    from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 
-    if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
+    if out.suffix.lower() in PHOTO_ENDINGS and not out.is_dir():
         raise OutputError(f"-o names a folder, and {out} sounds like a picture: name a folder.")
     try:
         out.mkdir(parents=True, exist_ok=True)

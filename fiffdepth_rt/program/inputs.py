@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiffdepth_rt.errors import ImageError, OutputError
-from fiffdepth_rt.files import PHOTO_SUFFIXES
+from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 
 # Format on the command line -> what is appended to the photo's name.
 ENDINGS = {"png16": "_depth.png", "npy": "_depth.npy", "color": "_color.png"}
@@ -43,7 +43,7 @@ def find_photos(arguments: Sequence[str]) -> Found:
     - A folder gives the photos in it, sorted, without hidden files and without those in its own folders.
     - Anything else with *, ? or [ in it is a pattern; ** stands for folders at any depth. It gives files.
 
-    Folders and patterns look at PHOTO_SUFFIXES (upper case too) and leave out the results of an earlier run.
+    Folders and patterns look at PHOTO_ENDINGS (upper case too) and leave out the results of an earlier run.
     """
     photos: dict[Path, Path] = {}
     errors = []
@@ -75,7 +75,7 @@ def _photos_among(candidates: Iterable[Path], nothing: str) -> list[Path]:
     photos = sorted(path for path in candidates if _looks_like_a_photo(path))
     if not photos:
         raise ImageError(
-            f"{nothing} ({', '.join(PHOTO_SUFFIXES)}; {', '.join('*' + ending for ending in _RESULTS)} are "
+            f"{nothing} ({', '.join(PHOTO_ENDINGS)}; {', '.join('*' + ending for ending in _RESULTS)} are "
             "results and left out): name the files."
         )
     return photos
@@ -83,7 +83,7 @@ def _photos_among(candidates: Iterable[Path], nothing: str) -> list[Path]:
 
 def _looks_like_a_photo(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    known = path.suffix.lower() in PHOTO_SUFFIXES
+    known = path.suffix.lower() in PHOTO_ENDINGS
     return known and not hidden and not path.name.endswith(_RESULTS) and path.is_file()
 
 

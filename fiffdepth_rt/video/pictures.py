@@ -10,8 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from fiffdepth_rt.errors import DamagedVideoError, ImageError, SourceError
-from fiffdepth_rt.files import PHOTO_SUFFIXES, read_photo
+from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.image import Pixels
+from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from fiffdepth_rt.video.source import Source
 
 
@@ -70,10 +71,10 @@ def find_pictures(name: str) -> list[Path]:
     found = [
         path
         for path in found
-        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in PHOTO_ENDINGS and path.is_file() and not path.name.startswith(".")
     ]
     if not found:
-        raise SourceError(f"{name} holds no pictures ({', '.join(PHOTO_SUFFIXES)}): name a video, or others.")
+        raise SourceError(f"{name} holds no pictures ({', '.join(PHOTO_ENDINGS)}): name a video, or others.")
     return sorted(found, key=_natural)
 
 

@@ -66,16 +66,34 @@ def test_floats_outside_0_1_are_refused(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [bool, np.int8, np.int32, np.int64, np.uint32, np.complex64, object, "U1", "M8[s]"]
+    ("dtype", "value"),
+    [
+        *((dtype, -1) for dtype in (np.int8, np.int16, np.int32, np.int64)),
+        *((dtype, 256) for dtype in (np.int16, np.int32, np.uint32, np.uint64)),
+        *((dtype, 0) for dtype in (bool, np.complex64, object, "U1", "M8[s]")),
+    ],
 )
-def test_other_dtypes_are_refused_with_those_that_work(dtype: Any) -> None:
+def test_other_dtypes_are_refused_with_those_that_work(dtype: Any, value: int) -> None:
     with pytest.raises(ImageError, match="uint8, uint16, or floats"):
-        as_rgb(np.zeros((32, 32, 3), dtype=dtype))
+        as_rgb(np.full((32, 32, 3), value).astype(dtype))
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (32,), (32, 32, 1), (32, 32, 2), (32, 32, 5), (3, 32, 32), (2, 32, 32, 3)]
-)
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.uint32, np.uint64])
+def test_whole_numbers_of_0_to_255_are_taken_for_what_they_are(dtype: Any) -> None:
+    np.testing.assert_array_equal(as_rgb(RGB.astype(dtype)), RGB)
+    np.testing.assert_array_equal(as_rgb(RGB.tolist()), RGB)
+
+
+def test_one_channel_is_grey() -> None:
+    np.testing.assert_array_equal(as_rgb(RGB[:, :, :1]), as_rgb(RGB[:, :, 0]))
+
+
+def test_none_is_what_opencv_gives_for_a_file_that_it_cannot_read() -> None:
+    with pytest.raises(ImageError, match=r"cv2\.imread gives .* Pass the file's path"):
+        as_rgb(None)
+
+
+@pytest.mark.parametrize("shape", [(), (32,), (32, 32, 2), (32, 32, 5), (3, 32, 32), (2, 32, 32, 3)])
 def test_other_shapes_are_refused_with_those_that_work(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match="height×width×3"):
         as_rgb(np.zeros(shape, dtype=np.uint8))
@@ -94,9 +112,7 @@ def test_photos_beyond_the_pixel_limit_are_refused() -> None:
         as_rgb(huge)
 
 
-@pytest.mark.parametrize(
-    "thing", ["photo.jpg", b"\xff\xd8", [[0, 1]], None, 3, np.uint8(3), memoryview(b"abc")]
-)
+@pytest.mark.parametrize("thing", ["photo.jpg", b"\xff\xd8", 3, np.uint8(3), memoryview(b"abc")])
 def test_what_is_no_image_is_refused_by_its_kind(thing: Any) -> None:
     with pytest.raises(ImageError, match=type(thing).__name__):
         as_rgb(thing)
@@ -275,3 +291,9 @@ def test_every_way_back_stays_in_0_1_and_keeps_flat_things_flat(
     assert (depth.shape, depth.dtype) == (photo_hw, np.float32)
     assert depth.min() >= 0
     assert depth.max() <= 1
+
+
+def test_a_list_that_is_no_photo_is_refused() -> None:
+    for rows in ([[0, 1], [0]], [["a"] * 20] * 20, []):
+        with pytest.raises(ImageError):
+            as_rgb(rows)

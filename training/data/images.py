@@ -24,7 +24,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.files import PHOTO_SUFFIXES
+from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from training.data import reading
 from training.data.samples import DataError, Photo, SampleError
 
@@ -53,7 +53,7 @@ class PhotoFolder:
             raise DataError(f"{root} is not a folder: name one with photos in it, or shards (*.tar).")
         self._paths = _Names(sorted(_walk(self._root)))
         if not len(self._paths):
-            raise DataError(f"{root} holds no photos ({', '.join(PHOTO_SUFFIXES)}): name another folder.")
+            raise DataError(f"{root} holds no photos ({', '.join(PHOTO_ENDINGS)}): name another folder.")
 
     @property
     def root(self) -> Path:
@@ -108,7 +108,7 @@ class PhotoShards:
         ]
         self._ends = np.cumsum([len(table.keys) for table in self._tables])
         if not self._ends[-1]:
-            raise DataError(f"{shards} hold no photos ({', '.join(PHOTO_SUFFIXES)}): name other shards.")
+            raise DataError(f"{shards} hold no photos ({', '.join(PHOTO_ENDINGS)}): name other shards.")
 
     @property
     def names(self) -> Sequence[str]:
@@ -241,7 +241,7 @@ def _log_unreadable(error: OSError) -> None:
 
 
 def _is_photo(name: str) -> bool:
-    return not Path(name).name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES
+    return not Path(name).name.startswith(".") and Path(name).suffix.lower() in PHOTO_ENDINGS
 
 
 # ---- shards ----
@@ -297,7 +297,7 @@ def _list_tar(shard: Path) -> dict[str, tuple[int, int]]:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, ending = base_plus_ext(member.name)
-                if member.isreg() and key and f".{ending.lower()}" in PHOTO_SUFFIXES:
+                if member.isreg() and key and f".{ending.lower()}" in PHOTO_ENDINGS:
                     pictures.setdefault(key.removeprefix("./"), (member.offset_data, member.size))
     except (tarfile.TarError, OSError, EOFError) as error:
         if not pictures:

@@ -1,0 +1,1 @@
+"""Photo files of every kind -> uint8 pixels. START HERE: loading.py."""

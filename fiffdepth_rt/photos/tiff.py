@@ -1,0 +1,140 @@
+"""TIFF, which holds numbers of every type and layout: who reads which, and what the numbers mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.photos.formats import PHOTOS_EXTRA
+
+Array = npt.NDArray[Any]
+Reader = Literal["pillow", "pillow's values", "opencv", "tifffile"]
+
+_UNSIGNED, _FLOAT = 1, 3  # SampleFormat
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # PhotometricInterpretation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a file's tags say of its first page.
+
+    hw: (height, width) as stored. bits: of each sample. bands: samples of a pixel. kind: SampleFormat, 1 is
+    unsigned, 2 signed, 3 float. planar: each band by itself. meaning: PhotometricInterpretation.
+    orientation: as EXIF's.
+    """
+
+    hw: tuple[int, int]
+    bits: int
+    bands: int
+    kind: int
+    planar: bool
+    meaning: int
+    orientation: int
+
+    @property
+    def reader(self) -> Reader:
+        """Pillow takes the common layouts. It cuts colours of 16 bits to 8, and OpenCV does not. It reads
+        planes of 16 bits as if they had 8, and knows no floats or signed numbers in several bands: tifffile
+        does."""
+        if self.bits <= 8 and self.kind == _UNSIGNED and (self.bands <= 3 or not self.planar):
+            return "pillow"
+        if self.bands == 1 and self.meaning == _BLACK_IS_ZERO:
+            if (self.bits, self.kind) == (16, _UNSIGNED):
+                return "pillow"
+            if self.bits == 32 or (self.bits == 16 and self.kind != _FLOAT):
+                return "pillow's values"
+        if self.bits == 16 and self.kind == _UNSIGNED and not self.planar:
+            if self.meaning == _RGB and self.bands in (3, 4):
+                return "opencv"
+            if self.meaning > _RGB:  # CMYK and the like, which Pillow converts
+                return "pillow"
+        return "tifffile"
+
+
+def read_layout(path: Path) -> Layout:
+    """Reads tags only. Raises what Pillow raises for damaged ones."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[2] == 43 or head[3] == 43:  # BigTIFF
+            head += file.read(8)
+        tags = ImageFileDirectory_v2(head)
+        file.seek(tags.next)
+        tags.load(file)
+    bits, kinds = _all(tags.get(258, 1)), _all(tags.get(339, 1))
+    return Layout(
+        hw=(int(tags[257]), int(tags[256])),
+        bits=max(bits),
+        bands=int(tags.get(277, 1)),
+        kind=max(kinds),
+        planar=tags.get(284, 1) == 2,
+        meaning=int(tags.get(262, _BLACK_IS_ZERO)),
+        orientation=int(tags.get(274, 1)),
+    )
+
+
+def _all(value: Any) -> tuple[int, ...]:
+    return tuple(int(one) for one in value) if isinstance(value, tuple) else (int(value),)
+
+
+def read_by_tifffile(path: Path, layout: Layout) -> Array:
+    """The first page's values, H×W or H×W×bands. Raises ImageError without tifffile, and what it raises."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImageError(
+            f"A TIFF of this layout is read by tifffile, which is not installed: {PHOTOS_EXTRA}"
+        ) from error
+    with tifffile.TiffFile(path) as file:
+        values = np.asarray(file.pages[0].asarray())
+    if values.ndim == 3 and layout.planar:
+        values = np.moveaxis(values, 0, 2)
+    return values
+
+
+def as_photo(values: Array, layout: Layout) -> tuple[Array, tuple[str, ...]]:
+    """A page's values -> an array that `image.as_rgb` takes, and what was done to it."""
+    notes: tuple[str, ...] = ()
+    if layout.kind == _UNSIGNED and values.dtype == np.int32:
+        values = values.view(np.uint32)  # Pillow has no unsigned numbers of 32 bits
+    if values.ndim == 3:
+        if layout.bands > 4:
+            notes = (f"The first three of its {layout.bands} bands were taken for red, green and blue.",)
+        values = values[:, :, 0] if layout.bands == 2 else values[:, :, : 4 if layout.bands == 4 else 3]
+    values, note = stretched(values)
+    if layout.meaning == _WHITE_IS_ZERO:
+        values = (
+            np.array(1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max, values.dtype) - values
+        )
+    return values, notes + note
+
+
+def stretched(values: Array) -> tuple[Array, tuple[str, ...]]:
+    """Values whose type has no range of its own -> float32 in [0, 1], and a sentence on it.
+
+    The lowest becomes 0 and the highest 1, over all bands together; what is not finite becomes 0. uint8,
+    uint16, and floats in [0, 1] stay as they are.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        return values, ()
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ImageError("None of its values is finite: save it again.")
+    lowest, highest = (
+        float(end(values, where=finite, initial=values[finite][0])) for end in (np.min, np.max)
+    )
+    whole = bool(finite.all())
+    if values.dtype.kind == "f" and whole and lowest >= 0 and highest <= 1:
+        return values.astype(np.float32), ()
+    unit = max(abs(lowest), abs(highest)) or 1.0  # so that no difference is beyond what a float holds
+    span = (highest / unit - lowest / unit) or 1.0
+    scaled = (np.where(finite, values, lowest).astype(np.float64) / unit - lowest / unit) / span
+    black = "" if whole else ", and what is not a finite number became black"
+    note = f"Its values go from {lowest:g} to {highest:g}, which became black and white{black}."
+    return np.clip(scaled, 0, 1).astype(np.float32), (note,)
