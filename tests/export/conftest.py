@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.tiny_models import exact_in_half, tiny_checkpoint
+from tests.support.tiny_models import FEW_RESNETS, exact_in_half, tiny_checkpoint, tiny_vae
 from training.weights.ours import Checkpoint, save_checkpoint
 
 
@@ -41,7 +41,8 @@ def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
     """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
-    made, folder = exact_in_half(tiny_checkpoint()), tmp_path_factory.mktemp("desk")
+    made = exact_in_half(dataclasses.replace(tiny_checkpoint(), vae=tiny_vae(**FEW_RESNETS)))
+    folder = tmp_path_factory.mktemp("desk")
     save_checkpoint(folder / "ckpt.v1.safetensors", made)
     run = typed("ckpt.v1.safetensors", folder=folder)
     assert run.returncode == 0, run.stderr

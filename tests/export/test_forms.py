@@ -31,7 +31,7 @@ from export.stages import DecoderStage, UnetStage
 from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.image import to_grid, to_photo
-from tests.support.tiny_models import tiny_checkpoint, tiny_unet, tiny_vae
+from tests.support.tiny_models import FEW_RESNETS, tiny_checkpoint, tiny_unet, tiny_vae
 from training.weights.ours import save_checkpoint
 from training.weights.random import LAYOUTS
 
@@ -209,7 +209,7 @@ def test_forms_multiply_precisions_with_sizes_and_add_cameras():
 def decoders(tmp_path_factory):
     """The decoder of one VAE in three forms, each for 72×104 pixels (a fixed size is traced fastest)."""
     folder = tmp_path_factory.mktemp("graphs")
-    stage = DecoderStage(tiny_vae(1)).eval()
+    stage = DecoderStage(tiny_vae(1, **FEW_RESNETS)).eval()
     fold("decoder", stage)
     for name, form in {
         "fp16": GraphForm(precision=Precision.FP16, grid_hw=(72, 104)),

@@ -29,7 +29,7 @@ from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import read_golden
 from fiffdepth_rt.image import to_grid, to_photo
-from tests.support.tiny_models import shake, tiny_checkpoint
+from tests.support.tiny_models import ONE_LEVEL, shake, tiny_checkpoint
 from training.weights.errors import CheckpointError
 from training.weights.light import (
     HALVES,
@@ -68,7 +68,7 @@ def tiny_light(out_channels=3, seed=3, **config):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(path, tiny_checkpoint())
+    save_checkpoint(path, tiny_checkpoint(**ONE_LEVEL))
     return path
 
 
@@ -106,7 +106,7 @@ def exported(checkpoint, taesd, tmp_path_factory):
 
 def depth_by_diffusers(image, encoder, decoder):
     """uint8 [B, h, w, 3] -> depth before the clip, as diffusers' pipelines call an AutoencoderTiny."""
-    made = tiny_checkpoint()
+    made = tiny_checkpoint(**ONE_LEVEL)
     with torch.no_grad():
         pixels = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 * 2 - 1
         if isinstance(encoder, AutoencoderTiny):
@@ -178,7 +178,8 @@ def test_the_golden_values_and_the_parity_table_are_of_the_light_chain(exported,
 
 def test_a_checkpoint_that_carries_a_light_vae_is_read_as_it_is(tmp_path):
     light, image = tiny_light(out_channels=1), images(64, 128, 3)
-    save_checkpoint(tmp_path / "tiny.safetensors", dataclasses.replace(tiny_checkpoint(), vae=light))
+    made = dataclasses.replace(tiny_checkpoint(**ONE_LEVEL), vae=light)
+    save_checkpoint(tmp_path / "tiny.safetensors", made)
     model = read_checkpoint(tmp_path / "tiny.safetensors")
     assert "VAE light-f8" in model.description
     run, value = TorchStages(lambda stage: build_stage(stage, model)), image[None]
@@ -192,7 +193,7 @@ def test_a_checkpoint_that_carries_a_light_vae_is_read_as_it_is(tmp_path):
 def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
     light = tiny_light(out_channels=1)
     path, target = tmp_path / "tiny.safetensors", tmp_path / "engines"
-    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(), vae=light))
+    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(**ONE_LEVEL), vae=light))
     run = CliRunner().invoke(main, [str(path), "-o", str(target), "--precision", "fp32", "--no-plans"])
     assert run.exit_code == 0, run.output
     assert "VAE light-f8" in open_engine_dir(target).manifest.provenance["description"]
@@ -205,11 +206,11 @@ def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
 
 def test_a_full_vae_given_beside_a_light_checkpoint_takes_its_place(tmp_path):
     path = tmp_path / "light.safetensors"
-    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(), vae=tiny_light(out_channels=1)))
-    tiny_checkpoint().vae.save_pretrained(tmp_path / "vae")
+    save_checkpoint(path, dataclasses.replace(tiny_checkpoint(**ONE_LEVEL), vae=tiny_light(out_channels=1)))
+    tiny_checkpoint(**ONE_LEVEL).vae.save_pretrained(tmp_path / "vae")
     model = read_checkpoint(path, Given(vae=tmp_path / "vae"))
     assert "VAE KL-f8" in model.description
-    expected = tiny_checkpoint().vae.state_dict()
+    expected = tiny_checkpoint(**ONE_LEVEL).vae.state_dict()
     for name, tensor in model.vae.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
 
@@ -280,7 +281,7 @@ def test_a_cameras_pictures_go_through_light_halves_as_the_host_would_resize_the
 
 
 def test_a_unet_alone_needs_no_vae_where_both_halves_are_light(tmp_path, taesd):
-    made = tiny_checkpoint()
+    made = tiny_checkpoint(**ONE_LEVEL)
     made.unet.save_pretrained(tmp_path / "unet")
     save_file({"e": made.prompt_embedding}, tmp_path / "e.safetensors")
     given = {"prompt_embedding": tmp_path / "e.safetensors", "encoder": taesd}
@@ -398,7 +399,7 @@ def test_a_file_with_the_other_half_alone_is_said(tmp_path):
 
 
 def test_a_full_vae_in_place_of_a_light_one_is_said(tmp_path):
-    tiny_checkpoint().vae.save_pretrained(tmp_path / "vae")
+    tiny_checkpoint(**ONE_LEVEL).vae.save_pretrained(tmp_path / "vae")
     refused(CheckpointError, "is a AutoencoderKL, not an AutoencoderTiny.*--vae", tmp_path / "vae")
 
 

@@ -87,7 +87,15 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("example", examples())
+def measures(example: str) -> bool:
+    """A latency table, whose rows are processes of their own."""
+    return example.startswith("python -m benchmarks.latency")
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(one, marks=[pytest.mark.soak] if measures(one) else []) for one in examples()],
+)
 def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
     words = shlex.split(example)
     command, arguments = (program, words[1:]) if words[0] == "fiffdepth" else (latency.main, words[3:])

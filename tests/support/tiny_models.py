@@ -56,6 +56,15 @@ def tiny_unet(seed: int = 1, **config: Any) -> UNet2DConditionModel:
 
 # One transformer instead of four: a graph that is traced in a third of the time.
 FEW_BLOCKS = {"up_block_types": ("UpBlock2D", "UpBlock2D"), "mid_block_type": "UNetMidBlock2D"}
+# One level, nothing halved: the shortest trace of a UNet that still attends to the prompt.
+ONE_LEVEL = {
+    "block_out_channels": (16,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "attention_head_dim": 2,
+}
+# A VAE with every kind of block, and half as many residual blocks: traced in half the time.
+FEW_RESNETS = {"layers_per_block": 0, "block_out_channels": (8, 8, 8, 8)}
 
 
 def tiny_checkpoint(

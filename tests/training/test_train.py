@@ -129,6 +129,7 @@ def test_many_processes_compute_what_one_does_on_unequal_masks(
     same(tmp_path, whole)
 
 
+@pytest.mark.soak
 def test_a_run_on_two_processes_computes_what_one_does_and_goes_on_alone(
     sets: Path, whole: Path, tmp_path: Path
 ) -> None:
