@@ -94,6 +94,8 @@ def export_engine_dir(options: Options) -> Path:
     refuse_existing(options.output, overwrite=options.overwrite)
     model = _sized(read_checkpoint(options.checkpoint, options.given), options)
     log.info("%s", model.description)
+    for note in model.notes:
+        log.warning("%s", note)
     log.info("%s", cost_table(model, leave_out=options.leave_out, size=_up(model.size_default)))
     unfinished = PartialFolder(
         options.output, key=_key(model, options), overwrite=options.overwrite, resume=options.resume
@@ -242,6 +244,7 @@ def _provenance(model: Model, options: Options) -> dict[str, Any]:
     return {
         "checkpoint": options.checkpoint.name,
         "checkpoint_sha256": model.sha256,
+        "checkpoint_notes": list(model.notes),
         "light_vae": _light(model),
         "description": model.description,
         "command": options.command,

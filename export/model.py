@@ -19,6 +19,7 @@ from export.recipe import (
     RECIPES,
     Recipe,
     has_genpercept_schedule,
+    output_scale,
     recipe_named,
     recipes_for,
 )
@@ -57,7 +58,7 @@ class Model:
     halves in its place, by "encoder" and "decoder".
     prompt_embedding: [1, tokens, C]. scheduler_config: of the checkpoint, None if it carries none.
     size_default, size_max: longer side of the processed image in px. licence_file: text to pass on, if there
-    is one. sha256: over the files read, the light halves' own apart.
+    is one. sha256: over the files read, the light halves' own apart. notes: as in `Weights`.
     """
 
     layout: str
@@ -75,6 +76,7 @@ class Model:
     prompt_embedding: torch.Tensor
     scheduler_config: Mapping[str, Any] | None
     sha256: str
+    notes: tuple[str, ...] = ()
 
     def vae_of(self, half: str) -> Any:
         """The autoencoder whose "encoder" or "decoder" is exported: AutoencoderKL, or AutoencoderTiny."""
@@ -133,6 +135,9 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
             ".safetensors), or a light one with --encoder and --decoder."
         )
     recipe, info = _recipe(given, weights), weights.info
+    output_scale(
+        recipe, weights.scheduler_config
+    )  # a scheduler that does not fit is said now, not hours later
     size = weights.sample_size * VAE_FACTOR if weights.sample_size else SIZE_DEFAULT
     return Model(
         layout=weights.layout,
@@ -150,6 +155,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         prompt_embedding=weights.prompt_embedding,
         scheduler_config=weights.scheduler_config,
         sha256=weights.sha256,
+        notes=weights.notes,
     )
 
 

@@ -16,16 +16,20 @@ In the table z is the latent of the photo, u the raw output of the UNet, e the e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from diffusers import DDIMScheduler
 
 from export.errors import RecipeError
 from export.stages import LATENT_CHANNELS
+from fiffdepth_rt.errors import shortened
+from fiffdepth_rt.structs import convert
 
 SD2_SCHEDULER: Mapping[str, Any] = {
     "beta_start": 0.00085,
@@ -122,19 +126,44 @@ def has_genpercept_schedule(config: Mapping[str, Any] | None) -> bool:
     return config is not None and all(config.get(key) == GENPERCEPT_SCHEDULER[key] for key in keys)
 
 
+class _Steps(msgspec.Struct):
+    """The steps of a noise schedule; there is memory for each."""
+
+    num_train_timesteps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+
+
 def scheduler_of(recipe: Recipe, checkpoint_config: Mapping[str, Any] | None) -> DDIMScheduler | None:
-    """diffusers' own scheduler for the recipe's output, from the checkpoint's configuration if it has one."""
+    """diffusers' own scheduler for the recipe's output, from the checkpoint's configuration if it has one.
+
+    Raises RecipeError where the configuration makes no scheduler.
+    """
     if recipe.scheduler is None:
         return None
-    scheduler = DDIMScheduler.from_config(dict(checkpoint_config or recipe.scheduler))
-    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    config = dict(checkpoint_config or recipe.scheduler)
+    with _usable_scheduler():
+        steps = convert(config, _Steps).num_train_timesteps
+        scheduler = DDIMScheduler.from_config(config)
+        scheduler.set_timesteps(steps)
     return scheduler
+
+
+@contextlib.contextmanager
+def _usable_scheduler() -> Iterator[None]:
+    """Makes whatever diffusers raises a RecipeError: values that do not go together are any kind of error."""
+    try:
+        yield
+    except Exception as e:
+        raise RecipeError(
+            f"The checkpoint's scheduler configuration cannot be used ({type(e).__name__}: {shortened(e)}). "
+            "Give the one that was published with it: --scheduler-config."
+        ) from e
 
 
 def output_scale(recipe: Recipe, checkpoint_config: Mapping[str, Any] | None = None) -> float:
     """The number that turns the raw output into the depth latent, as diffusers' scheduler computes it.
 
-    Raises RecipeError when the scheduler does more than multiply: it clips, or keeps a part of the input.
+    Raises RecipeError when the scheduler does more than multiply (it clips, or keeps a part of the input), or
+    its configuration makes no scheduler.
     """
     scheduler = scheduler_of(recipe, checkpoint_config)
     if scheduler is None:
@@ -145,8 +174,11 @@ def output_scale(recipe: Recipe, checkpoint_config: Mapping[str, Any] | None = N
             f"set clip_sample and thresholding to false in scheduler_config.json ({recipe.name} has them so)."
         )
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    scale = scheduler.step(one, recipe.timestep, zero).pred_original_sample.item()
-    kept = scheduler.step(zero, recipe.timestep, one).pred_original_sample.item()
+    with _usable_scheduler():
+        scale = scheduler.step(one, recipe.timestep, zero).pred_original_sample.item()
+        kept = scheduler.step(zero, recipe.timestep, one).pred_original_sample.item()
+        if not math.isfinite(scale + kept):
+            raise ValueError(f"it turns an output of 1 into {scale} and an input of 1 into {kept}")
     if kept != 0.0 and not recipe.zero_channels:
         raise RecipeError(
             f"With the checkpoint's scheduler {kept:.3g} of the latent would stay in the depth latent, "

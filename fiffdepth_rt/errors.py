@@ -161,3 +161,13 @@ class DeviceMemoryError(BackendError):
 
 class InferenceError(BackendError):
     """The engine failed while running."""
+
+
+def shortened(text: object, at_most: int = 300) -> str:
+    """What a file or a library said -> the same for an error, its middle left out where it is longer.
+
+    A file can make a library repeat megabytes of it.
+    """
+    said = str(text)
+    half = at_most // 2
+    return said if len(said) <= at_most else f"{said[:half]} … {said[-half:]}"

@@ -94,8 +94,12 @@ def _in_words(expected: str) -> str:
 
 _WORDS: Mapping[str, str] = {
     " of length >= 1": " that is not empty",
+    " of length <= ([0-9]+)": r" of at most \1",
     " of length ([0-9]+)": r" of \1",
-    ">= ([0-9]+)": r"of at least \1",
+    "Number out of range": "a number within the range of 64 bits",
+    ">= ([-0-9.e+]+)": r"of at least \1",
+    "<= ([-0-9.e+]+)": r"of at most \1",
+    "> ([-0-9.e+]+)": r"above \1",
     r" \| ": " or ",
     r"\bint\b": "a whole number",
     r"\bfloat\b": "a number",

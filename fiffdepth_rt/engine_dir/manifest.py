@@ -31,6 +31,8 @@ SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 GRAPHS = "graphs"
 MANIFEST_MAX_BYTES = 4 * 2**20
+NAME_AT_MOST = 200
+"""Characters of a model's name."""
 BUNDLED = Path(__file__).parents[1] / "nano"
 
 # The journey, stage by stage: what each one takes and gives, by tensor name.

@@ -155,21 +155,6 @@ def test_heads_that_shapes_do_not_tell_are_asked_for(tmp_path, made):
         read_checkpoint(path, Given(prompt_embedding=given.prompt_embedding))
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "model.pt"])
-def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name):
-    (tmp_path / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(CheckpointError, match=r"is a pickle.*weights_only=True.*save_file"):
-        read_checkpoint(tmp_path / name)
-
-
-def test_a_folder_with_pickles_only_is_refused_too(tmp_path, made):
-    path, _ = written(tmp_path, "folder", made)
-    weights = path / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(CheckpointError, match="is a pickle"):
-        read_checkpoint(path)
-
-
 def edited(tmp_path, made, edit):
     """Our own checkpoint with its tensors edited in place, metadata kept."""
     from safetensors import safe_open

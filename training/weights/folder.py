@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from pathlib import Path
 
+from fiffdepth_rt.errors import shortened
+from fiffdepth_rt.structs import InvalidError, convert
+from training.weights.configuration import Config, read_json
 from training.weights.errors import CheckpointError
-from training.weights.tensors import Config, Tensors, read_tensors
+from training.weights.tensors import Tensors, read_tensors
+
+STEM = "diffusion_pytorch_model"
+VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
+"""In this order: "non_ema" is what a fine-tuning would start from; images come from the average."""
 
 UNSTATED = "not stated by the checkpoint"
 
 
-def read_part(folder: Path) -> tuple[list[Path], Tensors]:
-    """The weight files of one diffusers part, full precision before fp16, and the tensors in them."""
-    stem = "diffusion_pytorch_model"
-    for variant in ("", ".fp16"):
-        index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-            files = [folder / Path(shard).name for shard in shards]
-        else:
-            files = [folder / f"{stem}{variant}.safetensors"]
-        if not index.is_file() and not files[0].is_file():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """The weights of one diffusers part. files: those read, in order. notes: what the user should know."""
+
+    files: tuple[Path, ...]
+    tensors: Tensors
+    notes: tuple[str, ...] = ()
+
+
+def read_part(folder: Path) -> Part:
+    """One part of a diffusers folder: full precision before halves, and both before non-EMA weights.
+
+    Raises CheckpointError where there is none of these, or a file that an index names is none beside it.
+    """
+    for variant in VARIANTS:
+        files = _files(folder, variant)
+        if not files:
             continue
         tensors: Tensors = {}
         for file in files:
             tensors |= read_tensors(file)[0]
-        return files, tensors
+        notes = (f"{folder.name}: the variant {variant[1:]} is taken, as there is no plain one",)
+        return Part(files=files, tensors=tensors, notes=notes if variant else ())
     pickles = sorted(p for p in folder.glob("*") if p.suffix in (".bin", ".ckpt", ".pt"))
     if pickles:
         read_tensors(pickles[0])
     raise CheckpointError(
-        f"{folder} holds no {stem}.safetensors, nor its fp16 variant, nor an index of shards."
+        f"{folder} holds no {STEM}.safetensors, nor its variants {', '.join(v[1:] for v in VARIANTS if v)}, "
+        "nor an index of shards. Give the folder that save_pretrained wrote, or one .safetensors."
     )
+
+
+def _files(folder: Path, variant: str) -> tuple[Path, ...]:
+    """The weight files of a variant: all that its index names, or the one. Empty where there is none."""
+    index, whole = folder / f"{STEM}.safetensors.index{variant}.json", folder / f"{STEM}{variant}.safetensors"
+    if not index.is_file():
+        return (whole,) if whole.is_file() else ()
+    try:
+        shards = set(convert(read_json(index).get("weight_map"), dict[str, str]).values())
+    except InvalidError as e:
+        raise CheckpointError(f"{index}: in weight_map, {shortened(e)}. Copy or download it again.") from e
+    for shard in shards:
+        if shard in ("", ".", "..") or Path(shard).name != shard:
+            raise CheckpointError(
+                f"{index} names {shortened(repr(shard))}, which is not the plain name of a file beside it."
+            )
+    return tuple(folder / shard for shard in sorted(shards))
 
 
 def read_config(folder: Path) -> Config:
@@ -55,13 +87,3 @@ def read_model_card(path: Path) -> tuple[str, tuple[str, ...]]:
     datasets = re.search(r"^datasets:\s*\n((?:\s*-\s*.+\n?)+)", text, flags=re.MULTILINE)
     sources = re.findall(r"-\s*(.+)", datasets[1]) if datasets else []
     return licence[1].strip() if licence else UNSTATED, tuple(s.strip() for s in sources)
-
-
-def read_json(path: Path) -> Config:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{path} cannot be read as JSON: {e}.") from e
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no configuration: it holds no JSON object.")
-    return content

@@ -8,23 +8,69 @@ Diffusion where its sizes are recognised, and is asked for otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from diffusers.loaders import single_file_utils
 
+from fiffdepth_rt.errors import shortened
+from training.weights.configuration import Config
 from training.weights.errors import CheckpointError
-from training.weights.tensors import Config, Tensors, listed, without_prefix
+from training.weights.tensors import Tensors, listed, without_prefix
 
 LDM_UNET = "model.diffusion_model."
 LDM_VAE = "first_stage_model."
-# Parts of a Stable Diffusion checkpoint that depth does not need: text encoder, EMA copy, noise schedule.
-LDM_UNUSED = re.compile(
-    r"cond_stage_model\.|conditioner\.|model_ema\.|\w*(betas|alphas|posterior|logvar|lvlb|scale_factor)\w*$"
-)
+# What a Stable Diffusion checkpoint holds that depth does not need: in words, and by key.
+_NEEDLESS: Mapping[str, re.Pattern[str]] = {
+    "a text encoder": re.compile(r"(\w+\.)?(cond_stage_model|conditioner|text_encoder(_\d)?|text_model)\."),
+    "a depth estimator, of depth-to-image": re.compile(r"depth_model\."),
+    "the training's loss": re.compile(r"loss\."),
+    "the noise schedule": re.compile(
+        r"\w*(betas|alphas|posterior|logvar|lvlb|scale_factor)\w*$|denoiser\.\w+$|sigmas$|ztsnr$|v_pred$|edm_\w+\.\w+$"
+    ),
+    "the training's counters": re.compile(r"(global_step|epoch|iteration|step)$"),
+}
+_AVERAGE = re.compile(r"(\w+\.)?(model_ema|unet_ema|ema_unet|ema_model|ema)\.")
+# What changes the networks that lie beside it: without it, they compute something else.
+_CHANGES: Mapping[str, re.Pattern[str]] = {
+    "a ControlNet, which steers the UNet: give the UNet and the VAE as separate files": re.compile(
+        r"control_model\.|controlnet\."
+    ),
+    "LoRA weights, which are added to a model's own: merge them first": re.compile(
+        r".*(lora_up|lora_down|lora_A|lora_B|lora_unet)[._]"
+    ),
+    "weights in scaled fp8 or another quantisation: take the checkpoint before quantisation": re.compile(
+        r"scaled_fp8$|.*(scale_weight|scale_input|weight_scale|comfy_quant|SCB|absmax|quant_map)$|.*quant_state"
+    ),
+}
 PROMPT_KEYS = ("prompt_embedding", "empty_text_embed")
 SD_NORM_GROUPS = 32
+
+
+def without_needless(tensors: Tensors, where: str) -> tuple[Tensors, tuple[str, ...]]:
+    """A file's tensors -> those of networks, and a note on each kind that is left out.
+
+    A moving average (EMA) of the UNet is left out where the plain weights lie beside it, as diffusers does.
+    Raises CheckpointError for tensors that change what the networks beside them compute.
+    """
+    for words, pattern in _CHANGES.items():
+        if found := [k for k in tensors if pattern.match(k)]:
+            raise CheckpointError(
+                f"{where} holds {words} ({len(found)} tensors, such as {listed(found[:1])})."
+            )
+    kinds = dict(_NEEDLESS)
+    plain = {k for k in tensors if not _AVERAGE.match(k)}
+    if unet_prefix(plain) is not None or ldm_prefixes(plain)[0] is not None:
+        kinds["a moving average (EMA) of the weights, beside the plain ones, which are taken"] = _AVERAGE
+    left, notes = dict(tensors), []
+    for words, pattern in kinds.items():
+        if needless := [k for k in left if pattern.match(k)]:
+            notes.append(f"left out: {words} ({len(needless)} tensors, such as {listed(needless[:1])})")
+            left = {k: v for k, v in left.items() if not pattern.match(k)}
+    if any(map(_AVERAGE.match, left)):
+        notes.append("the moving average (EMA) of the weights is taken: there are no plain ones")
+    return left, tuple(notes)
 
 
 def unet_prefix(keys: Iterable[str]) -> str | None:
@@ -51,22 +97,22 @@ def unet_from_ldm(tensors: Tensors, where: str) -> Tensors:
 
     Raises CheckpointError listing the tensors that the converter has no place for.
     """
-    downsamplers = [int(m[1]) for k in tensors if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", k))]
+    downsamplers = [
+        int(m[1]) for k in tensors if (m := re.match(r"input_blocks\.(\d{1,3})\.0\.op\.weight", k))
+    ]
     if not downsamplers:
         raise CheckpointError(f"{where}: this LDM UNet has a single level; that is no depth model we know.")
-    config = {"layers_per_block": min(downsamplers) - 1}
+    config: Config = {"layers_per_block": max(1, min(downsamplers) - 1)}
     if "label_emb.0.0.weight" in tensors:
-        config["class_embed_type"] = "projection"  # type: ignore[assignment]
-    named = {LDM_UNET + k: v for k, v in tensors.items()}
-    return _converted(single_file_utils.convert_ldm_unet_checkpoint(named, config), named, where)
+        config["class_embed_type"] = "projection"
+    return _converted(single_file_utils.convert_ldm_unet_checkpoint, config, LDM_UNET, tensors, where)
 
 
 def vae_from_ldm(tensors: Tensors, where: str) -> Tensors:
     """LDM names, without prefix -> diffusers names, by diffusers' converter. Raises as `unet_from_ldm`."""
-    levels = 1 + max(int(m[1]) for k in tensors if (m := re.match(r"encoder\.down\.(\d+)\.", k)))
+    levels = _count(tensors, r"encoder\.down\.(\d{1,2})\.")
     config = {"down_block_types": [""] * levels, "up_block_types": [""] * levels}
-    named = {LDM_VAE + k: v for k, v in tensors.items()}
-    return _converted(single_file_utils.convert_ldm_vae_checkpoint(named, config), named, where)
+    return _converted(single_file_utils.convert_ldm_vae_checkpoint, config, LDM_VAE, tensors, where)
 
 
 def modern_vae(tensors: Tensors) -> Tensors:
@@ -80,35 +126,38 @@ def unet_config(tensors: Mapping[str, torch.Tensor], where: str, *, way: str) ->
     """Shapes of a diffusers UNet -> its configuration.
 
     way: how the user can give the configuration, for the message.
-    Raises CheckpointError where heads or groups are not Stable Diffusion's.
+    Raises CheckpointError where heads or groups are not Stable Diffusion's, or a tensor is missing or has too
+    few dimensions.
     """
-    shape = {k: tuple(v.shape) for k, v in tensors.items()}
-    levels = _count(shape, r"down_blocks\.(\d+)\.")
-    channels = [shape[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)]
+    shape = _Shapes(tensors, where)
+    levels = _count(tensors, r"down_blocks\.(\d{1,2})\.")
+    channels = [shape.side(f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(levels)]
     attended = {
-        side: [any(k.startswith(f"{side}_blocks.{i}.attentions.") for k in shape) for i in range(levels)]
+        side: [any(k.startswith(f"{side}_blocks.{i}.attentions.") for k in tensors) for i in range(levels)]
         for side in ("down", "up")
     }
-    context = next((s[1] for k, s in shape.items() if k.endswith("attn2.to_k.weight")), None)
-    if context is None:
+    keys = next((k for k in tensors if k.endswith("attn2.to_k.weight")), None)
+    projection = next((k for k in tensors if k.endswith("proj_in.weight")), None)
+    if keys is None or projection is None:
         raise CheckpointError(f"{where}: this UNet has no cross-attention; that is no depth model we know.")
+    context = shape.side(keys, 1)
     config: Config = {
-        "in_channels": shape["conv_in.weight"][1],
-        "out_channels": shape["conv_out.weight"][0],
+        "in_channels": shape.side("conv_in.weight", 1),
+        "out_channels": shape.side("conv_out.weight", 0),
         "block_out_channels": channels,
-        "layers_per_block": _count(shape, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "layers_per_block": _count(tensors, r"down_blocks\.0\.resnets\.(\d{1,2})\."),
         "down_block_types": [f"{'CrossAttn' * a}DownBlock2D" for a in attended["down"]],
         "up_block_types": [f"{'CrossAttn' * a}UpBlock2D" for a in attended["up"]],
         "cross_attention_dim": context,
         "attention_head_dim": _heads(channels, context, where, way),
-        "use_linear_projection": next(len(s) for k, s in shape.items() if k.endswith("proj_in.weight")) == 2,
+        "use_linear_projection": tensors[projection].ndim == 2,
         "norm_num_groups": _groups(channels, where, way),
     }
-    if not any(k.startswith("mid_block.attentions.") for k in shape):
+    if not any(k.startswith("mid_block.attentions.") for k in tensors):
         config["mid_block_type"] = "UNetMidBlock2D"
-    if "class_embedding.linear_1.weight" in shape:
+    if "class_embedding.linear_1.weight" in tensors:
         config["class_embed_type"] = "projection"
-        config["projection_class_embeddings_input_dim"] = shape["class_embedding.linear_1.weight"][1]
+        config["projection_class_embeddings_input_dim"] = shape.side("class_embedding.linear_1.weight", 1)
     return config
 
 
@@ -116,21 +165,21 @@ def vae_config(tensors: Mapping[str, torch.Tensor], where: str, *, way: str) -> 
     """Shapes of a diffusers VAE -> its configuration, with Stable Diffusion's scaling factor.
 
     way: how the user can give the configuration, for the message.
-    Raises CheckpointError where the groups are not those of Stable Diffusion.
+    Raises CheckpointError where the groups are not those of Stable Diffusion, or as `unet_config`.
     """
-    shape = {k: tuple(v.shape) for k, v in tensors.items()}
-    levels = _count(shape, r"encoder\.down_blocks\.(\d+)\.")
-    channels = [shape[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)]
+    shape = _Shapes(tensors, where)
+    levels = _count(tensors, r"encoder\.down_blocks\.(\d{1,2})\.")
+    channels = [shape.side(f"encoder.down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(levels)]
     return {
         "block_out_channels": channels,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": _count(shape, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
-        "latent_channels": shape["decoder.conv_in.weight"][1],
+        "layers_per_block": _count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d{1,2})\."),
+        "latent_channels": shape.side("decoder.conv_in.weight", 1),
         "norm_num_groups": _groups(channels, where, way),
-        "mid_block_add_attention": any(k.startswith("encoder.mid_block.attentions.") for k in shape),
-        "use_quant_conv": "quant_conv.weight" in shape,
-        "use_post_quant_conv": "post_quant_conv.weight" in shape,
+        "mid_block_add_attention": any(k.startswith("encoder.mid_block.attentions.") for k in tensors),
+        "use_quant_conv": "quant_conv.weight" in tensors,
+        "use_post_quant_conv": "post_quant_conv.weight" in tensors,
         "scaling_factor": 0.18215,
     }
 
@@ -141,8 +190,7 @@ def split_ldm(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | None, Te
     if prefix is None:
         raise CheckpointError(f"{where} holds no UNet.")
     ours = tuple(p for p in (prefix, vae) if p)
-    others = {} if not prefix else {k: v for k, v in tensors.items() if not k.startswith(ours)}
-    rest = {k: v for k, v in others.items() if not LDM_UNUSED.match(k)}
+    rest = {} if not prefix else {k: v for k, v in tensors.items() if not k.startswith(ours)}
     unet = unet_from_ldm(without_prefix(tensors, prefix), where)
     return unet, None if vae is None else vae_from_ldm(without_prefix(tensors, vae), where), rest
 
@@ -157,9 +205,18 @@ def split_diffusers(tensors: Tensors, where: str) -> tuple[Tensors, Tensors | No
             f" nor LDM's. Its first tensors: {listed(sorted(tensors)[:5])}."
         )
     ours = tuple(p for p in (prefix, vae_below) if p)
-    rest = {k: v for k, v in tensors.items() if ours and not k.startswith((*ours, "text_encoder."))}
+    rest = {k: v for k, v in tensors.items() if ours and not k.startswith(ours)}
     vae = None if vae_below is None else modern_vae(without_prefix(tensors, vae_below))
     return without_prefix(tensors, prefix), vae, rest
+
+
+def vae_of(tensors: Tensors, where: str) -> Tensors:
+    """A file's tensors, in diffusers' or LDM's names -> its VAE, in diffusers'. Raises CheckpointError."""
+    if (prefix := vae_prefix(tensors)) is not None:
+        return modern_vae(without_prefix(tensors, prefix))
+    if (prefix := ldm_prefixes(tensors)[1]) is not None:
+        return vae_from_ldm(without_prefix(tensors, prefix), where)
+    raise CheckpointError(f"{where} holds no VAE, neither with diffusers' names nor with LDM's.")
 
 
 def _prefix(keys: Iterable[str], first: str, *others: str) -> str | None:
@@ -168,8 +225,8 @@ def _prefix(keys: Iterable[str], first: str, *others: str) -> str | None:
     return next((p for p in candidates if all(p + other in names for other in others)), None)
 
 
-def _count(shape: Mapping[str, Any], pattern: str) -> int:
-    return 1 + max((int(m[1]) for k in shape if (m := re.match(pattern, k))), default=-1)
+def _count(names: Iterable[str], pattern: str) -> int:
+    return 1 + max((int(m[1]) for k in names if (m := re.match(pattern, k))), default=-1)
 
 
 def _heads(channels: list[int], context: int, where: str, way: str) -> int | list[int]:
@@ -193,8 +250,40 @@ def _groups(channels: list[int], where: str, way: str) -> int:
     return SD_NORM_GROUPS
 
 
-def _converted(new: Mapping[str, torch.Tensor], old: Tensors, where: str) -> Tensors:
-    """Raises CheckpointError if the converter left a tensor behind; it says nothing of that itself."""
+class _Shapes:
+    """Shapes of tensors, by name."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+        self._tensors, self._where = tensors, where
+
+    def side(self, name: str, axis: int) -> int:
+        """Raises CheckpointError where the tensor is missing, or has too few dimensions."""
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self._where} lacks {name}. Is it the whole file?")
+        if tensor.ndim <= axis:
+            raise CheckpointError(
+                f"{self._where}: {name} has the shape {tuple(tensor.shape)}, which is no layer's. "
+                "Copy or download the file again."
+            )
+        return int(tensor.shape[axis])
+
+
+def _converted(
+    convert: Callable[..., Any], config: Config, prefix: str, tensors: Tensors, where: str
+) -> Tensors:
+    """A converter of diffusers, run on tensors without their prefix.
+
+    Raises CheckpointError where it fails, or leaves a tensor behind; it says nothing of that itself.
+    """
+    old = {prefix + k: v for k, v in tensors.items()}
+    try:
+        new: Tensors = convert(old, config)
+    except Exception as e:  # a tensor that the converter expects and does not find, in any kind of error
+        raise CheckpointError(
+            f"{where}: diffusers does not read these LDM names ({type(e).__name__}: {shortened(e)}). "
+            "Is it the whole file, and a depth model of the Stable Diffusion family?"
+        ) from e
     kept = {tensor.data_ptr() for tensor in new.values()}
     if lost := sorted(k for k, tensor in old.items() if tensor.data_ptr() not in kept):
         raise CheckpointError(

@@ -17,17 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import save as serialize
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.errors import shortened
+from training.weights.configuration import Config, empty_module, read_json
 from training.weights.errors import CheckpointError
-from training.weights.folder import UNSTATED, read_config, read_json, read_model_card, read_part
-from training.weights.ours import config_json
+from training.weights.folder import UNSTATED, read_config, read_model_card, read_part
+from training.weights.ours import config_json, decoded
 from training.weights.tensors import (
-    Config,
     Tensors,
     fill_module,
     hash_files,
@@ -117,7 +116,7 @@ def load_light_vae(path: Path) -> tuple[AutoencoderTiny, tuple[str, ...], LightI
     tensors, metadata = read_tensors(path)
     config, info = _read_metadata(metadata, path.name)
     halves = tuple(h for h in HALVES if any(k.startswith(f"{h}.") for k in tensors))
-    vae = _empty(config, halves, path.name)
+    vae = _empty(config, halves, len(tensors), path.name)
     return fill_module(vae, tensors, path.name), halves, info
 
 
@@ -130,7 +129,7 @@ def read_light_half(path: Path, half: str) -> LightHalf:
     parts = _folder(path) if path.is_dir() else _file(path)
     if (found := parts.config.get("_class_name", "AutoencoderTiny")) != "AutoencoderTiny":
         raise CheckpointError(
-            f"{where} is a {found}, not an AutoencoderTiny. A full VAE is given with --vae, whole."
+            f"{where} is a {shortened(found)}, not an AutoencoderTiny. A full VAE is given with --vae, whole."
         )
     mine = without_prefix(parts.tensors, f"{half}.")
     if not mine:
@@ -139,7 +138,7 @@ def read_light_half(path: Path, half: str) -> LightHalf:
             f"{where} holds no {half}: its tensors begin with {', '.join(others[:5]) or 'nothing'}. "
             f"Give a file whose keys are {half}.layers.*, as diffusers' AutoencoderTiny has them."
         )
-    vae = _empty(parts.config, (half,), where)
+    vae = _empty(parts.config, (half,), len(parts.tensors), where)
     fill_module(getattr(vae, half), mine, where)
     return LightHalf(
         name=parts.name,
@@ -150,16 +149,11 @@ def read_light_half(path: Path, half: str) -> LightHalf:
     )
 
 
-def _empty(config: Config, halves: tuple[str, ...], where: str) -> AutoencoderTiny:
+def _empty(config: Config, halves: tuple[str, ...], tensors: int, where: str) -> AutoencoderTiny:
     """An autoencoder without weights; a half that is not named is None."""
-    stated = {
-        k: v for k, v in config.items() if k != "block_out_channels"
-    }  # diffusers writes it, and complains
-    try:
-        with torch.device("meta"):
-            vae = AutoencoderTiny.from_config(stated)
-    except (ValueError, TypeError, IndexError) as e:
-        raise CheckpointError(f"{where}: its configuration builds no AutoencoderTiny ({e}).") from e
+    # block_out_channels: diffusers writes it, and complains
+    stated = {k: v for k, v in config.items() if k != "block_out_channels"}
+    vae: AutoencoderTiny = empty_module(AutoencoderTiny, stated, tensors, where)
     for half in HALVES:
         if half not in halves:
             setattr(vae, half, None)
@@ -172,24 +166,21 @@ def _read_metadata(metadata: Mapping[str, str], where: str) -> tuple[Config, Lig
         raise CheckpointError(f"{where} lacks the metadata format={FORMAT}: not written by distill_vae.")
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{where} has format {metadata.get('format_version')}, this program reads {FORMAT_VERSION}: use "
-            "the version of this repository that wrote it."
+            f"{where} has format {shortened(metadata.get('format_version'))}, this program reads "
+            f"{FORMAT_VERSION}: use the version of this repository that wrote it."
         )
-    try:
-        info = msgspec.json.decode(metadata["info"], type=LightInfo)
-        return msgspec.json.decode(metadata["config"], type=dict[str, Any]), info
-    except (KeyError, msgspec.MsgspecError) as e:
-        raise CheckpointError(f"{where}: its metadata is incomplete ({e}). Distil it again.") from e
+    info = decoded(metadata, "info", LightInfo, where)
+    return decoded(metadata, "config", dict[str, Any], where), info
 
 
 def _folder(path: Path) -> _Parts:
     folder = path / "vae" if (path / "vae").is_dir() else path
     config = read_config(folder)
-    files, tensors = read_part(folder)
+    part = read_part(folder)
     licence, data_sources = read_model_card(path / "README.md")
     return _Parts(
-        files=[folder / "config.json", *files],
-        tensors=tensors,
+        files=[folder / "config.json", *part.files],
+        tensors=part.tensors,
         config=config,
         name=path.name,
         licence=licence,

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import torch
@@ -18,11 +18,19 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save as serialize
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.engine_dir.manifest import NAME_AT_MOST
+from fiffdepth_rt.errors import shortened
+from fiffdepth_rt.space import Space
+from fiffdepth_rt.structs import InvalidError, convert, one_of
+from training.weights.configuration import Config
 from training.weights.errors import CheckpointError
-from training.weights.tensors import Config, Tensors, build_module, listed, read_tensors, without_prefix
+from training.weights.tensors import Tensors, build_module, listed, read_tensors, without_prefix
+
+T = TypeVar("T")
 
 FORMAT = "fiffdepth-checkpoint"
 FORMAT_VERSION = 1
+Side = Annotated[int, msgspec.Meta(ge=16, le=16_384)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +41,11 @@ class CheckpointInfo:
     size_default, size_max: longer side of the processed image in pixels.
     """
 
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_AT_MOST)]
     recipe: str
-    output_space: str
-    size_default: int
-    size_max: int
+    output_space: Annotated[str, one_of(*Space)]
+    size_default: Side
+    size_max: Side
     licence: str
     data_sources: tuple[str, ...]
     training: dict[str, Any]
@@ -111,22 +119,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def split_own(tensors: Tensors, metadata: Mapping[str, str], where: str) -> OwnParts:
     """The tensors and the metadata of one of our files -> its parts.
 
-    Raises CheckpointError for another format version, incomplete metadata, and tensors of no part.
+    Raises CheckpointError for another format version, metadata that is incomplete or of wrong types, and
+    tensors of no part.
     """
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{where} has checkpoint format {metadata.get('format_version')}, this program reads "
+            f"{where} has checkpoint format {shortened(metadata.get('format_version'))}, this program reads "
             f"{FORMAT_VERSION}: use the version of this repository that wrote it."
         )
-    try:
-        info = msgspec.json.decode(metadata["info"], type=CheckpointInfo)
-        unet_config, vae_config = (
-            msgspec.json.decode(metadata[f"{part}_config"], type=dict[str, Any]) for part in ("unet", "vae")
-        )
-    except (KeyError, msgspec.MsgspecError) as e:
+    info = decoded(metadata, "info", CheckpointInfo, where)
+    if info.size_default > info.size_max:
         raise CheckpointError(
-            f"{where}: its metadata is incomplete ({e}). Write it again with training/."
-        ) from e
+            f"{where}: its metadata says a default size of {info.size_default} px beyond its largest, "
+            f"{info.size_max} px. Write it again with training/."
+        )
+    unet_config, vae_config = (
+        decoded(metadata, f"{part}_config", dict[str, Any], where) for part in ("unet", "vae")
+    )
     known = ("unet.", "vae.", "prompt_embedding")
     if surplus := [k for k in tensors if not k.startswith(known)]:
         raise CheckpointError(f"{where}: tensors that belong to no part: {listed(surplus)}.")
@@ -138,6 +147,21 @@ def split_own(tensors: Tensors, metadata: Mapping[str, str], where: str) -> OwnP
         vae_is_light=metadata.get("vae_class") == "AutoencoderTiny",  # older files, all full, do not say
         prompt_embedding=tensors.get("prompt_embedding"),
         info=info,
+    )
+
+
+def decoded(metadata: Mapping[str, str], key: str, kind: type[T], where: str) -> T:
+    """JSON in a file's metadata -> `kind`. Raises CheckpointError naming the key."""
+    try:
+        return convert(json.loads(metadata[key]), kind)
+    except KeyError:
+        what = f"lacks {key}"
+    except InvalidError as e:
+        what = f"holds {key} where {shortened(e)}"
+    except (ValueError, RecursionError) as e:
+        what = f"holds {key}, which is not JSON ({shortened(e)})"
+    raise CheckpointError(
+        f"{where}: its metadata {what}. Take the file as it was written, or write it again."
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from fiffdepth_rt.errors import shortened
 from training.weights.errors import CheckpointError
-from training.weights.tensors import check_values, read_tensors
+from training.weights.tensors import in_fp32, read_tensors
 
 PROMPT_BESIDE = ".prompt.safetensors"
 """A file of the checkpoint's whole name and this ending, beside it, is its prompt embedding."""
@@ -43,8 +44,11 @@ def encode_empty_prompt(folder: Path, *, way: str) -> torch.Tensor:
         encoder: Any = CLIPTextModel.from_pretrained(
             folder / "text_encoder", local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"The text encoder of {folder.name} cannot be loaded ({e}). Give {way}.") from e
+    except Exception as e:  # a broken file or configuration, in any kind of error
+        raise CheckpointError(
+            f"The text encoder of {folder.name} cannot be loaded ({type(e).__name__}: {shortened(e)}). "
+            f"Give {way}."
+        ) from e
     tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
     with torch.no_grad():
         embedding: torch.Tensor = encoder.float().eval()(tokens)[0]
@@ -61,5 +65,4 @@ def check_prompt(prompt: torch.Tensor, channels: int, where: str) -> torch.Tenso
             f"{where}: the prompt embedding has shape {list(prompt.shape)}, this UNet wants "
             f"[1, tokens, {channels}]: they are of two models."
         )
-    check_values({"prompt embedding": prompt}, where)
-    return prompt.float()
+    return in_fp32({"prompt embedding": prompt}, where)["prompt embedding"]

@@ -9,7 +9,7 @@
 
 The layout is recognised by keys and files, never by a name, and said back by `Weights.layout`. What is
 missing is asked for, never guessed: the prompt embedding, a configuration that shapes cannot tell. Pickles
-are refused.
+are refused (from_pickle.py makes safetensors of them). What is left out, converted or chosen is a note.
 
     path -> _folder | _file: tensors and configurations -> the networks, strictly -> Weights
 """
@@ -24,20 +24,21 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
+from fiffdepth_rt.errors import shortened
 from training.config import Base
 from training.weights import hub, layouts
+from training.weights.configuration import Config, read_json
 from training.weights.errors import CheckpointError
-from training.weights.folder import UNSTATED, read_config, read_json, read_model_card, read_part
+from training.weights.folder import UNSTATED, read_config, read_model_card, read_part
 from training.weights.ours import FORMAT, CheckpointInfo, OwnParts, split_own
 from training.weights.prompt import PROMPT_BESIDE, check_prompt, encode_empty_prompt, read_prompt
 from training.weights.tensors import (
-    Config,
     Tensors,
     build_module,
     hash_files,
     listed,
+    low_precision,
     read_tensors,
-    without_prefix,
 )
 
 
@@ -74,7 +75,8 @@ class Weights:
     none. prompt_embedding: [1, tokens, C]. scheduler_config: None where the checkpoint carries none.
     info: what one of our own says of itself, else None. sample_size: side of the latents that the network
     was made for, where a configuration states it. licence_file: text to pass on, if there is one.
-    sha256: over the weight files read.
+    sha256: over the weight files read. notes: what was left out, converted or chosen among several, each as a
+    phrase for the user and the manifest.
     """
 
     layout: str
@@ -89,6 +91,7 @@ class Weights:
     data_sources: tuple[str, ...]
     licence_file: Path | None
     sha256: str
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -109,6 +112,7 @@ class _Parts:
     licence: str = UNSTATED
     data_sources: tuple[str, ...] = ()
     licence_file: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_weights(path: Path, beside: Beside | None = None, *, ways: Ways) -> Weights:
@@ -130,6 +134,12 @@ def read_weights(path: Path, beside: Beside | None = None, *, ways: Ways) -> Wei
         vae = build_module(vae_class, vae_config, parts.vae, vae_where)
     prompt, prompt_where = _prompt(path, parts, beside, unet.config.cross_attention_dim, ways.prompt)
     sample = unet.config.sample_size if parts.unet_config is not None else None
+    if isinstance(sample, int) and sample > SAMPLE_AT_MOST:
+        raise CheckpointError(
+            f"{unet_where}: its configuration says sample_size {sample}, and a model is made for latents of "
+            f"at most {SAMPLE_AT_MOST}. Take the configuration that was published with it."
+        )
+    kept = low_precision(parts.unet | (parts.vae or {}))
     return Weights(
         layout=parts.layout,
         source=f"{parts.layout} {path.name}",
@@ -143,6 +153,7 @@ def read_weights(path: Path, beside: Beside | None = None, *, ways: Ways) -> Wei
         data_sources=parts.data_sources,
         licence_file=parts.licence_file,
         sha256=hash_files(parts.files),
+        notes=(*parts.notes, *((kept,) if kept else ())),
     )
 
 
@@ -188,6 +199,8 @@ def read_base(base: Base) -> Weights:
     return weights
 
 
+SAMPLE_AT_MOST = 512
+"""Of a configuration's sample_size: images of 4096 px."""
 _BASE_WAYS = Ways(
     prompt=(
         "base.prompt_embedding = FILE.safetensors, or base.text = a folder or Hub id with text_encoder/ and "
@@ -203,6 +216,7 @@ def _file(path: Path) -> _Parts:
     if metadata.get("format") == FORMAT:
         return _own(path, split_own(tensors, metadata, path.name))
     prompt = next((tensors.pop(k) for k in layouts.PROMPT_KEYS if k in tensors), None)
+    tensors, notes = layouts.without_needless(tensors, path.name)
     if layouts.ldm_prefixes(tensors)[0] is not None:
         unet, vae, rest = layouts.split_ldm(tensors, path.name)
         layout = "single-file LDM layout"
@@ -221,6 +235,7 @@ def _file(path: Path) -> _Parts:
         vae=vae,
         prompt_embedding=prompt,
         licence=metadata.get("modelspec.license", UNSTATED),
+        notes=notes,
     )
 
 
@@ -241,21 +256,25 @@ def _own(path: Path, own: OwnParts) -> _Parts:
 
 
 def _folder(path: Path) -> _Parts:
-    alone = not (path / "unet").is_dir()
-    folder = path if alone else path / "unet"
+    there = [name for name in ("unet", "unet_ema") if (path / name).is_dir()]
+    folder = path / there[0] if there else path
     config = read_config(folder)
-    if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
-        raise CheckpointError(f"{folder.name} holds a {config['_class_name']}, not a UNet2DConditionModel.")
-    files, unet = read_part(folder)
+    if (found := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
+        raise CheckpointError(f"{folder.name} holds a {shortened(found)}, not a UNet2DConditionModel.")
+    unet = read_part(folder)
+    notes = {
+        ("unet", "unet_ema"): ("left out: unet_ema/, a moving average (EMA) of unet/, which is taken",),
+        ("unet_ema",): ("unet_ema/, a moving average (EMA) of the weights, is taken: there is no unet/",),
+    }
     parts = _Parts(
-        layout="diffusers UNet folder" if alone else "diffusers folder",
-        files=files,
-        unet=unet,
+        layout="diffusers folder" if there else "diffusers UNet folder",
+        files=[*unet.files],
+        unet=unet.tensors,
         unet_config=config,
+        notes=(*notes.get(tuple(there), ()), *unet.notes),
     )
     if (path / "vae").is_dir():
-        parts.vae, parts.vae_config, files = _vae_at(path / "vae")
-        parts.files += files
+        _put_vae(parts, path / "vae")
     if (path / "scheduler" / "scheduler_config.json").is_file():
         parts.scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
     if (path / "text_encoder").is_dir() and (path / "tokenizer").is_dir():
@@ -268,9 +287,8 @@ def _folder(path: Path) -> _Parts:
 def _put_beside(parts: _Parts, beside: Beside) -> None:
     """The VAE and the configurations that were given, in place of the checkpoint's own."""
     if beside.vae is not None:
-        parts.vae, parts.vae_config, files = _vae_at(beside.vae)
+        _put_vae(parts, beside.vae)
         parts.vae_is_light = False
-        parts.files += files
     if beside.unet_config is not None:
         parts.unet_config = read_json(beside.unet_config)
     if beside.vae_config is not None:
@@ -279,18 +297,19 @@ def _put_beside(parts: _Parts, beside: Beside) -> None:
         parts.scheduler_config = read_json(beside.scheduler_config)
 
 
-def _vae_at(path: Path) -> tuple[Tensors, Config | None, list[Path]]:
-    """A VAE folder, a diffusers folder with one, or a .safetensors -> tensors, configuration, files read."""
+def _put_vae(parts: _Parts, path: Path) -> None:
+    """Put the VAE of a folder, a diffusers folder or a .safetensors in the place of the checkpoint's."""
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
-        files, tensors = read_part(folder)
-        return layouts.modern_vae(tensors), read_config(folder), files
-    tensors, _ = read_tensors(path)
-    if (prefix := layouts.vae_prefix(tensors)) is not None:
-        return layouts.modern_vae(without_prefix(tensors, prefix)), None, [path]
-    if (prefix := layouts.ldm_prefixes(tensors)[1]) is not None:
-        return layouts.vae_from_ldm(without_prefix(tensors, prefix), path.name), None, [path]
-    raise CheckpointError(f"{path.name} holds no VAE, neither with diffusers' names nor with LDM's.")
+        part = read_part(folder)
+        parts.vae, parts.vae_config = layouts.modern_vae(part.tensors), read_config(folder)
+        parts.files += part.files
+        parts.notes += part.notes
+        return
+    tensors, notes = layouts.without_needless(read_tensors(path)[0], path.name)
+    parts.vae, parts.vae_config = layouts.vae_of(tensors, path.name), None
+    parts.files.append(path)
+    parts.notes += notes
 
 
 def _prompt(path: Path, parts: _Parts, beside: Beside, channels: int, way: str) -> tuple[torch.Tensor, str]:
