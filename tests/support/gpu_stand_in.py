@@ -30,6 +30,7 @@ import pytest
 
 from fiffdepth_rt.backends.tensorrt import log as trt_log
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT
+from tests.support.plans import graph_in
 
 OUT_OF_MEMORY, INVALID_CAPTURE = 2, 901
 GARBAGE = 0xA5
@@ -497,7 +498,8 @@ def _tensorrt(cuda: Cuda, version: str, name: str = "tensorrt") -> types.ModuleT
                 self._logger.log(ILogger.Severity.ERROR, text)
                 return None
             try:
-                return (_RtxEngine if name == "tensorrt_rtx" else _Engine)(cuda, content, address)
+                graph = graph_in(content)
+                return (_RtxEngine if name == "tensorrt_rtx" else _Engine)(cuda, graph, address)
             except Exception:
                 self._logger.log(ILogger.Severity.ERROR, "Serialization assertion plan->header failed")
                 return None

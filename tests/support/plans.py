@@ -1,10 +1,12 @@
 """Plans for tests: records as a build would list them, and ONNX Runtime in the place of TensorRT as builder.
 
-A "plan" of the stand-in is a copy of the graph, and running the plan runs the graph.
+A "plan" of the stand-in is a copy of the graph, and running the plan runs the graph. For TensorRT for RTX it
+has the header of a real one before it.
 """
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,21 @@ def fixed(manifest: Manifest, height: int, width: int) -> GraphSet:
     return msgspec.structs.replace(graphs, stages=stages)
 
 
+def as_plan(graph: bytes, target: Target) -> bytes:
+    """A graph -> a stand-in's plan."""
+    if not target.flavour.portable:
+        return graph
+    version = bytes(int(number) for number in target.tensorrt_version.split("."))
+    capabilities = 0x7E if target.compute_capability == "8.0" else 1
+    header = struct.pack("<4sIQQ4s4sQ24x", b"vtrt", 0, 2, 64 + len(graph), version, b"vtrt", capabilities)
+    return header + graph
+
+
+def graph_in(plan: bytes) -> bytes:
+    """The other way round."""
+    return plan[64:] if plan.startswith(b"vtrt") else plan
+
+
 class StandInBuilder:
     """ONNX Runtime in the place of TensorRT. spoil: what is added to the outputs of a stage, by stage.
 
@@ -114,7 +131,7 @@ class StandInBuilder:
         if job.record.stage == self.breaks_at:
             into.write_bytes(b"half a plan")
             raise KeyboardInterrupt
-        into.write_bytes(job.graph.read_bytes())
+        into.write_bytes(as_plan(job.graph.read_bytes(), self.target))
         timing_cache.write_bytes(b"timings")
         self.built.append(job.record.stage)
         return PlanMemory(weight_bytes=1000, activation_bytes=(2000,) * len(job.record.profiles))
@@ -129,7 +146,7 @@ class StandInPlan:
     def __init__(self, plan: Path, job: PlanJob, spoil: float) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(plan.read_bytes(), options)
+        self._session = onnxruntime.InferenceSession(graph_in(plan.read_bytes()), options)
         self._job = job
         self._spoil = np.float32(spoil)
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fiffdepth_rt.backends.tensorrt.flavour import Flavour, load
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, find_profile
 from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason, requested_bytes, says_no_memory
+from fiffdepth_rt.backends.tensorrt.plan_header import check_header
 from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.backends.tensorrt.versions import Release, release_of
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
@@ -185,14 +186,18 @@ class OpenedPlan:
 
 
 def deserialize(plan: Path, job: PlanJob) -> Any:
-    """Plan -> trt.ICudaEngine, refitted if it is stripped. Raises PlanMismatchError, DeviceMemoryError."""
+    """Plan -> trt.ICudaEngine, refitted if it is stripped.
+
+    Raises PlanMismatchError (PlanVersionError, PlanGpuError), DriverError, DeviceMemoryError.
+    """
     release = release_of(job.record)
+    content = plan.read_bytes()
+    check_header(content, plan, job.record)
     trt = load(release.flavour)
     with kept_lines(release.flavour) as lines:
         runtime = trt.Runtime(logger(release.flavour))
         if hasattr(runtime, "engine_host_code_allowed"):
             runtime.engine_host_code_allowed = False  # a plan is data: it may not run code on the host
-        content = plan.read_bytes()
         check_validity(trt, runtime, content, plan, release)
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:

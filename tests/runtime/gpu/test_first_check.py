@@ -17,7 +17,7 @@ from fiffdepth_rt.engine_dir.manifest import PlanMemory, read_manifest
 from fiffdepth_rt.errors import DeviceMemoryError, ParityError, PlanGpuError, PlanVersionError
 from fiffdepth_rt.program import program
 from tests.support.gpu_stand_in import Cuda, install
-from tests.support.plans import RTX, RTX_AT_GOLDEN, StandInBuilder, edit, image
+from tests.support.plans import RTX, RTX_AT_GOLDEN, StandInBuilder, as_plan, edit, image
 from tests.support.toy import toy_depth, write_toy_engine_dir
 
 
@@ -73,7 +73,7 @@ def test_plans_that_disagree_are_refused_now_and_later(
         def build(self, job, into, **how):  # type: ignore[no-untyped-def]
             memory = super().build(job, into, **how)
             if job.record.stage == "unet":
-                into.write_bytes(other.read_bytes())
+                into.write_bytes(as_plan(other.read_bytes(), RTX))
             return memory
 
     other = write_toy_engine_dir(toy_dir.parent / "other", shift=0.4) / "graphs" / "fp32" / "unet.onnx"

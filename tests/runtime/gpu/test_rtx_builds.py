@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -26,6 +28,7 @@ from fiffdepth_rt.backends.tensorrt.build_process import ProcessBuilder
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT_RTX
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request, graph_digest
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
+from fiffdepth_rt.backends.tensorrt.plan_header import PlanHeader, check_header, read_header
 from fiffdepth_rt.backends.tensorrt.progress import BuildProgress
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import (
@@ -41,8 +44,11 @@ from fiffdepth_rt.errors import (
     BuildError,
     DriverError,
     HashMismatchError,
+    PlanGpuError,
     PlanMismatchError,
+    PlanVersionError,
 )
+from tests.support.mutated_plans import mutations
 from tests.support.paths import ROOT
 from tests.support.plans import RTX, plan_files, profile, record
 from tests.support.toy import write_toy_engine_dir
@@ -293,16 +299,101 @@ def test_a_whole_plan_asks_for_a_driver(toy: Path) -> None:
         assert depth.describe()["backend"] == "onnxruntime"
 
 
-def test_a_cut_and_a_foreign_plan_are_told_apart(toy: Path, tmp_path: Path) -> None:
+def test_the_header_of_a_plan_says_what_is_read_in_it(toy: Path, nano: Path) -> None:
+    """plan_header.py reads what NVIDIA does not document: this is what vouches for it."""
+    for directory in (toy, nano):
+        for plan in read_manifest(directory).plans:
+            content = (directory / plan.file).read_bytes()
+            found = read_header(content)
+            assert found == PlanHeader(
+                nbytes=len(content),
+                version=(1, 7, 1, 116),
+                capabilities=("8.0", "8.6", "8.9", "12.0", "12.1"),
+            )
+            check_header(content, directory / plan.file, plan)
+
+
+def test_a_cut_a_longer_and_a_foreign_plan_are_told_apart(toy: Path, tmp_path: Path) -> None:
     job = job_in(toy)
     content = (toy / job.record.file).read_bytes()
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
     with pytest.raises(PlanMismatchError, match=r"it was cut short\. Run `fiffdepth build` again"):
         OpenedEngine(tmp_path / "cut", job)
+    (tmp_path / "longer").write_bytes(content + b"x")
+    with pytest.raises(PlanMismatchError, match="something was added to it"):
+        OpenedEngine(tmp_path / "longer", job)
     for foreign in (b"ftrt" + content[4:], b"x" * 64, b"x", b""):
         (tmp_path / "foreign").write_bytes(foreign)
         with pytest.raises(PlanMismatchError, match="not a plan of this library"):
             OpenedEngine(tmp_path / "foreign", job)
+
+
+def test_a_plan_of_another_version_or_other_gpus_than_listed_is_refused(toy: Path, tmp_path: Path) -> None:
+    job = job_in(toy)
+    content = bytearray((toy / job.record.file).read_bytes())
+    content[24:28] = bytes((1, 6, 1, 120))
+    (tmp_path / "version").write_bytes(content)
+    with pytest.raises(PlanVersionError, match=r"is of version 1\.6\.1\.120, and the manifest says"):
+        OpenedEngine(tmp_path / "version", job)
+    turing = dataclasses.replace(job, record=msgspec.structs.replace(job.record, compute_capability="7.5"))
+    with pytest.raises(PlanGpuError, match=r"capability 8\.0, 8\.6, .*and the manifest says of 7\.5"):
+        OpenedEngine(toy / job.record.file, turing)
+
+
+def test_what_only_the_library_can_see_is_refused_in_its_words(toy: Path, tmp_path: Path) -> None:
+    """A length that is right where the table of contents is not; and versions whose header is not known."""
+    job = job_in(toy)
+    content = bytearray((toy / job.record.file).read_bytes())[:5000]
+    content[16:24] = len(content).to_bytes(8, "little")
+    (tmp_path / "cut").write_bytes(content)
+    with pytest.raises(PlanMismatchError, match="it was cut short"):
+        OpenedEngine(tmp_path / "cut", job)
+    newer = msgspec.structs.replace(job.record, tensorrt_version="1.8.0.1")
+    (tmp_path / "foreign").write_bytes(b"x" * 64)
+    with pytest.raises(PlanMismatchError, match="not a plan of this library"):
+        OpenedEngine(tmp_path / "foreign", dataclasses.replace(job, record=newer))
+
+
+def open_mutated(directory: Path, first: int, last: int) -> dict[int, str]:
+    """Mutations of the UNet's plan, opened in child processes -> what came of each; "died" of a process."""
+    came = dict[int, str]()
+    while first < last:
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.support.mutated_plans", str(directory), str(first), str(last)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        lines = [line.split() for line in run.stdout.splitlines()]
+        came |= {int(i): "died" if said == "opens" else said for i, said in lines}
+        assert lines, run.stderr
+        if run.returncode == 0:
+            break
+        assert run.returncode < 0, run.stderr  # a signal, no mistake of ours
+        first = int(lines[-1][0]) + 1
+    return came
+
+
+@NO_GPU
+@pytest.mark.parametrize("count", [48, pytest.param(500, marks=pytest.mark.soak)])
+def test_a_mutated_plan_is_an_error_and_never_ends_the_process(toy: Path, tmp_path: Path, count: int) -> None:
+    directory = Path(shutil.copytree(toy, tmp_path / "toy"))
+    files = {plan.stage: (toy / plan.file).read_bytes() for plan in read_manifest(toy).plans}
+    made = mutations(files["unet"], [files["decoder"], files["encoder"]])[:count]
+    came = open_mutated(directory, 0, count)
+    # What only its body tells apart: the library refuses it, or gets as far as the driver that is not here.
+    by_library = {"PlanMismatchError", "DriverError"}
+    wrong = {
+        (i, mutation.kind, mutation.says, came.get(i))
+        for i, mutation in enumerate(made)
+        if came.get(i) not in ({mutation.says} if mutation.says else by_library)
+    }
+    assert wrong == set()
+    counted = Counter((mutation.kind, mutation.vouched, came[i]) for i, mutation in enumerate(made))
+    print(*sorted(counted.items()), sep="\n")  # shown with -s, and where this fails
+    owed = {"HashMismatchError", "PlanVersionError", "PlanGpuError", *by_library}
+    assert {said for _, _, said in counted} == owed
 
 
 @NO_GPU

@@ -26,7 +26,7 @@ from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.gpu.cuda import Gpu
 from fiffdepth_rt.program import program
 from tests.support.gpu_stand_in import Cuda
-from tests.support.plans import edit, image
+from tests.support.plans import RTX, as_plan, edit, graph_in, image
 from tests.support.toy import toy_depth
 
 
@@ -102,7 +102,8 @@ def test_kernels_of_plans_that_were_built_again_are_not_used(portable: Path, car
     manifest = read_manifest(portable)
     name = manifest.plans[0].file
     plan = portable / name
-    plan.write_bytes(plan.read_bytes() + b"\x72\x00")  # an empty field: the same graph, another file
+    graph = graph_in(plan.read_bytes()) + b"\x72\x00"  # an empty field: the same graph, another file
+    plan.write_bytes(as_plan(graph, RTX))
     edit(portable, files={**manifest.files, name: hash_file(plan)})
     assert started(portable, card) == (COMPILED, 3)
     assert started(portable, card) == (KEPT, 0)
