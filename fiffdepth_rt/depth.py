@@ -6,11 +6,11 @@ shift, not metres), in the model's `output_space`; space.py says what 0 and 1 me
 
 from __future__ import annotations
 
-import copy
+import functools
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -27,6 +27,7 @@ from fiffdepth_rt.engine_dir.manifest import BUNDLED, Manifest
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
 from fiffdepth_rt.gpu.arrays import DeviceArray, DeviceDepth, is_on_gpu
 from fiffdepth_rt.image import MIN_SIDE, Color, Fit, Pixels, fit, to_grid, to_photo
+from fiffdepth_rt.processes import Calls
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.stream import Drop, Stream
 from fiffdepth_rt.version import __version__
@@ -53,7 +54,9 @@ class Depth:
         since it was last hashed on this machine (engine_dir/known_hashes.py).
 
     Threads may share one Depth and its weights. Their calls run at once, on the same cores, and each holds
-    its own activations: n calls need n times that memory, and each takes longer.
+    its own activations: n calls need n times that memory, and each takes longer. Processes share none: a
+    pickled Depth is opened again with these arguments where it is unpickled, and a forked child opens its own
+    with the first photo. On a GPU it cannot, and says so: start processes by spawn.
 
     Raises an EngineDirError that says what is wrong with the directory, BackendUnavailableError, SizeError.
     """
@@ -70,8 +73,20 @@ class Depth:
         cuda_graph: bool = True,
         verify: bool = False,
     ) -> None:
+        self._calls = Calls()
         self._engine_dir = open_engine_dir(BUNDLED if engine_dir is None else engine_dir, verify=verify)
         self._asked = _checked_size(size, self.manifest)
+        self._open_again = functools.partial(
+            type(self),
+            self._engine_dir.path,
+            backend=backend,
+            device=device,
+            precision=precision,
+            size=size,
+            threads=threads,
+            cuda_graph=cuda_graph,
+            verify=verify,
+        )
         self._backend = open_backend(
             self._engine_dir,
             backend=backend,
@@ -99,9 +114,10 @@ class Depth:
         Raises ImageError, SizeError, InferenceError, DeviceMemoryError.
         """
         pixels = files.to_pixels(photo, color=color)
-        fitted = self._fit(pixels, size)
-        values = self._run(to_grid(pixels, fitted)[np.newaxis])[0]
-        return self._as_depth_map(to_photo(values, fitted))
+        with self._calls:
+            fitted = self._fit(pixels, size)
+            values = self._run(to_grid(pixels, fitted)[np.newaxis])[0]
+            return self._as_depth_map(to_photo(values, fitted))
 
     def infer_batch(
         self, photos: Iterable[Any], *, color: Color = "rgb", size: Size = None
@@ -119,10 +135,12 @@ class Depth:
         maps: dict[int, DepthMap] = {}
         for grid_hw in {fitted.grid_hw for fitted in fits}:
             group = [i for i, fitted in enumerate(fits) if fitted.grid_hw == grid_hw]
-            values = self._run(np.stack([to_grid(pixels[i], fits[i]) for i in group]))
-            maps |= {
-                i: self._as_depth_map(to_photo(one, fits[i])) for i, one in zip(group, values, strict=True)
-            }
+            with self._calls:
+                values = self._run(np.stack([to_grid(pixels[i], fits[i]) for i in group]))
+                maps |= {
+                    i: self._as_depth_map(to_photo(one, fits[i]))
+                    for i, one in zip(group, values, strict=True)
+                }
         return [maps[i] for i in range(len(pixels))]
 
     @overload
@@ -211,7 +229,8 @@ class Depth:
                     f"{height}x{width}; fiffdepth build."
                 )
             photo = to_grid(pixels, fitted)
-        found = self._backend.run_on_gpu(photo, color=color, out=out, cuda_stream=cuda_stream)
+        with self._calls:
+            found = self._backend.run_on_gpu(photo, color=color, out=out, cuda_stream=cuda_stream)
         return self._as_depth_map(self._sound(found)) if isinstance(out, str) and out == "host" else found
 
     def stream(
@@ -277,8 +296,8 @@ class Depth:
 
     def with_backend(self, backend: Backend) -> Depth:
         """The same directory and size on another backend, such as one that wraps this one to time it."""
-        other = copy.copy(self)
-        other._backend = backend
+        other = object.__new__(type(self))
+        other.__dict__ |= {**self.__dict__, "_backend": backend}
         return other
 
     def describe(self) -> dict[str, Any]:
@@ -324,6 +343,9 @@ class Depth:
     def close(self) -> None:
         """Free the engine. Inferring afterwards raises InferenceError; closing again does nothing."""
         self._backend.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Depth], tuple[()]]:
+        return self._open_again, ()
 
     def __enter__(self) -> Depth:
         return self

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+UNLIMITED = 2**16
+"""CPUs where no quota bounds them: more than there are."""
 
 # --- processor ---
 
@@ -27,7 +29,7 @@ def default_threads() -> int:
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = {_siblings(cpu) for cpu in allowed}
-    return max(1, min(len(cores), _quota_cpus()))
+    return max(1, min(len(cores), quota_cpus()))
 
 
 def _siblings(cpu: int) -> str:
@@ -38,13 +40,53 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
-def _quota_cpus() -> int:
-    """CPUs' worth of time that the container grants (cgroup v2), rounded up; a large number if unlimited."""
+def quota_cpus(system: Path = Path("/")) -> int:
+    """CPUs' worth of time that this process is granted, rounded up; UNLIMITED where nothing bounds it.
+
+    The least of its control group (cgroup v1 or v2) and the groups around it: a container's, or that of a
+    systemd service with CPUQuota=. system: the root of the file system, in which they are looked up.
+    """
+    granted = [_granted(folder) for folder in _cpu_groups(system)]
+    return math.ceil(min(granted, default=math.inf)) if any(map(math.isfinite, granted)) else UNLIMITED
+
+
+def _cpu_groups(system: Path) -> Iterator[Path]:
+    """The folders of this process's control group and of all around it, as far as they are mounted here."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.ceil(int(quota) / int(period))
+        mounts = (system / "proc/self/mountinfo").read_text().splitlines()
+        # "0::/a/b" is of version 2, "4:cpu,cpuacct:/a/b" of version 1.
+        groups = [line.split(":", 2) for line in (system / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:  # not Linux
+        return
+    for line in mounts:
+        fields, _, kind = line.partition(" - ")
+        root, mounted = fields.split()[3:5]
+        filesystem, options = kind.split()[0], kind.split()[-1].split(",")
+        for _, controllers, group in groups:
+            own = (
+                filesystem == "cgroup2"
+                if not controllers
+                else (filesystem == "cgroup" and "cpu" in controllers.split(",") and "cpu" in options)
+            )
+            if own:
+                # A container's own group is what is mounted, whatever it is called outside.
+                inside = os.path.relpath(group, root)
+                top = system / mounted.lstrip("/")
+                folder = top if inside.startswith("..") else top / inside
+                yield from (one for one in (folder, *folder.parents) if one == top or top in one.parents)
+
+
+def _granted(group: Path) -> float:
+    """CPUs' worth of time of one control group; infinite where it is not limited, or does not say."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
     except (OSError, ValueError):  # ValueError: the quota is the word "max"
-        return 2**16
+        return math.inf
 
 
 # --- software ---

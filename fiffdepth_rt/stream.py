@@ -37,6 +37,7 @@ from fiffdepth_rt.errors import (
     StreamError,
 )
 from fiffdepth_rt.image import Color, Fit, Pixels, to_grid, to_photo
+from fiffdepth_rt.processes import tell_of_exit, tell_of_fork
 from fiffdepth_rt.smoothing import Smoother
 
 Drop = Literal["never", "oldest"]
@@ -146,7 +147,8 @@ class Stream:
     """An iterator over StreamItems, in the order of the frames; made by `Depth.stream`, which says more.
 
     Threads start with the first `next`. They end with the last item, with an error, with `close`, at the
-    end of a `with` block, and when the stream is garbage, so leaving a loop early ends them too.
+    end of a `with` block, when the stream is garbage, so leaving a loop early ends them too, and when the
+    program ends. A forked child may close a stream of its parent, and go on with one that had not begun.
     """
 
     def __init__(
@@ -178,6 +180,9 @@ class Stream:
         self._line = line = _Line(int(inflight))
         self._finished: deque[_Frame | _End] = deque()
         self._over = False
+        self._parents = False
+        tell_of_fork(self)
+        tell_of_exit(self)
 
         # The threads must not know this object: it ends them when it is garbage.
         photos, images, maps = deque[_Frame | _End](), deque[_Frame | _End](), deque[_Frame | _End]()
@@ -209,6 +214,11 @@ class Stream:
         return self
 
     def __next__(self) -> StreamItem:
+        if self._parents:
+            raise StreamError(
+                "This stream began before this process was forked, and its threads are the parent's. Start a "
+                "stream in the child."
+            )
         if self._over:
             raise StopIteration
         if self._threads[0].ident is None:
@@ -237,8 +247,15 @@ class Stream:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(PATIENCE_S if thread is self._threads[0] else None)
-        if self._threads[0].is_alive():
+        if self._threads and self._threads[0].is_alive():
             _log.warning("The source of a closed stream is busy; its thread ends with its next frame.")
+
+    def after_fork(self) -> None:
+        if self._threads and self._threads[0].ident is not None:
+            self._parents, self._threads, self._line = True, [], _Line(1)
+
+    def at_exit(self) -> None:
+        self.close()
 
     def __enter__(self) -> Stream:
         return self

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fiffdepth_rt.backends import Array
-from fiffdepth_rt.backends.grids import Grids, Size, families, split
+from fiffdepth_rt.backends.grids import Grids, Size, families, split, tensor_shape
 from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, STAGES
 from fiffdepth_rt.errors import InferenceError, SizeError
+from fiffdepth_rt.processes import keep_forever, tell_of_fork
 
 T = TypeVar("T")  # one graph, as an engine opened it: a session, a compiled model
 
@@ -47,32 +48,46 @@ class HostEngine(abc.ABC, Generic[T]):
 
     def open_set(self, graphs: Mapping[str, CheckedGraph]) -> OpenedSet[T]:
         """The three graphs of a set, by stage -> opened. Raises as `open_stage`."""
-        return OpenedSet(self, {stage: self.open_stage(graph) for stage, graph in graphs.items()})
+        return OpenedSet(self, {stage: self.open_stage(graph) for stage, graph in graphs.items()}, graphs)
+
+    def after_fork(self) -> None:
+        """In a forked child, before a set is opened again there: forget what else is the parent's."""
 
 
 class OpenedSet(Generic[T]):
-    """The three graphs of one set, opened. stages: by name, in the order of the journey."""
+    """The three graphs of one set, opened. stages: by name, in the order of the journey. graphs: of each."""
 
-    def __init__(self, engine: HostEngine[T], stages: Mapping[str, T]) -> None:
+    def __init__(
+        self, engine: HostEngine[T], stages: Mapping[str, T], graphs: Mapping[str, CheckedGraph]
+    ) -> None:
         self._engine = engine
         self.stages = stages
+        self._gives = {stage: graph.stage.outputs[0] for stage, graph in graphs.items()}
 
     def run_stage(self, stage: str, value: Array, output: str) -> Array:
         """One stage's input -> its output of this name."""
         return self._engine.run_stage(self.stages[stage], stage, value, output)
 
     def run(self, image_BHW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """image -> depth map, stage by stage."""
+        """image -> depth map, stage by stage. Raises InferenceError where a graph gives another shape."""
         value: Array = image_BHW3
+        batch, height, width, _ = image_BHW3.shape
         for stage in JOURNEY:
             value = self.run_stage(stage, value, main_output(stage))
+            expected = tensor_shape(self._gives[stage], (height, width), batch)
+            if value.shape != expected:
+                raise InferenceError(
+                    f"The {stage} gave {value.dtype} {value.shape} for an image of {image_BHW3.shape}, and "
+                    f"the manifest says {expected}. Export the directory again."
+                )
         return value
 
 
 class HostBackend(Generic[T]):
     """A directory's graph sets of one name on one engine. `Backend` says what the methods promise.
 
-    The first set is opened at once; another one, for another grid, when a photo first needs it.
+    The first set is opened at once; another one, for another grid, when a photo first needs it. A forked
+    child opens its own, when it first needs one.
     """
 
     def __init__(self, engine_dir: EngineDir, engine: HostEngine[T], *, precision: str) -> None:
@@ -88,6 +103,7 @@ class HostBackend(Generic[T]):
         self._lock = threading.Lock()
         self._closed = False
         self._opened = {self._keys[0]: self._open_set(self._keys[0])}
+        tell_of_fork(self)
 
     def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
         return self._grids.choose(photo_hw, size)
@@ -116,6 +132,11 @@ class HostBackend(Generic[T]):
         with self._lock:
             self._closed = True
             self._opened.clear()
+
+    def after_fork(self) -> None:
+        keep_forever(self._opened)
+        self._opened, self._lock = {}, threading.Lock()
+        self._engine.after_fork()
 
     def _set_for(self, stage: str, value: Array) -> OpenedSet[T]:
         """The set that takes this value in this stage. Raises InferenceError where closed, SizeError."""

@@ -104,8 +104,10 @@ def open_backend(
     those that are for it. cuda_graph: replay frames from CUDA graphs, where the engine can.
     Raises BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
     """
-    if threads is not None and threads < 1:
-        raise BackendUnavailableError(f"threads={threads} cannot run anything: say 1 or more, or None.")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise BackendUnavailableError(
+            f"threads={threads!r} cannot run anything: say a whole number, 1 or more, or None."
+        )
     candidates = [engine for engine in ENGINES if backend in ("auto", engine.name)]
     if not candidates:
         names = ", ".join(engine.name for engine in ENGINES)

@@ -123,7 +123,8 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
     for name, record in manifest.files.items():
         _check_file(root, name, record)
     _check_nothing_unlisted(root / GRAPHS, manifest)
-    engine_dir = EngineDir(path=root, manifest=manifest, _hashes=KnownHashes(root))
+    # Absolute: graphs are opened later too, when the program may stand in another folder.
+    engine_dir = EngineDir(path=root.absolute(), manifest=manifest, _hashes=KnownHashes(root))
     if verify:
         engine_dir.verify()
     for graph_set in manifest.graph_sets.values():

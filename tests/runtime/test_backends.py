@@ -133,6 +133,8 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
         ),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
+        ({"threads": "2"}, "threads='2'"),
+        ({"threads": 1.5}, "threads=1.5"),
     ],
     ids=str,
 )

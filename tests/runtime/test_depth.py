@@ -10,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import fiffdepth_rt
-from fiffdepth_rt.engine_dir.manifest import STAGES
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
+from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from tests.support.toy import grids_seen, toy_depth, write_toy_engine_dir
@@ -343,3 +346,34 @@ def test_an_engine_that_overflows_is_an_error_and_not_a_picture(tmp_path: Path) 
         pytest.raises(InferenceError, match="not finite"),
     ):
         opened.infer(noise(32, 32, 3))
+
+
+def crop_the_depth(directory: Path, rows: tuple[int, int]) -> None:
+    """The decoder's depth map loses all rows but those from `rows[0]` to before `rows[1]`; hashes follow."""
+    file = directory / "graphs/fp32/decoder.onnx"
+    model = onnx.load(file)
+    model.graph.node[-1].output[0] = "whole"
+    for name, value in (("first", rows[0]), ("last", rows[1]), ("axis", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
+    model.graph.node.append(onnx.helper.make_node("Slice", ["whole", "first", "last", "axis"], ["depth"]))
+    onnx.save(model, file)
+    manifest = read_manifest(directory)
+    files = {name: hash_file(directory / name) for name in manifest.files}
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("rows", "left"), [((0, 0), 0), ((8, 999), 56), ((0, 1), 1)])
+def test_a_decoder_that_gives_another_shape_than_the_grids_is_an_error_that_names_both(
+    tmp_path: Path, backend: str, rows: tuple[int, int], left: int
+) -> None:
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    crop_the_depth(directory, rows)
+    said = rf"The decoder gave float32 \(1, {left}, 128\) for an image of \(1, 64, 128, 3\), .*\(1, 64, 128\)"
+    with fiffdepth_rt.Depth(directory, backend=backend, size=128, threads=1) as opened:
+        with pytest.raises(InferenceError, match=said):
+            opened.infer(noise(64, 128, 3))
+        with pytest.raises(InferenceError, match="The decoder gave"):
+            opened.infer_batch([noise(64, 128, 3), noise(128, 128, 3)])
+        with pytest.raises(InferenceError, match="The decoder gave"), opened.stream([noise(64, 128, 3)]) as s:
+            next(s)

@@ -15,6 +15,7 @@ import pytest
 
 from fiffdepth_rt.machine import (
     MIB,
+    UNLIMITED,
     GpuMemory,
     NvidiaDriver,
     NvidiaGpu,
@@ -24,6 +25,7 @@ from fiffdepth_rt.machine import (
     installed,
     machine_card,
     nvidia_driver,
+    quota_cpus,
 )
 from tests.support.nvml_stand_in import DRIVER_NOT_LOADED, NOT_AVAILABLE, UNKNOWN, Gpu, Nvml, install
 from tests.support.paths import ROOT
@@ -127,6 +129,84 @@ def test_the_card_tells_processor_memory_system_and_software_and_no_places() -> 
 
 def test_the_threads_are_no_more_than_the_cpus_that_may_be_used() -> None:
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
+V1 = "33 31 0:30 {} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
+V1_MEMORY = "34 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "groups", "files", "cpus"),
+    [
+        ([V2], "0::/", {"cpu.max": "max 100000"}, None),
+        ([V2], "0::/", {"cpu.max": "50000 100000"}, 1),
+        ([V2], "0::/", {"cpu.max": "250000 100000"}, 3),
+        ([V2], "0::/system.slice/robot.service", {"system.slice/robot.service/cpu.max": "100000 100000"}, 1),
+        (
+            [V2],
+            "0::/a.slice/b.service",
+            {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "200000 100000"},
+            2,
+        ),
+        ([V2], "0::/../../elsewhere", {"cpu.max": "100000 100000"}, 1),
+        ([V2], "0::/gone", {}, None),
+        ([V2], "0::/", {"cpu.max": "broken"}, None),
+        (
+            [V1_MEMORY, V1.format("/")],
+            "5:memory:/x\n4:cpu,cpuacct:/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "100000", "cpu,cpuacct/cpu.cfs_period_us": "50000"},
+            2,
+        ),
+        (
+            [V1.format("/docker/7f")],
+            "4:cpu,cpuacct:/docker/7f",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "100000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            1,
+        ),
+        (
+            [V1.format("/")],
+            "4:cpu,cpuacct:/a/b",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        (
+            [V1.format("/")],
+            "4:cpu,cpuacct:/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+    ],
+    ids=[
+        "v2, no limit",
+        "v2, half a CPU",
+        "v2, rounded up",
+        "a systemd service with CPUQuota=100%",
+        "the slice around a service",
+        "a container that sees a part of the tree",
+        "a group that is not mounted",
+        "a file that cannot be read",
+        "v1",
+        "v1 in a container",
+        "v1, the group around",
+        "v1, no limit",
+    ],
+)
+def test_a_quota_of_cpu_time_bounds_the_threads(
+    tmp_path: Path, mounts: list[str], groups: str, files: dict[str, str], cpus: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text("\n".join(["22 1 8:1 / / rw - ext4 /dev/sda1 rw", *mounts]))
+    (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    assert quota_cpus(tmp_path) == (cpus or UNLIMITED)
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert quota_cpus(tmp_path) == UNLIMITED
 
 
 def test_distributions_that_are_not_installed_or_damaged_are_left_out(

@@ -28,6 +28,7 @@ from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
 from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, GraphError, InferenceError
 from fiffdepth_rt.machine import MIB, default_threads, gpu_memory
+from fiffdepth_rt.processes import CUDA_IN_CHILD
 from fiffdepth_rt.telemetry import import_onnxruntime
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -53,6 +54,7 @@ class CudaEngine(HostEngine[Any]):
         self._gpu = gpu
         self._threads = default_threads() if threads is None else threads
         self._cuda_graph = cuda_graph
+        self._forked = False
         if _PROVIDER not in onnxruntime.get_available_providers():
             raise BackendUnavailableError(
                 f"device={self.device!r} needs ONNX Runtime's GPU wheel, and this is the CPU one. "
@@ -70,7 +72,9 @@ class CudaEngine(HostEngine[Any]):
             raise failure(error, stage, value) from error
 
     def open_set(self, graphs: Mapping[str, CheckedGraph]) -> BoundSet:
-        """As in `HostEngine`, and bound to buffers. Raises DeviceMemoryError too."""
+        """As in `HostEngine`, and bound to buffers. Raises DeviceMemoryError, InferenceError too."""
+        if self._forked:
+            raise InferenceError(CUDA_IN_CHILD)
         _, height, width, _ = graphs["encoder"].stage.inputs[0].shape
         grid = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         why_not = why_no_cuda_graph(wanted=self._cuda_graph, own_grid=grid)
@@ -84,6 +88,9 @@ class CudaEngine(HostEngine[Any]):
                 why_not = f"off: ONNX Runtime cannot capture these graphs ({error.__cause__})"
             del opened  # its memory, before the other sessions take theirs
         return self._open_bound(graphs, cuda_graph=str(why_not))
+
+    def after_fork(self) -> None:
+        self._forked = True
 
     def describe(self, opened: Sequence[OpenedSet[Any]]) -> dict[str, Any]:
         onnxruntime = import_onnxruntime()
@@ -106,7 +113,7 @@ class CudaEngine(HostEngine[Any]):
         sessions = {stage: self._open_session(graph, cuda_graph=captures) for stage, graph in graphs.items()}
         listed = {stage: graph.stage for stage, graph in graphs.items()}
         bound = IoBoundStages(sessions, listed, device_type="cuda", device_id=self._gpu, cuda_graph=captures)
-        return BoundSet(self, sessions, bound, cuda_graph=cuda_graph)
+        return BoundSet(self, sessions, graphs, bound, cuda_graph=cuda_graph)
 
     def _open_session(self, graph: CheckedGraph, *, cuda_graph: bool) -> Any:
         provider = _provider(self._gpu, cuda_graph=cuda_graph)
@@ -121,9 +128,15 @@ class BoundSet(OpenedSet[Any]):
     """A graph set whose values stay on the GPU between the stages. cuda_graph: "on", or why there is none."""
 
     def __init__(
-        self, engine: CudaEngine, sessions: Mapping[str, Any], bound: IoBoundStages, *, cuda_graph: str
+        self,
+        engine: CudaEngine,
+        sessions: Mapping[str, Any],
+        graphs: Mapping[str, CheckedGraph],
+        bound: IoBoundStages,
+        *,
+        cuda_graph: str,
     ) -> None:
-        super().__init__(engine, sessions)
+        super().__init__(engine, sessions, graphs)
         self._cuda_engine = engine
         self._bound = bound
         self.cuda_graph = cuda_graph

@@ -18,6 +18,7 @@ from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.machine import default_threads, installed
+from fiffdepth_rt.processes import keep_forever
 from fiffdepth_rt.telemetry import import_openvino
 
 NAME = "openvino"
@@ -52,7 +53,7 @@ def computes_bf16() -> bool:
 
 @functools.cache
 def _core() -> Any:
-    """One for the whole process, never given up.
+    """One for the whole process, never given up; a forked child has its own.
 
     OpenVINO's CPU plugin gives the thread that loads it a stack for signals, and frees that stack when its
     Core goes. Where two Cores go in the order of their coming, or one goes in another thread, a pointer into
@@ -133,6 +134,11 @@ class OpenVinoEngine(HostEngine[Any]):
                 f"OpenVINO failed in the {stage} on {value.dtype} {value.shape}: {error}"
             ) from error
         return result
+
+    def after_fork(self) -> None:
+        if _core.cache_info().currsize:
+            keep_forever(_core())
+            _core.cache_clear()
 
     def describe(self, opened: Sequence[OpenedSet[Any]]) -> dict[str, Any]:
         models = [model for one in opened for model in one.stages.values()]

@@ -34,6 +34,7 @@ from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
 from fiffdepth_rt.gpu import arrays, cuda
 from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
+from fiffdepth_rt.processes import CUDA_IN_CHILD, keep_forever, tell_of_fork
 
 PRECISIONS = NUMBER_FORMATS
 
@@ -93,7 +94,7 @@ class TensorRtBackend:
         self._lock = threading.Lock()
         self._running = 0
         self._idle = threading.Condition()
-        self._closed = False
+        self._closed = ""  # why nothing runs any more
         with contextlib.ExitStack() as stack, cuda.on_gpu(self._gpu_index):
             require_room(chosen)
             self._kernels = RuntimeCache.of(engine_dir, self._target, self._gpu) if flavour.portable else None
@@ -115,6 +116,7 @@ class TensorRtBackend:
             self._stack = stack.pop_all()
         hws = dict.fromkeys((shape[1], shape[2]) for shape in (lane.image_shape for lane in self._lanes))
         self.grids = Grids(limits=manifest.size, fixed=tuple(hws))
+        tell_of_fork(self)
 
     def grid_for(self, photo_hw: tuple[int, int], size: Size) -> tuple[int, int]:
         return self.grids.choose(photo_hw, size)
@@ -174,19 +176,23 @@ class TensorRtBackend:
         with self._idle:
             if self._closed:
                 return
-            self._closed = True  # from here on nothing new begins
+            self._closed = "This engine is closed. Open a new Depth."  # from here on nothing new begins
             self._idle.wait_for(lambda: self._running == 0)
         with cuda.on_gpu(self._gpu_index):
             with contextlib.suppress(InferenceError):  # it was raised to whoever caused it
                 self._stream.synchronize()
             self._stack.close()
 
+    def after_fork(self) -> None:
+        keep_forever(self)
+        self._closed, self._idle, self._running = CUDA_IN_CHILD, threading.Condition(), 0
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:
-        """While a call runs. Raises InferenceError where the engine is closed."""
+        """While a call runs. Raises InferenceError where the engine is closed, or of the parent process."""
         with self._idle:
             if self._closed:
-                raise InferenceError("This engine is closed. Open a new Depth.")
+                raise InferenceError(self._closed)
             self._running += 1
         try:
             yield
