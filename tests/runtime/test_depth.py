@@ -213,7 +213,7 @@ def test_a_pil_image_is_taken_in_its_own_colors(depth: fiffdepth_rt.Depth) -> No
 @pytest.mark.parametrize(
     "bad",
     [
-        np.zeros((32, 32, 3), dtype=np.int64),
+        np.full((32, 32, 3), 256, dtype=np.int64),
         np.zeros((32, 32, 2), dtype=np.uint8),
         np.zeros((1, 32, 32, 3), dtype=np.uint8),
         np.zeros((0, 32, 3), dtype=np.uint8),
@@ -221,7 +221,7 @@ def test_a_pil_image_is_taken_in_its_own_colors(depth: fiffdepth_rt.Depth) -> No
         "nowhere.jpg",
         None,
     ],
-    ids=["int64", "two channels", "four dimensions", "zero-sized", "NaN", "no such file", "None"],
+    ids=["beyond uint8", "two channels", "four dimensions", "zero-sized", "NaN", "no such file", "None"],
 )
 def test_what_is_no_photo_is_refused_alone_and_in_a_batch(depth: fiffdepth_rt.Depth, bad: Any) -> None:
     with pytest.raises(ImageError):
