@@ -5,6 +5,9 @@
 The export judged its graphs on the machine where it ran; another processor or another library computes in its
 own way, bfloat16 above all. What agrees is recorded in the manifest's parity table, in place of what was
 recorded for the same engine before; what does not is an error, and nothing is recorded.
+
+Of plans that were built where no GPU was, it is the check on demand: they are run, whatever was found when
+they were opened before, and the manifest then says that they were checked.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import msgspec
 from fiffdepth_rt.backends import Backend
 from fiffdepth_rt.backends.grids import families
 from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.backends.tensorrt import first_check
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
 from fiffdepth_rt.engine_dir.golden import (
     Row,
@@ -68,11 +72,16 @@ def record_parity(
     Raises what check_parity raises, OutputError.
     """
     engine_dir = open_engine_dir(directory)
-    rows, versions = _measure_parity(engine_dir, backend, device, precision, threads)
+    rows, engine = _measure_parity(engine_dir, backend, device, precision, threads)
+    versions = {key: value for key, value in engine.items() if isinstance(value, str) and key != "cache"}
     new = [{**row.to_json(), "engine": versions, "date": datetime.date.today().isoformat()} for row in rows]
     manifest = read_manifest(engine_dir.path)
+    plans = tuple(
+        msgspec.structs.replace(plan, checked=True) if plan.file in engine.get("plans", ()) else plan
+        for plan in manifest.plans
+    )
     table = replace_rows(manifest.parity, new)
-    write_manifest(engine_dir.path, msgspec.structs.replace(manifest, parity=table))
+    write_manifest(engine_dir.path, msgspec.structs.replace(manifest, parity=table, plans=plans))
     return rows
 
 
@@ -90,17 +99,17 @@ def replace_rows(
 
 def _measure_parity(
     engine_dir: EngineDir, backend: str, device: str | None, precision: str | None, threads: int | None
-) -> tuple[tuple[Row, ...], dict[str, str]]:
-    """The rows, all within their gates, and what tells the engine that gave them from another."""
+) -> tuple[tuple[Row, ...], Mapping[str, Any]]:
+    """The rows, all within their gates, and `describe` of the engine that gave them."""
+    first_check.forget(engine_dir, device)
     with contextlib.closing(
         open_backend(engine_dir, backend=backend, device=device, precision=precision, threads=threads)
     ) as opened:
         keys = families(engine_dir.manifest)[opened.precision].values()
         rows = tuple(row for key in keys for row in _compare(engine_dir, opened, key))
-        versions = {key: value for key, value in opened.describe().items() if isinstance(value, str)}
-    versions.pop("cache", None)  # a place on this machine
+        engine = opened.describe()
     judge(rows, advice=_ADVICE)
-    return rows, versions
+    return rows, engine
 
 
 def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[Row]:

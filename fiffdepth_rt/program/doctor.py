@@ -11,6 +11,8 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -70,22 +72,24 @@ class Diagnosis:
 
 
 @click.command("doctor")
+@options.engine
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @options.verbose
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
+def command(ctx: click.Context, engine: Path | None, as_json: bool) -> None:
     """Say what works on this machine, what does not, and what fixes it.
 
     Each backend with the reason why it is not usable, TensorRT, library versions, the GPU, wheels that
-    overwrite each other, and whether the bundled model is intact. The exit status is 1 if there is a problem.
-    A note is no problem: something more could be installed.
+    overwrite each other, and whether an engine directory is intact, and its plans were checked on this GPU.
+    The exit status is 1 if there is a problem. A note is no problem: something could be installed, or run.
 
     \b
     Examples:
       fiffdepth doctor
+      fiffdepth doctor --engine engines/fiffdepth
       fiffdepth doctor --json
     """
-    diagnosis = examine()
+    diagnosis = examine(engine)
     if as_json:
         click.echo(json.dumps(diagnosis.as_json(), indent=1))
     else:
@@ -97,8 +101,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(0 if diagnosis.healthy else 1)
 
 
-def examine() -> Diagnosis:
-    """This machine -> Diagnosis. Reads only, starts and changes nothing, never raises."""
+def examine(engine: Path | None = None) -> Diagnosis:
+    """This machine -> Diagnosis. Reads only, starts and changes nothing, never raises.
+
+    engine: an engine directory to look at; None for the bundled model.
+    """
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Python": _python,
         "libraries": _libraries,
@@ -108,6 +115,9 @@ def examine() -> Diagnosis:
         "backends": _backends,
         "bundled model": _bundled_model,
     }
+    if engine is not None:
+        del looks["bundled model"]
+        looks["engine directory"] = partial(_engine_directory, engine)
     return Diagnosis(findings=tuple(f for subject, look in looks.items() for f in _guarded(subject, look)))
 
 
@@ -218,23 +228,66 @@ def _backends() -> Iterator[Finding]:
 
 
 def _bundled_model() -> Iterator[Finding]:
-    from fiffdepth_rt.engine_dir.checking import open_engine_dir
     from fiffdepth_rt.engine_dir.manifest import BUNDLED
+
+    yield from _files("bundled model", BUNDLED, "pip install --force-reinstall --no-deps fiffdepth-rt")
+
+
+def _engine_directory(directory: Path) -> Iterator[Finding]:
+    (files,) = _files("engine directory", directory, None)
+    yield files
+    if files.verdict == "ok":
+        yield from _plans(directory)
+
+
+def _files(subject: str, directory: Path, fix: str | None) -> Iterator[Finding]:
+    """Whether a directory is whole. fix: None where the error says it."""
+    from fiffdepth_rt.engine_dir.checking import open_engine_dir
     from fiffdepth_rt.errors import FiffDepthError
 
     try:
-        manifest = open_engine_dir(BUNDLED).manifest
+        manifest = open_engine_dir(directory).manifest
     except FiffDepthError as error:
-        yield Finding(
-            subject="bundled model",
-            verdict="problem",
-            found=str(error),
-            fix="pip install --force-reinstall --no-deps fiffdepth-rt",
-        )
+        yield Finding(subject=subject, verdict="problem", found=str(error), fix=fix)
         return
     size = sum(record.bytes for record in manifest.files.values())
     yield Finding(
-        subject="bundled model",
+        subject=subject,
         verdict="ok",
         found=f"{manifest.name}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every hash as exported",
     )
+
+
+def _plans(directory: Path) -> Iterator[Finding]:
+    """Of each library: how many plans there are, whether they are for this GPU, and were checked on it."""
+    from fiffdepth_rt.backends.tensorrt.first_check import found_here
+    from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS
+    from fiffdepth_rt.backends.tensorrt.here import require, usable
+    from fiffdepth_rt.engine_dir.checking import open_engine_dir
+
+    engine_dir = open_engine_dir(directory, verify=False)
+    for flavour in FLAVOURS:
+        plans = [plan for plan in engine_dir.manifest.plans if plan.flavour == flavour.name]
+        subject = f"plans of {flavour.name}"
+        if not plans:
+            continue
+        usability = usable(flavour)
+        if not usability.usable:
+            found = f"{len(plans)} here, which cannot be checked: {usability.why}"
+            yield Finding(subject=subject, verdict="note", found=found, fix=usability.fix)
+            continue
+        target, gpu = require(flavour=flavour)
+        journeys = found_here(engine_dir, target, gpu)
+        if not journeys:
+            found = f"{len(plans)} here, no journey of which is for {gpu.name} and {target.release}"
+            yield Finding(subject=subject, verdict="note", found=found, fix=f"fiffdepth info {directory}")
+        for journey in journeys:
+            precision = journey.plans[0].precision
+            if journey.verdict is None:
+                how = f"fiffdepth verify {directory} --backend {flavour.name} --precision {precision}"
+                found = f"{precision}: not checked on {gpu.name} yet; the first opening does it"
+                yield Finding(subject=subject, verdict="note", found=found, fix=how)
+            elif journey.verdict.agreed:
+                yield Finding(subject=subject, verdict="ok", found=f"{precision}: checked on {gpu.name}")
+            else:
+                yield Finding(subject=subject, verdict="problem", found=journey.verdict.why)

@@ -19,7 +19,7 @@ def command(directory: Path | None, choice: EngineChoice) -> None:
 
     DIR is an engine directory; its manifest then says what was found. By default the bundled model, whose
     manifest stays as it is. Where an engine is beyond the limits, nothing is recorded, and the exit status
-    is 1.
+    is 1. Plans that were built where no GPU was are run here, and then count as checked.
 
     \b
     Examples:

@@ -1,14 +1,17 @@
-"""Plans that were built where no GPU was are held against the golden values when a GPU first opens them.
+"""Portable plans are held against the golden values when a GPU first opens them.
 
     <cache>/verdicts/<key>.json     of these plans on this GPU with this driver and library: agreed or not
 
-That is done once: the verdict is kept beside the user's cache, since the directory may be read-only, and a
-plan that disagreed is refused from then on without being run again.
+That is done once for each GPU: the verdict is kept in the user's cache, since the directory may be read-only,
+and a plan that disagreed is refused from then on without being run again. `fiffdepth verify` runs it again;
+`fiffdepth doctor --engine DIR` says what was found. Who keeps no cache is spared the check of plans that the
+manifest says were checked on some GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -18,8 +21,9 @@ from pathlib import Path
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.backends.tensorrt.fit import Lane
-from fiffdepth_rt.backends.tensorrt.here import Target
+from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS
+from fiffdepth_rt.backends.tensorrt.here import Target, cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.backends.tensorrt.opened import GpuRunner
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck, read_reference
@@ -27,7 +31,7 @@ from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import EngineDir
 from fiffdepth_rt.engine_dir.manifest import STAGES, PlanRecord
-from fiffdepth_rt.errors import OutputError, ParityError
+from fiffdepth_rt.errors import BackendUnavailableError, OutputError, ParityError, PlanMismatchError
 from fiffdepth_rt.gpu.cuda import Gpu
 
 log = logging.getLogger("fiffdepth_rt.tensorrt")
@@ -47,16 +51,16 @@ def check_first_opening(
     gpu: Gpu,
     kernels: RuntimeCache | None = None,
 ) -> None:
-    """Run the golden values through plans that were never run, unless this GPU has done so before.
+    """Run the golden values through plans that this GPU has not run yet.
 
     The current GPU is `gpu`. kernels: where those that are compiled for it are kept.
     Raises ParityError where plans do not compute what the checkpoint does, or where that cannot be told; and
     what opening them raises.
     """
     for plans in _journeys(chosen):
-        if all(plan.checked for plan in plans):
-            continue
         file = _verdict_file(engine_dir, plans, target, gpu)
+        if all(plan.checked for plan in plans) and (file is None or not target.flavour.portable):
+            continue
         verdict = _read(file)
         if verdict is None:
             log.info("checking plans that were never run on this GPU: this is done once")
@@ -64,6 +68,40 @@ def check_first_opening(
             _write(file, verdict)
         if not verdict.agreed:
             raise ParityError(verdict.why)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """A journey's plans, and what was found of them on this GPU; None before they were checked on it."""
+
+    plans: tuple[PlanRecord, ...]
+    verdict: Verdict | None
+
+
+def found_here(engine_dir: EngineDir, target: Target, gpu: Gpu) -> list[Found]:
+    """Every journey of a directory whose plans fit this GPU."""
+    found = []
+    for precision in engine_dir.manifest.graph_sets:
+        with contextlib.suppress(PlanMismatchError, BackendUnavailableError):
+            for plans in _journeys(lanes(engine_dir.manifest, (precision,), target, engine_dir.path)):
+                verdict = _read(_verdict_file(engine_dir, plans, target, gpu))
+                if verdict is None and not target.flavour.portable and all(plan.checked for plan in plans):
+                    verdict = Verdict(agreed=True, why="")  # on this GPU model, which built them
+                found.append(Found(plans=plans, verdict=verdict))
+    return found
+
+
+def forget(engine_dir: EngineDir, device: str | None) -> None:
+    """Forget what was found on this GPU, so that the next opening runs the golden values again."""
+    for flavour in FLAVOURS:
+        try:
+            target, gpu = require(cuda_device_index(device), flavour)
+        except BackendUnavailableError:
+            continue
+        for found in found_here(engine_dir, target, gpu):
+            if (file := _verdict_file(engine_dir, found.plans, target, gpu)) is not None:
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
 
 
 def _journeys(chosen: Sequence[Lane]) -> list[tuple[PlanRecord, ...]]:

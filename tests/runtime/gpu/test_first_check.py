@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import fiffdepth_rt
 from fiffdepth_rt.backends.tensorrt import first_check
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.parity import ParityCheck
+from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.manifest import PlanMemory, read_manifest
 from fiffdepth_rt.errors import DeviceMemoryError, ParityError, PlanGpuError, PlanVersionError
 from fiffdepth_rt.program import program
@@ -112,6 +114,88 @@ def test_a_build_where_the_gpu_is_checks_what_was_built_elsewhere(portable: Path
     assert [plan.checked for plan in manifest.plans] == [True] * 3
     rows = [row for row in manifest.parity if row["backend"] == "tensorrt-rtx"]
     assert {row["device"] for row in rows} == {"NVIDIA GeForce RTX 4090"} and len(rows) == 12
+
+
+# --- on demand ---
+
+
+def said(*words: object, status: int = 0) -> str:
+    result = CliRunner().invoke(program, [str(word) for word in words])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def doctor(directory: Path) -> dict[str, str | None]:
+    """What the doctor says of the plans of TensorRT for RTX."""
+    result = CliRunner().invoke(program, ["doctor", "--json", "--engine", str(directory)])
+    (found,) = (
+        one for one in json.loads(result.stdout)["findings"] if one["subject"] == "plans of tensorrt-rtx"
+    )
+    return found
+
+
+def test_plans_that_one_card_has_checked_are_checked_on_another(
+    portable: Path, card: Cuda, checks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = read_manifest(portable).plans
+    edit(portable, plans=tuple(msgspec.structs.replace(plan, checked=True) for plan in plans))
+    with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx"):
+        pass
+    assert checks == ["encoder", "unet", "decoder"]
+    monkeypatch.setenv("FIFFDEPTH_CACHE", "off")  # where nothing is remembered, the manifest's word counts
+    with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx"):
+        pass
+    assert checks == ["encoder", "unet", "decoder"]
+
+
+def test_verify_runs_plans_that_were_only_built_and_records_it(portable: Path, card: Cuda) -> None:
+    assert "built, not yet run on a GPU" in said("info", portable)
+    assert f"Recorded in {portable}" in said("verify", portable, "--backend", "tensorrt-rtx")
+    manifest = read_manifest(portable)
+    assert [plan.checked for plan in manifest.plans] == [True] * 3
+    rows = [row for row in manifest.parity if row["backend"] == "tensorrt-rtx"]
+    assert {row["engine"]["gpu"] for row in rows} == {"NVIDIA GeForce RTX 4090"} and len(rows) == 12
+    assert "not yet run on a GPU" not in said("info", portable)
+
+
+def test_verify_asks_again_what_was_found_before(portable: Path, card: Cuda, checks: list[str]) -> None:
+    with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx"):
+        pass
+    folder = cache_folder()
+    assert folder is not None
+    (file,) = (folder / "verdicts").iterdir()
+    file.write_text('{"agreed": false, "why": "of an old driver"}')
+    with pytest.raises(ParityError, match="of an old driver"):
+        fiffdepth_rt.Depth(portable, backend="tensorrt-rtx")
+    said("verify", portable, "--backend", "tensorrt-rtx")
+    assert checks == ["encoder", "unet", "decoder"] * 2
+    with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx"):
+        pass
+
+
+def test_the_doctor_says_which_plans_were_not_checked_on_this_card(portable: Path, card: Cuda) -> None:
+    found = doctor(portable)
+    assert found["found"] == "fp32: not checked on NVIDIA GeForce RTX 4090 yet; the first opening does it"
+    assert found["fix"] == f"fiffdepth verify {portable} --backend tensorrt-rtx --precision fp32"
+    said(*str(found["fix"]).split()[1:])
+    found = doctor(portable)
+    assert (found["verdict"], found["found"]) == ("ok", "fp32: checked on NVIDIA GeForce RTX 4090")
+    folder = cache_folder()
+    assert folder is not None
+    (file,) = (folder / "verdicts").iterdir()
+    file.write_text('{"agreed": false, "why": "fp32/unet is beyond its gate"}')
+    found = doctor(portable)
+    assert (found["verdict"], found["found"]) == ("problem", "fp32/unet is beyond its gate")
+    said("doctor", "--engine", portable, status=1)
+    card.gpus = (("NVIDIA TITAN RTX", 7, 5),)
+    assert "no journey of which is for NVIDIA TITAN RTX and TensorRT for RTX 1.7" in str(
+        doctor(portable)["found"]
+    )
+    card.driver = 0
+    assert (
+        "3 here, which cannot be checked: TensorRT for RTX 1.7.1.116 is here, but CUDA finds no driver"
+        in str(doctor(portable)["found"])
+    )
 
 
 def test_memory_that_the_builder_predicted_is_asked_for_before_anything_is_opened(

@@ -131,6 +131,19 @@ def test_no_gpu_is_all_right(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (gpu.verdict, gpu.found) == ("ok", "none (driver 550.54.15 lists no GPU); the CPU is used")
 
 
+def test_an_engine_directory_is_looked_at_in_place_of_the_bundled_model(
+    toy_dir: Path, tmp_path: Path
+) -> None:
+    found = {one.subject: one for one in examine(toy_dir).findings}
+    assert (
+        found["engine directory"].verdict == "ok"
+        and "every hash as exported" in found["engine directory"].found
+    )
+    assert "bundled model" not in found and not any("plans of" in subject for subject in found)
+    (lost,) = (one for one in examine(tmp_path).findings if one.subject == "engine directory")
+    assert lost.verdict == "problem" and "it has no manifest.json" in lost.found
+
+
 def test_the_bundled_model_is_verified(toy_dir: Path) -> None:
     assert finding("bundled model").found.startswith("toy: 7 files, ")
     graph = toy_dir / "graphs" / "fp32" / "unet.onnx"
