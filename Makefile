@@ -10,7 +10,7 @@ PYTHON_NEWEST ?= $(shell for v in 3.13 3.12; do \
   PYENV_VERSION=$$v python$$v -V >/dev/null 2>&1 && echo PYENV_VERSION=$$v python$$v && break; done)
 WITHOUT_TORCH := tests/runtime tests/house/test_runtime_import.py
 
-.PHONY: help demo test test-oldest test-newest soak check bench nano clean
+.PHONY: help demo test test-oldest test-newest soak check bench gpu nano clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
@@ -60,6 +60,11 @@ check: $(VENV)/ready  ## lint, types, who imports whom
 
 bench: $(VENV)/ready  ## latency of the bundled model on this machine
 	$(VENV)/bin/python -m benchmarks.latency
+
+# With whatever Python has: it installs nothing, and a step whose libraries are missing is left out.
+gpu:  ## what only an NVIDIA GPU can show, in at most 8 minutes; without one: make gpu REHEARSE=1
+	$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m benchmarks.gpu_proof $(if $(REHEARSE),--rehearse) \
+	  $(if $(ENGINE),--engine $(ENGINE)) $(if $(WORK),--work $(WORK)) $(if $(MINUTES),--minutes $(MINUTES))
 
 nano: $(VENV)/ready  ## train and export the bundled model again, with photos: make nano PHOTOS=DIR (resumes)
 	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS))

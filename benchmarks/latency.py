@@ -18,9 +18,11 @@ if not __package__:  # started as a file: see benchmarks/__init__.py
 import contextlib
 import dataclasses
 import json
+import math
 import statistics
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -37,7 +39,9 @@ from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.machine import default_threads
 
 # By name: importing them would bring torch along, which a table of ours alone does not need in this process.
-CEILING, IN_TORCH, PEERS = (f"benchmarks.rows.{name}" for name in ("ceiling", "in_torch", "peers"))
+CEILING, IN_TORCH, PEERS, PEER_IN_ENGINE = (
+    f"benchmarks.rows.{name}" for name in ("ceiling", "in_torch", "peers", "peer_in_engine")
+)
 GROWTH = (256, 512, 768, 1024)
 TORCH_VARIANTS = (  # dtype, channels-last, compiled
     ("fp32", False, False),
@@ -53,6 +57,11 @@ TORCH_VARIANTS = (  # dtype, channels-last, compiled
 QUICK_WIDTH = 0.1
 PEER_NAMES = ("Depth Anything V2-L", "Depth Pro", "Marigold-LCM", "Marigold", "GeoWizard", "DepthFM")
 PEER_DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+OPPONENT = "Depth Anything V2-L"  # the peer to beat is also compiled, and run by the engines that run ours
+OPPONENT_ENGINES = {
+    "cpu": (("onnxruntime", "fp32"),),
+    "cuda": (("tensorrt-rtx", "fp16"), ("tensorrt", "fp16")),
+}
 DEPLOYED = {
     "cpu": "bf16",
     "cuda": "fp16",
@@ -97,14 +106,8 @@ def specs(settings: LatencySettings) -> Iterator[tuple[str, Spec]]:
         yield "rows", _of_ours(name, options, size_hw=size_hw, **common)
     for name, options in of_torch:
         yield "rows", _of_torch(name, options, size_hw=size_hw, **common)
-    for peer in settings.peers:
-        for dtype in PEER_DTYPES[family]:
-            options = {"peer": peer, "dtype": dtype, "width": settings.width, "budget_s": settings.budget_s}
-            name = f"{peer}, {dtype}"
-            yield (
-                "rows",
-                Spec(module=PEERS, kind="peer", name=name, size_hw=size_hw, options=options, **common),
-            )
+    for module, name, options in _peers(settings, family):
+        yield "rows", Spec(module=module, kind="peer", name=name, size_hw=size_hw, options=options, **common)
     for side in settings.growth:
         fewer = common | {"size_hw": (side, side), "runs": min(settings.runs, 3), "warm_up": 1}
         for name, options in _deployed(of_ours, DEPLOYED[family]):
@@ -161,6 +164,18 @@ def _torch(settings: LatencySettings) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
+def _peers(settings: LatencySettings, family: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(module, name, options) of each row."""
+    for peer in settings.peers:
+        options: dict[str, Any] = {"peer": peer, "width": settings.width, "budget_s": settings.budget_s}
+        for dtype in PEER_DTYPES[family]:
+            yield PEERS, f"{peer}, {dtype}", options | {"dtype": dtype}
+            if peer == OPPONENT:
+                yield PEERS, f"{peer}, {dtype}, compiled", options | {"dtype": dtype, "compiled": True}
+        for engine, dtype in OPPONENT_ENGINES[family] if peer == OPPONENT else ():
+            yield PEER_IN_ENGINE, f"{peer}, {engine} {dtype}", options | {"dtype": dtype, "engine": engine}
+
+
 _IMPORT = """
 import time, numpy, cv2
 start = time.perf_counter()
@@ -208,18 +223,31 @@ class Records:
                 file.write(json.dumps({"key": spec.key, "row": dataclasses.asdict(row)}) + "\n")
 
 
-def run(settings: LatencySettings, records: Records) -> Table:
-    """Measure what `records` does not hold yet -> Table."""
-    parts: dict[str, list[Row]] = {"ceiling": [], "rows": [], "growth": []}
-    work = list(specs(settings))
+def measured(
+    work: Sequence[tuple[str, Spec]], records: Records, *, limit_s: float, end: float = math.inf
+) -> Iterator[tuple[str, Row]]:
+    """(part, spec) -> (part, row), one after the other; what `records` holds is not measured again.
+
+    end: of `time.monotonic`, after which no row is measured: it says so.
+    """
     with tqdm(work, unit="row", disable=not sys.stderr.isatty()) as progress:
         for part, spec in progress:
             progress.set_postfix_str(spec.name)
             row = records.get(spec)
-            if row is None:
-                row = measure_apart(spec, limit_s=settings.limit_s)
+            if row is None and time.monotonic() >= end:
+                late = "not measured: there was no time left"
+                row = Row(name=spec.name, kind=spec.kind, size_hw=spec.size_hw, error=late)
+            elif row is None:
+                row = measure_apart(spec, limit_s=min(limit_s, round(end - time.monotonic(), 1)))
                 records.add(spec, row)
-            parts[part].append(row)
+            yield part, row
+
+
+def run(settings: LatencySettings, records: Records) -> Table:
+    """Measure what `records` does not hold yet -> Table."""
+    parts: dict[str, list[Row]] = {"ceiling": [], "rows": [], "growth": []}
+    for part, row in measured(list(specs(settings)), records, limit_s=settings.limit_s):
+        parts[part].append(row)
     return Table(
         rows=tuple(parts["rows"]),
         growth=tuple(parts["growth"]),

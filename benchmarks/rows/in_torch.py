@@ -7,12 +7,13 @@ part is run once by itself and the sum is called modelled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def measure(spec: Spec) -> Row:
     model = read_checkpoint(
         Path(options["checkpoint"]), Given(prompt_embedding=None if given is None else Path(given))
     )
-    with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # so that the first frame is a first frame
+    with fresh_compilations(), torch.inference_mode():
         parts = diffusers_parts(
             model,
             dtype=DTYPES[options["dtype"]],
@@ -115,14 +115,27 @@ def diffusers_parts(
     def finish(unclipped: Any) -> Any:
         return ((unclipped.clip(-1, 1) + 1) / 2)[0].float().cpu().numpy()
 
-    networks = {"encoder": encode, "unet": step, "decoder": decode}
-    if compiled:
-        networks = {name: torch.compile(call) for name, call in networks.items()}
-    return [
+    parts = [
         Part(name="prepare", run=prepare, engine=False),
-        *(Part(name=name, run=call) for name, call in networks.items()),
+        Part(name="encoder", run=encode),
+        Part(name="unet", run=step),
+        Part(name="decoder", run=decode),
         Part(name="finish", run=finish, engine=False),
     ]
+    return compiled_parts(parts) if compiled else parts
+
+
+def compiled_parts(parts: Sequence[Part]) -> list[Part]:
+    """The same with compiled networks."""
+    return [dataclasses.replace(p, run=torch.compile(p.run)) if p.engine else p for p in parts]
+
+
+@contextlib.contextmanager
+def fresh_compilations() -> Iterator[None]:
+    """What torch compiles in the block is found by nobody later: a first frame is a first frame."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        yield
 
 
 def measure_pipeline(

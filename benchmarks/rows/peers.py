@@ -25,7 +25,14 @@ import numpy as np
 import torch
 from torch.nn import functional as nnf
 
-from benchmarks.rows.in_torch import DTYPES, Part, Pipeline, measure_pipeline
+from benchmarks.rows.in_torch import (
+    DTYPES,
+    Part,
+    Pipeline,
+    compiled_parts,
+    fresh_compilations,
+    measure_pipeline,
+)
 from benchmarks.rows.row import Row, Spec, answer
 from export.recipe import RECIPES
 from training.weights.random import random_unet, random_vae
@@ -47,14 +54,16 @@ class Peer:
 
 
 def measure(spec: Spec) -> Row:
-    """options: peer (a name of PEERS), dtype, width."""
+    """options: peer (a name of PEERS), dtype, width; compiled, if given and true: its networks are."""
     options = spec.options
     peer = PEERS[options["peer"]]
     opening = time.perf_counter()
     torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
-    with torch.inference_mode():
+    with fresh_compilations(), torch.inference_mode():
         pipeline = peer.build(options["width"], DTYPES[options["dtype"]], spec.device)
+        if options.get("compiled", False):
+            pipeline = Pipeline(parts=compiled_parts(pipeline.parts))
         return measure_pipeline(
             spec,
             pipeline,
@@ -124,9 +133,16 @@ def _by(multiple: int, value: float) -> int:
 
 
 def _depth_anything_pipeline(width: float, dtype: torch.dtype, device: str) -> Pipeline:
+    network = depth_anything(width).to(device=device, dtype=dtype)
+    return depth_anything_around(network, dtype, device)
+
+
+def depth_anything_around(
+    network: Callable[[torch.Tensor], Any], dtype: torch.dtype, device: str
+) -> Pipeline:
+    """Depth Anything with whatever runs its network: pixels [1, 3, h, w] -> .predicted_depth [1, h, w]."""
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
-    network = depth_anything(width).to(device=device, dtype=dtype)
     processor = DPTImageProcessorPil(  # what the checkpoint's preprocessor_config.json says
         size={"height": 518, "width": 518},
         keep_aspect_ratio=True,

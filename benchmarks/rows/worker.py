@@ -45,7 +45,7 @@ def measure_apart(spec: Spec, *, limit_s: float) -> Row:
         if code == 0:
             row = Row.from_json(json.loads(answered.read_text()))
             return dataclasses.replace(row, peak_device_mib=peak.mib)
-        error = _why(code, log.read_text(errors="replace"), limit_s)
+        error = why_ended(code, log.read_text(errors="replace"), limit_s)
         return Row(name=spec.name, kind=spec.kind, size_hw=spec.size_hw, error=error)
 
 
@@ -60,8 +60,8 @@ def _wait(process: subprocess.Popen[bytes], limit_s: float, look: Callable[[], A
     return None
 
 
-def _why(code: int | None, log: str, limit_s: float) -> str:
-    """Exit code and output of a process that gave no row -> one line, without names of places."""
+def why_ended(code: int | None, log: str, limit_s: float) -> str:
+    """How a process failed -> one line, without places. code: None where it was ended after limit_s."""
     if code is None:
         return f"ended after {limit_s:g} s without a result"
     if code == -9:

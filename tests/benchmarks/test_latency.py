@@ -103,7 +103,8 @@ def test_growth_goes_from_256_to_what_the_model_takes(toy_dir: Path) -> None:
 def test_every_row_names_a_module_that_there_is() -> None:
     given = settings(checkpoint=Path("x"), peers=latency.PEER_NAMES)
     modules = {s.module for _, s in specs(given)}
-    assert modules == {f"benchmarks.rows.{name}" for name in ("ceiling", "ours", "in_torch", "peers")}
+    names = ("ceiling", "ours", "in_torch", "peers", "peer_in_engine")
+    assert modules == {f"benchmarks.rows.{name}" for name in names}
     assert all(importlib.util.find_spec(module) for module in modules)
 
 
@@ -181,10 +182,10 @@ def test_a_row_that_takes_too_long_is_ended_and_said() -> None:
 
 
 def test_a_process_that_the_system_killed_is_told_from_one_that_crashed() -> None:
-    assert "memory ran out" in worker._why(-9, "", 1)
-    assert worker._why(-11, "", 1) == "crashed (signal 11)"
-    assert worker._why(1, "Traceback:\n  x\nValueError: no\n\n", 1) == "ValueError: no"
-    assert worker._why(1, "", 1) == "exit code 1 without a word"
+    assert "memory ran out" in worker.why_ended(-9, "", 1)
+    assert worker.why_ended(-11, "", 1) == "crashed (signal 11)"
+    assert worker.why_ended(1, "Traceback:\n  x\nValueError: no\n\n", 1) == "ValueError: no"
+    assert worker.why_ended(1, "", 1) == "exit code 1 without a word"
 
 
 def test_no_place_of_this_machine_is_in_an_error() -> None:

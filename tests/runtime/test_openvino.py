@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 import fiffdepth_rt
 from fiffdepth_rt import verify
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, read_manifest
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
@@ -29,6 +32,7 @@ from fiffdepth_rt.errors import (
     StageMismatchError,
 )
 from fiffdepth_rt.program import program
+from tests.support.plans import edit
 from tests.support.toy import toy_depth, write_static_toy, write_toy_engine_dir
 
 
@@ -121,6 +125,28 @@ def test_a_graph_with_other_tensors_than_the_manifest_lists_is_refused(tmp_path:
     _vouch_for(directory, "graphs/fp32/unet.onnx")
     with pytest.raises(StageMismatchError, match="fp32/unet takes"):
         fiffdepth_rt.Depth(directory, backend="openvino")
+
+
+def test_an_output_behind_a_cast_keeps_its_name(tmp_path: Path) -> None:
+    """OpenVINO removes casts from and to fp16; the tensors around one are then a single one, of two names."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    graph = directory / "graphs" / "fp32" / "encoder.onnx"
+    model = onnx.load(graph)
+    half, back = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    (kernel,) = (one for one in model.graph.initializer if one.name == "kernel")
+    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel).astype(np.float16), "kernel"))
+    conv = model.graph.node[-1]
+    signed = conv.input[0]
+    conv.input[0], conv.output[0] = "a_signed", "a_conv"
+    model.graph.node.insert(
+        len(model.graph.node) - 1, onnx.helper.make_node("Cast", [signed], ["a_signed"], to=half)
+    )
+    model.graph.node.append(onnx.helper.make_node("Cast", ["a_conv"], ["latent"], to=back))
+    onnx.save(model, graph)
+    edit(directory, files={**read_manifest(directory).files, "graphs/fp32/encoder.onnx": hash_file(graph)})
+    image = noise(192, 256, 3)
+    with fiffdepth_rt.Depth(directory, backend="openvino") as depth:
+        np.testing.assert_allclose(depth.infer(image), toy_depth(image[None])[0], atol=2e-3)
 
 
 def test_after_close_it_says_so(toy_dir: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from training.weights.ours import Checkpoint, CheckpointInfo
+from training.weights.random import weaken_branches
 
 
 def tiny_vae(seed: int = 0, **config: Any) -> AutoencoderKL:
@@ -100,10 +100,7 @@ def sized_like_sd2(seed: int = 11) -> Checkpoint:
     heads = {"block_out_channels": (64, 64), "attention_head_dim": (1, 1), "norm_num_groups": 32}
     made = tiny_checkpoint(seed, cross_attention_dim=1024, **heads)
     vae = tiny_vae(seed, block_out_channels=(32,) * 4, norm_num_groups=32)
-    with torch.no_grad():
-        for name, p in (*made.unet.named_parameters(), *vae.named_parameters()):
-            if re.search(r"conv2|to_out|proj_out", name):
-                p.mul_(0.1)
+    weaken_branches(made.unet, vae)
     return dataclasses.replace(made, vae=vae)
 
 

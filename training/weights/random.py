@@ -81,6 +81,18 @@ def centre_depth(vae: AutoencoderTiny) -> AutoencoderTiny:
     return vae
 
 
+def weaken_branches(*modules: torch.nn.Module) -> None:
+    """Change residual branches to a tenth of their strength, so that they do not amplify rounding.
+
+    Random weights amplify half precision's rounding beyond the gates, which are for trained ones.
+    """
+    with torch.no_grad():
+        for module in modules:
+            for name, weights in module.named_parameters():
+                if re.search(r"conv2|to_out|proj_out", name):
+                    weights.mul_(0.1)
+
+
 def write_layout(
     path: Path,
     layout: str,
@@ -222,6 +234,9 @@ def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Tensors:
 @click.option("--class-labels", default=0, show_default=True, help="Of the UNet; 4 for Lotus-D's kind.")
 @click.option("--recipe", default="fiffdepth", show_default=True, help="What the layout own says of itself.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True)
+@click.option(
+    "--weak-branches", is_flag=True, help="Weak residual branches: half precision is within its gates."
+)
 @click.option("--seed", default=0, show_default=True)
 def main(
     path: Path,
@@ -231,6 +246,7 @@ def main(
     class_labels: int,
     recipe: str,
     dtype: str,
+    weak_branches: bool,
     seed: int,
 ) -> None:
     """Write a checkpoint with random weights to PATH, and its prompt embedding beside it.
@@ -256,6 +272,8 @@ def main(
     vae = random_vae(width)
     vae.decoder.conv_out.weight.data.mul_(0.5)  # depth within [-1, 1], where a comparison says something
     unet = random_unet(width, class_labels=class_labels, in_channels=in_channels)
+    if weak_branches:
+        weaken_branches(unet, vae)
     made = Checkpoint(unet=unet, vae=vae, prompt_embedding=torch.randn(1, 2, 1024), info=info)
     write_layout(path, layout, made, dtype=DTYPES[dtype])
     click.echo(f"{path}: {_count(unet, vae)} M random parameters, {layout} layout")

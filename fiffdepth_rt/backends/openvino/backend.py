@@ -15,7 +15,7 @@ from fiffdepth_rt.backends.host import HostBackend, HostEngine, OpenedSet
 from fiffdepth_rt.backends.openvino.cache import Cache
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet
+from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet, TensorSpec
 from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
 from fiffdepth_rt.machine import default_threads, installed
 from fiffdepth_rt.processes import keep_forever
@@ -84,6 +84,11 @@ def open_backend(
     return HostBackend(engine_dir, engine, precision=precision)
 
 
+def _name(port: Any, listed: Sequence[TensorSpec]) -> str:
+    """What the manifest calls a tensor: it has several names where OpenVINO has removed a cast."""
+    return next((tensor.name for tensor in listed if tensor.name in port.names), str(port.any_name))
+
+
 class OpenVinoEngine(HostEngine[Any]):
     """OpenVINO's CPU plugin. computes_in: what is asked of it, "f32" or "bf16"."""
 
@@ -115,7 +120,7 @@ class OpenVinoEngine(HostEngine[Any]):
             ("takes", graph.stage.inputs, model.inputs),
             ("gives", graph.stage.outputs, model.outputs),
         ):
-            found = {(port.any_name, str(port.element_type.to_dtype())) for port in ports}
+            found = {(_name(port, listed), str(port.element_type.to_dtype())) for port in ports}
             if found != {(tensor.name, tensor.dtype) for tensor in listed}:
                 raise StageMismatchError(
                     f"The graph {graph.name} {verb} {sorted(found)}; the manifest lists "
