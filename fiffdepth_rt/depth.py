@@ -48,7 +48,8 @@ class Depth:
         finer detail, and costs more than its square; at most the manifest's maximum. Or a grid, (height,
         width). Where the directory holds graphs or plans for certain grids only, None is for the one of them
         that wastes least of a photo, and a number for one of that size (`backends.grids`).
-    threads: for engines on the CPU; None for the physical cores available.
+    threads: for engines on the CPU; None for the physical cores available. OMP_NUM_THREADS is not asked, as
+        none of them uses OpenMP.
     cuda_graph: on a GPU, replay frames from CUDA graphs where the engine can; `describe` says.
     verify: hash every file of the directory first. False hashes what will run, and only what has changed
         since it was last hashed on this machine (engine_dir/known_hashes.py).

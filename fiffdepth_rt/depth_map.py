@@ -85,7 +85,7 @@ class DepthMap:
 
             .png    16-bit grey, round(65535 × values). Its text chunks say `Space`, `Convention` (what 0 and
                     65535 mean), and `Model` where it is known
-            .npy    the values as they are, for `np.load`
+            .npy    the values as they are, for `np.load`. The same text lies beside it, in NAME.npy.json
 
         A picture in colour is for eyes and not a depth map: write `colors()` with a library for pictures.
         Raises OutputError: exists already (unless overwrite), another ending, no permission, disk full.
@@ -95,17 +95,20 @@ class DepthMap:
         if ending == ".png":
             files.write_png16(path, self.values, text=self.labels(), overwrite=overwrite)
         elif ending == ".npy":
-            files.write_npy(path, self.values, overwrite=overwrite)
+            files.write_npy(path, self.values, text=self.labels(highest="1"), overwrite=overwrite)
         else:
             raise OutputError(
                 f"{path} cannot hold a depth map: name a file that ends in .png (16 bits) or .npy (float32). "
                 "For a picture in colour write colors(), such as with PIL.Image.fromarray(d.colors()).save."
             )
 
-    def labels(self) -> dict[str, str]:
-        """What the values mean, as text chunks or tags: Space, Convention, and Model where it is known."""
+    def labels(self, *, highest: str = "65535") -> dict[str, str]:
+        """What the values mean, as text chunks or tags: Space, Convention, and Model where it is known.
+
+        highest: how the file writes 1.
+        """
         space = self.space
-        convention = f"affine-invariant {space}: {space.ends('0', '65535')}; not {space.unit}"
+        convention = f"affine-invariant {space}: {space.ends('0', highest)}; not {space.unit}"
         model = {} if self.model is None else {"Model": self.model}
         return {"Space": str(space), "Convention": convention, **model}
 

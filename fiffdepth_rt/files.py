@@ -7,6 +7,7 @@ arrays does not wait for it.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -72,8 +73,17 @@ def to_16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return scaled.astype(np.uint16)
 
 
-def write_npy(path: Path, values: npt.NDArray[np.float32], *, overwrite: bool = False) -> None:
-    """Array -> NPY file, the values untouched. Raises OutputError like write_png16."""
+def write_npy(
+    path: Path, values: npt.NDArray[np.float32], *, text: Mapping[str, str], overwrite: bool = False
+) -> None:
+    """Array -> NPY file, the values untouched, and text in NAME.npy.json: an NPY file has no room for words.
+
+    The text is written first, so that no values lie there without it. Raises OutputError like write_png16.
+    """
+    if not overwrite:
+        refuse_existing(path)
+    with replacing(path.with_name(f"{path.name}.json")) as file:
+        file.write(json.dumps(dict(text), indent=1).encode() + b"\n")
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     _write(path, buffer.getvalue(), overwrite=overwrite)

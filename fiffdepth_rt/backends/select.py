@@ -105,8 +105,9 @@ def open_backend(
     Raises BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        number = "; text from the environment needs int(...)" if isinstance(threads, str) else ""
         raise BackendUnavailableError(
-            f"threads={threads!r} cannot run anything: say a whole number, 1 or more, or None."
+            f"threads={threads!r} cannot run anything: say a whole number, 1 or more, or None{number}."
         )
     candidates = [engine for engine in ENGINES if backend in ("auto", engine.name)]
     if not candidates:

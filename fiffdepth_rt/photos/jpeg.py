@@ -9,6 +9,7 @@ import numpy as np
 
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.image import Pixels, as_rgb
+from fiffdepth_rt.photos.notes import Note
 
 MAX_SCANS = 100
 """Cameras and programs write 1 to about 20. Each costs the decoder a pass over the whole picture, and a file
@@ -44,7 +45,7 @@ def _markers(data: bytes) -> list[int]:
     return found
 
 
-def mended(data: bytes) -> tuple[Pixels, str]:
+def mended(data: bytes) -> tuple[Pixels, Note]:
     """File without its end -> pixels as far as they go (the rest is grey), not yet upright; and what to say.
 
     How far that is: the file is decoded twice, once with an end behind it and once with noise before the end.
@@ -62,7 +63,7 @@ def mended(data: bytes) -> tuple[Pixels, str]:
     if lost > MAX_LOST:
         raise ImageError(f"{NO_END}, and {lost:.0%} of its rows are missing: save or download it again.")
     how_much = f"up to {lost:.1%} of its rows are grey" if lost else "no row is missing"
-    return pixels, f"{NO_END}; {how_much}."
+    return pixels, Note(kind="end", text=f"{NO_END}; {how_much}.")
 
 
 def _decoded(data: bytes) -> Pixels:

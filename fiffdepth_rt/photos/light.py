@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.image import Pixels, check_extent
+from fiffdepth_rt.photos.notes import Note
 
 EXR_MAGIC = b"\x76\x2f\x31\x01"
-NOTE = "It holds light, which was made a photo by Reinhard's operator."
+NOTE = Note(kind="light", text="It holds light, which was made a photo by Reinhard's operator.")
 
 _KEY = 0.18
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # BT.709

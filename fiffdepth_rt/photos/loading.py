@@ -23,6 +23,7 @@ from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.image import MAX_PIXELS, Pixels, as_rgb, check_extent
 from fiffdepth_rt.photos import jpeg, light, opencv, tiff
 from fiffdepth_rt.photos.formats import FORMATS, PHOTO_ENDINGS, Format, format_named
+from fiffdepth_rt.photos.notes import Note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,12 +39,15 @@ _switches = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedPhoto:
-    """pixels: uint8 H×W×3 RGB, upright. notes: what was done that the pixels do not show, a sentence each.
-    mended: whether the file lacks its end, so that some of the pixels may be missing."""
+    """pixels: uint8 H×W×3 RGB, upright. notes: what was done to it."""
 
     pixels: Pixels
-    notes: tuple[str, ...] = ()
-    mended: bool = False
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def mended(self) -> bool:
+        """Whether the file lacks its end, so that some of the pixels may be missing."""
+        return any(note.kind == "end" for note in self.notes)
 
 
 def load_photo(path: str | os.PathLike[str], *, name: str | None = None, strict: bool = False) -> LoadedPhoto:
@@ -130,7 +134,7 @@ def _jpeg(path: Path, strict: bool) -> LoadedPhoto:
             if strict:
                 raise ImageError(f"{jpeg.NO_END}, and --strict (strict=True) refuses that.") from error
             pixels, note = jpeg.mended(data)
-            return LoadedPhoto(pixels=_turned(pixels, _orientation(picture)), notes=(note,), mended=True)
+            return LoadedPhoto(pixels=_turned(pixels, _orientation(picture)), notes=(note,))
         return LoadedPhoto(pixels=_upright(picture))
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fiffdepth_rt.errors import ImageError
 from fiffdepth_rt.photos.formats import PHOTOS_EXTRA
+from fiffdepth_rt.photos.notes import Note
 
 Array = npt.NDArray[Any]
 Reader = Literal["pillow", "pillow's values", "opencv", "tifffile"]
@@ -98,14 +99,15 @@ def read_by_tifffile(path: Path, layout: Layout) -> Array:
     return values
 
 
-def as_photo(values: Array, layout: Layout) -> tuple[Array, tuple[str, ...]]:
+def as_photo(values: Array, layout: Layout) -> tuple[Array, tuple[Note, ...]]:
     """A page's values -> an array that `image.as_rgb` takes, and what was done to it."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     if layout.kind == _UNSIGNED and values.dtype == np.int32:
         values = values.view(np.uint32)  # Pillow has no unsigned numbers of 32 bits
     if values.ndim == 3:
         if layout.bands > 4:
-            notes = (f"The first three of its {layout.bands} bands were taken for red, green and blue.",)
+            text = f"The first three of its {layout.bands} bands were taken for red, green and blue."
+            notes = (Note(kind="bands", text=text),)
         values = values[:, :, 0] if layout.bands == 2 else values[:, :, : 4 if layout.bands == 4 else 3]
     values, note = stretched(values)
     if layout.meaning == _WHITE_IS_ZERO:
@@ -115,7 +117,7 @@ def as_photo(values: Array, layout: Layout) -> tuple[Array, tuple[str, ...]]:
     return values, notes + note
 
 
-def stretched(values: Array) -> tuple[Array, tuple[str, ...]]:
+def stretched(values: Array) -> tuple[Array, tuple[Note, ...]]:
     """Values whose type has no range of its own -> float32 in [0, 1], and a sentence on it.
 
     The lowest becomes 0 and the highest 1, over all bands together; what is not finite becomes 0. uint8,
@@ -136,5 +138,5 @@ def stretched(values: Array) -> tuple[Array, tuple[str, ...]]:
     span = (highest / unit - lowest / unit) or 1.0
     scaled = (np.where(finite, values, lowest).astype(np.float64) / unit - lowest / unit) / span
     black = "" if whole else ", and what is not a finite number became black"
-    note = f"Its values go from {lowest:g} to {highest:g}, which became black and white{black}."
-    return np.clip(scaled, 0, 1).astype(np.float32), (note,)
+    text = f"Its values go from {lowest:g} to {highest:g}, which became black and white{black}."
+    return np.clip(scaled, 0, 1).astype(np.float32), (Note(kind="range", text=text),)

@@ -14,7 +14,7 @@ import click
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program import bench, build, doctor, infer, info, verify, video
-from fiffdepth_rt.program.terminal import show_traceback
+from fiffdepth_rt.program.terminal import printable, show_traceback
 from fiffdepth_rt.version import __version__
 
 
@@ -24,16 +24,21 @@ class _Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)  # click means it to be final
+            raise
+        except (click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except FiffDepthError as error:
             show_traceback(ctx, error)
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except Exception as error:
             show_traceback(ctx, error)
             raise click.ClickException(
-                f"This is a bug of fiffdepth ({type(error).__name__}: {error}): "
-                "run the command again with -v -v, and report what it prints."
+                printable(
+                    f"This is a bug of fiffdepth ({type(error).__name__}: {error}): "
+                    "run the command again with -v -v, and report what it prints."
+                )
             ) from error
 
 

@@ -8,6 +8,7 @@ import click
 
 from fiffdepth_rt.program import options
 from fiffdepth_rt.program.options import EngineChoice
+from fiffdepth_rt.program.terminal import tell
 
 
 @click.command("bench")
@@ -53,5 +54,5 @@ def command(
     from fiffdepth_rt.program.latency import measure_latency
 
     report = measure_latency(directory, choice, photo_hw=photo_hw, runs=runs, warm_up=warm_up)
-    click.echo(report.to_markdown())
-    click.echo(report.to_json())
+    tell(report.to_markdown())
+    tell(report.to_json())

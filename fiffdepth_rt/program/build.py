@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import moving_line, say
+from fiffdepth_rt.program.terminal import moving_line, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.tensorrt.build import Finished
@@ -24,7 +24,7 @@ _FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 
 @click.command("build")
-@click.argument("directory", metavar="ENGINE_DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="ENGINE_DIR", type=options.NamedPath())
 @click.option(
     "--flavour",
     type=click.Choice(list(_FLAVOURS)),
@@ -170,7 +170,7 @@ def _warm(directory: Path, request: Request, precision: str) -> None:
         opened.warm_up()
         kernels = opened.describe()["kernels"]
     seconds = time.perf_counter() - start
-    say(f"kernels of {precision}: {kernels}; opened and run once in {seconds:.0f} s", err=False)
+    tell(f"kernels of {precision}: {kernels}; opened and run once in {seconds:.0f} s")
 
 
 def _command_line() -> str:
@@ -199,6 +199,6 @@ def _progress() -> Iterator[tuple[OnProgress, Callable[[Finished], None]]]:
                 how = f"built and checked in {finished.seconds:.0f} s"
             else:
                 how = f"built in {finished.seconds:.0f} s, not yet run on a GPU"
-            say(f"{finished.record.file}: {how}", err=False)
+            tell(f"{finished.record.file}: {how}")
 
         yield show, finish

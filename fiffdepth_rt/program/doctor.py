@@ -19,6 +19,7 @@ import click
 
 from fiffdepth_rt.machine import installed, nvidia_driver
 from fiffdepth_rt.program import options
+from fiffdepth_rt.program.terminal import tell
 from fiffdepth_rt.version import __version__
 
 Verdict = Literal["ok", "note", "problem"]
@@ -91,13 +92,13 @@ def command(ctx: click.Context, engine: Path | None, as_json: bool) -> None:
     """
     diagnosis = examine(engine)
     if as_json:
-        click.echo(json.dumps(diagnosis.as_json(), indent=1))
+        tell(json.dumps(diagnosis.as_json(), indent=1))
     else:
         for finding in diagnosis.findings:
-            click.echo(f"{finding.verdict:9}{finding.subject}: {finding.found}")
+            tell(f"{finding.verdict:9}{finding.subject}: {finding.found}")
             if finding.fix:
-                click.echo(f"{'':9}-> {finding.fix}")
-        click.echo("No problems." if diagnosis.healthy else "Problems: run what stands behind their arrows.")
+                tell(f"{'':9}-> {finding.fix}")
+        tell("No problems." if diagnosis.healthy else "Problems: run what stands behind their arrows.")
     ctx.exit(0 if diagnosis.healthy else 1)
 
 

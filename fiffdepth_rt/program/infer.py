@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +15,15 @@ import click
 
 from fiffdepth_rt.errors import FiffDepthError, OutputError
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import moving_line, say, show_traceback
+from fiffdepth_rt.program.terminal import moving_line, say, show_traceback, shown, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.depth import Depth
     from fiffdepth_rt.depth_map import DepthMap
-    from fiffdepth_rt.image import Pixels
-    from fiffdepth_rt.program.inputs import Job
+    from fiffdepth_rt.photos.loading import LoadedPhoto
+    from fiffdepth_rt.photos.notes import Note
+    from fiffdepth_rt.program.inputs import Job, Photo
     from fiffdepth_rt.program.options import EngineChoice
 
 
@@ -42,7 +45,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     "-o",
     "--out",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    type=options.NamedPath(),
     help="Folder for the results; made if it is not there. By default beside each photo.",
 )
 @options.engine
@@ -58,6 +61,9 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1].",
 )
 @options.overwrite
+@click.option(
+    "--strict", is_flag=True, help="Refuse a JPEG without its end. By default it is read as far as it goes."
+)
 @options.verbose
 @click.pass_context
 def command(
@@ -69,10 +75,12 @@ def command(
     size: Size,
     formats: tuple[str, ...],
     overwrite: bool,
+    strict: bool,
 ) -> None:
     """Turn photos into depth maps.
 
-    IMAGE is a photo, a folder (the photos in it, but not in its folders) or a quoted pattern.
+    IMAGE is a photo, a folder (the photos in it, but not in its folders), a quoted pattern, an address
+    (https://…), or - for standard input.
 
     \b
     Examples:
@@ -87,71 +95,104 @@ def command(
     kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.
 
     A photo that cannot be used, or whose results are there already, is reported and skipped; the others are
-    done, and the exit status is 1.
+    done, and the exit status is 1. Of a photo with only some of its results, those that are missing are made.
     """
     from fiffdepth_rt.program.inputs import find_photos, jobs_for
 
     found = find_photos(images)
     jobs = jobs_for(found.photos, formats, out)
+    for sentence in found.left_aside:
+        say(sentence)
     for error in found.errors:
         _report(ctx, error)
     skipped = len(found.errors)
-    done: list[Job] = []
-    seconds = 0.0
+    done: list[_Done] = []
+    said: set[str] = set()
     if jobs:
         with choice.open(engine, size=size) as depth:
-            if out is not None:
-                _make_folder(out)
+            _make_ready(jobs, out)
             with (
                 moving_line("Photos", unit="photo", total=len(jobs), disable=len(jobs) < 2) as line,
-                closing(_convert(jobs, depth, overwrite=overwrite)) as outcomes,
+                closing(_convert(jobs, depth, overwrite=overwrite, strict=strict)) as outcomes,
             ):
-                for job, outcome in outcomes:
+                for _, outcome in outcomes:
                     try:
-                        seconds += outcome.result()
-                        done.append(job)
+                        done.append(outcome.result())
+                        _say_notes(done[-1], said)
                     except FiffDepthError as photo_error:
                         _report(ctx, photo_error)
                         skipped += 1
                     line.update()
             if done:
-                _summarize(done, seconds, depth)
+                _summarize(done, depth)
     if skipped:
-        click.echo(f"{skipped} of {skipped + len(done)} skipped, for the reasons above.", err=True)
+        say(f"{skipped} of {skipped + len(done)} skipped, for the reasons above.")
         ctx.exit(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """A photo whose results are written. seconds: inference took. kept: results that were there already."""
+
+    photo: Photo
+    written: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    seconds: float
+    notes: tuple[Note, ...]
+
+
 def _convert(
-    jobs: Sequence[Job], depth: Depth, *, overwrite: bool
-) -> Generator[tuple[Job, Future[float]], None, None]:
-    """Photos -> their files: each job, in order, with the seconds that inference took or what went wrong.
+    jobs: Sequence[Job], depth: Depth, *, overwrite: bool, strict: bool
+) -> Generator[tuple[Job, Future[_Done]], None, None]:
+    """Photos -> their files: each job, in order, with what was done or what went wrong.
 
     The next photo is read, and the results before it are written, while one photo is computed.
     """
     from fiffdepth_rt import files
+    from fiffdepth_rt.photos.loading import load_photo
+    from fiffdepth_rt.program.fetching import as_file
     from fiffdepth_rt.program.overlap import overlapped
 
-    def read(job: Job) -> Pixels:
-        if not overwrite:
-            for path in job.results.values():
-                files.refuse_existing(path)
-        return files.read_photo(job.photo)
+    def read(job: Job) -> tuple[LoadedPhoto, dict[str, Path]]:
+        missing = {name: path for name, path in job.results.items() if overwrite or not os.path.lexists(path)}
+        if not missing:
+            files.refuse_existing(next(iter(job.results.values())))
+        with as_file(job.photo) as path:
+            return load_photo(path, name=job.photo.name, strict=strict), missing
 
-    def compute(photo: Pixels) -> tuple[DepthMap, float]:
+    def compute(
+        read: tuple[LoadedPhoto, dict[str, Path]],
+    ) -> tuple[LoadedPhoto, dict[str, Path], DepthMap, float]:
         start = time.perf_counter()
-        depth_map = depth.infer(photo)
-        return depth_map, time.perf_counter() - start
+        depth_map = depth.infer(read[0].pixels)
+        return *read, depth_map, time.perf_counter() - start
 
-    def write(job: Job, computed: tuple[DepthMap, float]) -> float:
-        depth_map, seconds = computed
-        for name, path in job.results.items():
+    def write(job: Job, computed: tuple[LoadedPhoto, dict[str, Path], DepthMap, float]) -> _Done:
+        loaded, missing, depth_map, seconds = computed
+        for name, path in missing.items():
             if name == "color":
                 files.write_color_png(path, depth_map.colors(), overwrite=overwrite)
             else:
                 depth_map.save(path, overwrite=overwrite)
-        return seconds
+        return _Done(
+            photo=job.photo,
+            written=tuple(missing.values()),
+            kept=tuple(path for name, path in job.results.items() if name not in missing),
+            seconds=seconds,
+            notes=loaded.notes,
+        )
 
     return overlapped(jobs, read=read, compute=compute, write=write)
+
+
+def _make_ready(jobs: Sequence[Job], out: Path | None) -> None:
+    """The folder for results is there, and what a killed run left half-written is gone."""
+    from fiffdepth_rt.atomic import remove_leftovers
+
+    if out is not None:
+        _make_folder(out)
+    for folder in {path.parent for job in jobs for path in job.results.values()}:
+        remove_leftovers(folder)
 
 
 def _make_folder(out: Path) -> None:
@@ -172,15 +213,42 @@ def _report(ctx: click.Context, error: FiffDepthError) -> None:
     show_traceback(ctx, error)
 
 
-def _summarize(done: Sequence[Job], seconds: float, depth: Depth) -> None:
+def _say_notes(one: _Done, said: set[str]) -> None:
+    """What was done to a photo: damage each time, the rest once, since a folder holds many of a kind."""
+    for note in one.notes:
+        if note.kind == "end" or note.kind not in said:
+            say(f"{one.photo.name}: {note}")
+        said.add(note.kind)
+    for path in one.kept:
+        say(f"{shown(path)} was there already and is kept; --overwrite replaces it.")
+
+
+def _summarize(done: Sequence[_Done], depth: Depth) -> None:
     """Where the pictures are, what they mean, how long inference took."""
-    folders = {path.parent for job in done for path in job.results.values()}
-    where = f"in {click.format_filename(folders.pop())}" if len(folders) == 1 else "beside the photos"
+    folders = {path.parent for one in done for path in one.written}
+    where = f"in {shown(folders.pop())}" if len(folders) == 1 else "beside the photos"
     if len(done) == 1:
-        names = ", ".join(click.format_filename(path.name) for path in done[0].results.values())
-        click.echo(f"{click.format_filename(done[0].photo.name)} -> {names} {where}")
+        names = ", ".join(shown(Path(path.name)) for path in done[0].written)
+        tell(f"{_short_name(done[0].photo)} -> {names} {where}")
     else:
-        click.echo(f"{len(done)} photos -> {sum(len(job.results) for job in done)} files {where}")
-    click.echo(depth.output_space.sentence)
+        tell(f"{len(done)} photos -> {sum(len(one.written) for one in done)} files {where}")
+    for kind, sentence in _COUNTED.items():
+        count = sum(any(note.kind == kind for note in one.notes) for one in done)
+        if count and (len(done) > 1 or kind == "end"):
+            tell(sentence.format(count))
+    tell(depth.output_space.sentence)
     engine = f"{depth.manifest.name}, {depth.backend.name} on {depth.backend.device}, {depth.size} px"
-    click.echo(f"Inference took {seconds / len(done):.2f} s per photo ({engine}).")
+    seconds = sum(one.seconds for one in done) / len(done)
+    tell(f"Inference took {seconds:.2f} s per photo ({engine}).")
+
+
+_COUNTED = {
+    "end": "Without an end marker, and read as far as they go: {}.",
+    "light": "Of light, made a photo by Reinhard's operator: {}.",
+    "bands": "Of more than four bands, of which the first three were taken: {}.",
+    "range": "Of values without a range of their own, stretched to black and white: {}.",
+}
+
+
+def _short_name(photo: Photo) -> str:
+    return shown(Path(photo.path.name)) if photo.address is None else photo.name

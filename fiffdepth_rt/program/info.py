@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fiffdepth_rt.program import options
+from fiffdepth_rt.program.terminal import tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanMemory, PlanRecord, Stage
@@ -30,12 +31,14 @@ def command(directory: Path | None) -> None:
     from fiffdepth_rt.engine_dir.checking import open_engine_dir
     from fiffdepth_rt.engine_dir.manifest import BUNDLED
 
-    click.echo(to_text(open_engine_dir(directory or BUNDLED).manifest))
+    tell(to_text(open_engine_dir(directory or BUNDLED).manifest))
 
 
 def to_text(manifest: Manifest) -> str:
     """One fact per line, the most asked for first; no line break at the end."""
-    return "\n".join(f"{heading:12}{fact}".rstrip() for heading, fact in _facts(manifest))
+    return "\n".join(
+        f"{heading:12}{fact}".rstrip().replace("\n", "\\n") for heading, fact in _facts(manifest)
+    )
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ def engine_choice(command: Callable[..., None]) -> Callable[..., None]:
         command(choice=choice, **others)
 
     return with_choice
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: what a shell makes of an unset variable would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("'' is no name: name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -121,7 +134,7 @@ verbose = click.option(
 engine = click.option(
     "--engine",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Engine directory. By default the bundled model, nano.",
 )
 size = click.option(
@@ -132,6 +145,4 @@ size = click.option(
     "model was made for.",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
-directory = click.argument(
-    "directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path), default=None
-)
+directory = click.argument("directory", metavar="[DIR]", required=False, type=NamedPath(), default=None)

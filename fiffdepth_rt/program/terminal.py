@@ -1,13 +1,19 @@
-"""What is said on stderr besides errors: a line that moves, lines above it, logs and tracebacks."""
+"""What is said: lines on stdout and stderr, a line that moves, logs and tracebacks."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import re
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from fiffdepth_rt.errors import OutputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,12 +42,48 @@ def moving_line(
     )
 
 
-def say(text: str, *, err: bool = True) -> None:
-    """A line on stderr, or on stdout, above the moving line if there is one."""
+# C0 but for tab and line feed, DEL and C1, and what turns the direction of writing round.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """text with its control characters as escapes, such as \\x1b: names and manifests come from strangers,
+    and a terminal would obey them."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def shown(path: Path) -> str:
+    """A path as it is said: undecodable bytes replaced, on one line."""
+    return click.format_filename(path).replace("\n", "\\n")
+
+
+def say(text: str) -> None:
+    """A line on stderr, above the moving line if there is one."""
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(file=sys.stderr):
-        click.echo(text, err=err)
+    with (
+        contextlib.suppress(OSError),
+        tqdm.external_write_mode(file=sys.stderr),
+    ):  # OSError: nobody can read it
+        click.echo(printable(text), err=True)
+
+
+def tell(text: str) -> None:
+    """A line on stdout, above the moving line if there is one. Raises OutputError where stdout is full."""
+    from tqdm import tqdm
+
+    try:
+        with tqdm.external_write_mode(file=sys.stderr):
+            click.echo(printable(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would try again at its end
+        raise OutputError(
+            f"Standard output cannot be written ({error.strerror}). The files that were written are whole; "
+            "only what would have been said about them is lost."
+        ) from error
 
 
 def log_to_stderr(ctx: click.Context, _option: click.Parameter, verbosity: int) -> None:

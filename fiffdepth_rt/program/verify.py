@@ -8,6 +8,7 @@ import click
 
 from fiffdepth_rt.program import options
 from fiffdepth_rt.program.options import EngineChoice
+from fiffdepth_rt.program.terminal import shown, tell
 
 
 @click.command("verify")
@@ -39,10 +40,10 @@ def command(directory: Path | None, choice: EngineChoice) -> None:
         threads=choice.threads,
     )
     for row in rows:
-        click.echo(
+        tell(
             f"{row.graph_set} {row.backend} {row.stage:7s} {row.image:12s} {row.grid:9s} "
             f"max {row.max_abs:.1e}  mean {row.mean_abs:.1e}  of std {row.reference_std:.2g}  "
             f"{'ok' if row.gated else 'not gated'}"
         )
     if directory is not None:
-        click.echo(f"Recorded in {click.format_filename(directory / MANIFEST_NAME)}.")
+        tell(f"Recorded in {shown(directory / MANIFEST_NAME)}.")

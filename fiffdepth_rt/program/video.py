@@ -15,19 +15,12 @@ import click
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import moving_line, say, wants_details
+from fiffdepth_rt.program.terminal import moving_line, say, shown, tell, wants_details
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.program.options import EngineChoice
     from fiffdepth_rt.video import Result, Source
-
-
-def _parse_out(ctx: click.Context, option: click.Parameter, value: str) -> Path:
-    """What a shell makes of an unset variable is no name."""
-    if not value:
-        raise click.BadParameter("'' is no name: name a file or a folder.", ctx, option)
-    return Path(value)
 
 
 @click.command("video")
@@ -36,7 +29,7 @@ def _parse_out(ctx: click.Context, option: click.Parameter, value: str) -> Path:
     "-o",
     "--out",
     metavar="OUT",
-    callback=_parse_out,
+    type=options.NamedPath(),
     required=True,
     help="A video that ends in .mp4, .mov, .webm or .mkv, or a folder.",
 )
@@ -114,11 +107,11 @@ def command(
             _say_kept(result, out)
             raise click.Abort
         per_s = result.frames / (time.perf_counter() - start)
-        what = click.format_filename(opened.name), click.format_filename(out)
+        what = shown(Path(opened.name)), shown(out)
         already = f", and {result.already} were there already" if result.already else ""
-        click.echo(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second{already}")
+        tell(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second{already}")
         if out.suffix.lower() not in (".mp4", ".mov", ".webm"):
-            click.echo(depth.output_space.sentence)
+            tell(depth.output_space.sentence)
 
 
 @contextmanager
@@ -160,7 +153,7 @@ def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:
 
 def _say_kept(result: Result, out: Path) -> None:
     frames = result.frames + result.already
-    kept = f"{click.format_filename(out)} holds {frames} frames."
+    kept = f"{shown(out)} holds {frames} frames."
     say(kept if frames else "No frame was written.")
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 import fiffdepth_rt
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
-from fiffdepth_rt.errors import ImageError, InferenceError, SizeError
+from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from tests.support.toy import grids_seen, toy_depth, write_toy_engine_dir
 
@@ -377,3 +377,11 @@ def test_a_decoder_that_gives_another_shape_than_the_grids_is_an_error_that_name
             opened.infer_batch([noise(64, 128, 3), noise(128, 128, 3)])
         with pytest.raises(InferenceError, match="The decoder gave"), opened.stream([noise(64, 128, 3)]) as s:
             next(s)
+
+
+@pytest.mark.parametrize("threads", ["2", 2.0, True, -1, 0])
+def test_threads_are_a_whole_number_and_another_value_is_said(toy_dir: Path, threads: Any) -> None:
+    with pytest.raises(
+        BackendUnavailableError, match=f"threads={threads!r} .*say a whole number, 1 or more, or None"
+    ):
+        fiffdepth_rt.Depth(toy_dir, threads=threads)

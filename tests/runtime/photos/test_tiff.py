@@ -56,7 +56,7 @@ def test_every_type_and_layout_becomes_the_same_photo(
     known = dtype in ("u1", "u2")
     assert len(loaded.notes) == (0 if known else 1)
     if not known:
-        assert f"from {np.dtype(dtype).type(lowest):g} to" in loaded.notes[0]
+        assert f"from {np.dtype(dtype).type(lowest):g} to" in loaded.notes[0].text
 
 
 def test_floats_in_zero_to_one_stay_as_they_are(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_is_not_finite_becomes_black_and_is_said(tmp_path: Path) -> None:
     values[0, :2] = np.nan, np.inf
     loaded = load_photo(written(tmp_path / "a.tif", values))
     assert loaded.pixels[0, :4, 0].tolist() == [0, 0, 0, 1] and loaded.pixels[-1, -1, 0] == 255
-    assert "not a finite number became black" in loaded.notes[0]
+    assert "not a finite number became black" in loaded.notes[0].text
     with pytest.raises(ImageError, match="None of its values is finite"):
         load_photo(written(tmp_path / "b.tif", values * np.float32(np.nan)))
 
@@ -82,7 +82,9 @@ def test_of_five_bands_the_first_three_are_taken_and_that_is_said(tmp_path: Path
     path = written(tmp_path / "a.tif", values, extrasamples=["unspecified"] * 2)
     loaded = load_photo(path)
     np.testing.assert_array_equal(loaded.pixels, np.rint(values[:, :, :3] / 257))
-    assert loaded.notes == ("The first three of its 5 bands were taken for red, green and blue.",)
+    assert tuple(map(str, loaded.notes)) == (
+        "The first three of its 5 bands were taken for red, green and blue.",
+    )
 
 
 def test_where_white_is_zero_deep_values_are_turned_round(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import pty
@@ -70,9 +71,14 @@ def test_it_says_where_the_pictures_are_and_how_long_inference_took(work: Path) 
 
 def test_npy_holds_what_the_library_gives(work: Path, depth: fiffdepth_rt.Depth) -> None:
     assert infer("hall.png", "--format", "npy", "--size", "128").exit_code == 0
-    assert files_in(work) == {"kitchen.jpg", "hall.png", "hall_depth.npy"}
+    assert files_in(work) == {"kitchen.jpg", "hall.png", "hall_depth.npy", "hall_depth.npy.json"}
     expected = depth.infer(work / "hall.png", size=128)
     np.testing.assert_array_equal(np.load(work / "hall_depth.npy"), expected)
+    assert json.loads((work / "hall_depth.npy.json").read_text()) == {
+        "Space": "depth",
+        "Convention": "affine-invariant depth: 0 = nearest, 1 = farthest; not metres",
+        "Model": "toy",
+    }
 
 
 def test_size_may_be_a_grid(work: Path, depth: fiffdepth_rt.Depth) -> None:
@@ -151,28 +157,131 @@ def test_bad_photos_are_skipped_and_counted_and_the_others_done(work: Path) -> N
     assert [line.split()[:2] for line in reports] == [
         ["Skipped:", "nowhere.jpg"],
         ["Skipped:", "notes.jpg"],
-        ["Skipped:", "cut.jpg"],
+        ["Skipped:", "cut.jpg:"],
     ]
     assert count == "3 of 5 skipped, for the reasons above."
     assert "2 photos -> 4 files" in result.stdout
 
 
 def test_results_that_are_there_are_kept_unless_overwrite_is_said(work: Path) -> None:
-    (work / "kitchen_color.png").write_bytes(b"precious")
+    assert infer("kitchen.jpg").exit_code == 0
+    (work / "kitchen_depth.png").write_bytes(b"precious")
     result = infer("kitchen.jpg", "hall.png")
     assert result.exit_code == 1
-    assert "kitchen_color.png exists already: pass --overwrite" in result.stderr
-    assert (work / "kitchen_color.png").read_bytes() == b"precious"
-    assert not (work / "kitchen_depth.png").exists()
+    assert "kitchen_depth.png exists already: pass --overwrite" in result.stderr
+    assert (work / "kitchen_depth.png").read_bytes() == b"precious"
     assert (work / "hall_depth.png").exists()
     assert infer("kitchen.jpg", "--overwrite").exit_code == 0
-    assert (work / "kitchen_color.png").read_bytes() != b"precious"
+    assert (work / "kitchen_depth.png").read_bytes() != b"precious"
+
+
+def test_of_a_photo_with_some_of_its_results_the_missing_ones_are_made(
+    work: Path, depth: fiffdepth_rt.Depth
+) -> None:
+    """As a kill between two results leaves it, with a temporary file besides."""
+    (work / "kitchen_depth.png").write_bytes(b"precious")
+    (work / ".0a1b2c3d.tmp").write_bytes(b"half")
+    result = infer("kitchen.jpg")
+    assert result.exit_code == 0
+    assert result.stderr == "kitchen_depth.png was there already and is kept; --overwrite replaces it.\n"
+    assert "kitchen.jpg -> kitchen_color.png in ." in result.stdout
+    assert (work / "kitchen_depth.png").read_bytes() == b"precious"
+    colors = np.asarray(Image.open(work / "kitchen_color.png"))
+    np.testing.assert_array_equal(colors, depth.infer(work / "kitchen.jpg").colors())
+    assert not (work / ".0a1b2c3d.tmp").exists()
+
+
+def test_photos_that_differ_in_their_ending_are_both_done(work: Path, photo: np.ndarray) -> None:
+    Image.fromarray(255 - photo).save(work / "kitchen.png")
+    for _ in range(2):
+        assert infer("kitchen.png", "kitchen.jpg", "--format", "color", "--overwrite").exit_code == 0
+        assert {"kitchen_color.png", "kitchen_png_color.png"} <= files_in(work)
+    assert infer("kitchen.png", "--format", "color").exit_code == 1  # done already, under the same name
+
+
+def test_a_photo_without_its_end_is_done_and_counted_and_refused_by_strict(work: Path) -> None:
+    (work / "cut.jpg").write_bytes((work / "kitchen.jpg").read_bytes()[:-2])
+    result = infer("cut.jpg", "kitchen.jpg", "-o", "out")
+    assert result.exit_code == 0
+    assert result.stderr == "cut.jpg: It lacks its end marker, so it was cut off; no row is missing.\n"
+    assert "Without an end marker, and read as far as they go: 1.\n" in result.stdout
+    assert (work / "out" / "cut_depth.png").exists()
+    refused = infer("cut.jpg", "--strict", "-o", "strict")
+    assert refused.exit_code == 1 and "Skipped: cut.jpg: It lacks its end marker" in refused.stderr
+    assert not (work / "strict" / "cut_depth.png").exists()
+
+
+def test_what_many_photos_have_in_common_is_said_once_and_counted(work: Path) -> None:
+    for index in range(3):
+        values = np.linspace(0, 100 + index, 1024, dtype=np.float32).reshape(32, 32)
+        Image.fromarray(values).save(work / f"t{index}.tif")
+    result = infer("t*.tif", "-o", "out")
+    assert result.stderr == "t0.tif: Its values go from 0 to 100, which became black and white.\n"
+    assert "Of values without a range of their own, stretched to black and white: 3.\n" in result.stdout
+
+
+@pytest.mark.parametrize("argument", ["-", "/dev/stdin", "/dev/fd/0"])
+def test_a_photo_comes_through_a_pipe(work: Path, depth: fiffdepth_rt.Depth, argument: str) -> None:
+    command = [sys.executable, "-m", "fiffdepth_rt", "infer", argument, "--engine", "toy", "--format", "npy"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        command, input=(work / "kitchen.jpg").read_bytes(), capture_output=True, env=environment, check=True
+    )
+    assert answer.stdout.startswith(f"{argument} -> stdin_depth.npy in .\n".encode())
+    np.testing.assert_array_equal(np.load("stdin_depth.npy"), depth.infer(work / "kitchen.jpg"))
+
+
+def test_a_terminal_obeys_no_name(work: Path) -> None:
+    """ESC ] 52 writes the clipboard; the last one turns the direction of writing round."""
+    for name in ("\x1b]52;c;aGk=\x07.jpg", "\x9b2J.jpg", "\u202egpj.exe.jpg"):
+        (work / name).write_bytes((work / "kitchen.jpg").read_bytes())
+        (work / f"bad{name}").write_text("no photo")
+        for arguments in ((name,), (name,), (f"bad{name}",), ("nowhere" + name,), (name, "--size", name)):
+            output = infer(*arguments).output
+            assert ascii(name[0])[1:-1] in output
+            assert not set(output) & set("\x1b\x07\x9b\u202e")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_standard_output_is_said_and_the_files_are_there(work: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-m", "fiffdepth_rt", "infer", "kitchen.jpg", "--engine", "toy"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "Error: Standard output cannot be written (No space left on device). The files that were written are "
+        "whole; only what would have been said about them is lost.\n"
+    )
+    assert (work / "kitchen_color.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("infer", ""), ("infer", "kitchen.jpg", "-o", ""), ("infer", "kitchen.jpg", "--engine", ""),
+        ("video", ""), ("video", "", "-o", "x"), ("video", "kitchen.jpg", "-o", ""),
+        ("video", "kitchen.jpg", "-o", "x", "--engine", ""),
+        ("info", ""), ("build", ""), ("verify", ""), ("bench", ""),
+    ],
+)  # fmt: skip
+def test_an_unset_variable_is_an_error_wherever_a_path_stands(work: Path, arguments: tuple[str, ...]) -> None:
+    before = sorted(work.rglob("*"))
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code in (1, 2)
+    assert "''" in result.stderr or "Missing option" in result.stderr
+    assert sorted(work.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("kitchen.jpg", "kitchen.png"), "would both become kitchen_depth.png: rename one of them"),
+        (("kitchen.jpg", "toy/../kitchen.jpg", "toy/kitchen.jpg", "-o", "o"), "would both become o/kitchen_"),
         (("kitchen.jpg", "-o", "out.png"), "-o names a folder"),
         (("kitchen.jpg", "-o", "kitchen.jpg/out"), "cannot be made .*: name another one after -o"),
         (("kitchen.jpg", "--size", "4096"), "takes whole numbers from 16 to 1024 px"),
@@ -191,7 +300,7 @@ def test_results_that_are_there_are_kept_unless_overwrite_is_said(work: Path) ->
 def test_what_cannot_work_is_said_in_one_sentence_before_any_work(
     work: Path, photo: np.ndarray, arguments: tuple[str, ...], complaint: str
 ) -> None:
-    Image.fromarray(photo).save(work / "kitchen.png")
+    Image.fromarray(photo).save(work / "toy" / "kitchen.jpg")
     before = sorted(work.rglob("*"))
     result = infer(*arguments)
     assert result.exit_code in (1, 2)

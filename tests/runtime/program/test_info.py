@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,16 @@ def test_a_directory_that_cannot_be_trusted_is_not_shown(toy_dir: Path) -> None:
 def test_a_folder_that_is_no_engine_directory_is_named(tmp_path: Path) -> None:
     result = info(str(tmp_path))
     assert result.exit_code == 1 and f"{tmp_path} is not an engine directory" in result.stderr
+
+
+def test_a_terminal_obeys_no_manifest(toy_dir: Path) -> None:
+    """ESC ] 52 writes the clipboard; a line feed would pretend another fact."""
+    path = toy_dir / engine_dir.MANIFEST_NAME
+    content = json.loads(path.read_text())
+    content["provenance"]["command"] = "\x1b]52;c;aGk=\x07\nLicence     MIT"
+    content["licence"]["data_sources"] = ["\x9b2J\u202e"]
+    path.write_text(json.dumps(content))
+    text = info(str(toy_dir)).stdout
+    assert r"Provenance  command: \x1b]52;c;aGk=\x07\nLicence     MIT" in text
+    assert r"Data        \x9b2J\u202e" in text
+    assert not set(text) & set("\x1b\x07\x9b\u202e")

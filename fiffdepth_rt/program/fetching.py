@@ -1,0 +1,87 @@
+"""A photo that is no file (an address, a stream) -> a file for as long as it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.program.inputs import Photo
+from fiffdepth_rt.version import __version__
+
+MAX_BYTES = 500_000_000
+SILENCE_S = 10.0
+"""How long an address may say nothing."""
+PATIENCE_S = 300.0
+"""How long a photo may take to come from an address, in all."""
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def as_file(photo: Photo) -> Iterator[Path]:
+    """Photo -> its file; of an address or a stream a copy, which goes when the block ends.
+
+    Only what the user named is fetched, by HTTP or HTTPS, with redirections between these two. Raises
+    ImageError: the address does not answer, or refuses; too large; too slow.
+    """
+    if photo.address is None:
+        yield photo.path
+        return
+    with tempfile.TemporaryDirectory(prefix="fiffdepth-") as folder:
+        copy = Path(folder) / f"photo{photo.path.suffix}"
+        with copy.open("wb") as file:
+            if photo.address.lower().startswith("http"):
+                _fetch(photo.address, file)
+            else:
+                _drain(photo.address, file)
+        yield copy
+
+
+def _drain(stream: str, file: BinaryIO) -> None:
+    try:
+        if stream == "-":
+            _copy(sys.stdin.buffer, file, stream)
+        else:
+            with Path(stream).open("rb") as opened:
+                _copy(opened, file, stream)
+    except OSError as error:
+        raise ImageError(f"{stream} cannot be read ({error.strerror}): name a photo file.") from error
+
+
+def _fetch(address: str, file: BinaryIO) -> None:
+    request = urllib.request.Request(address, headers={"User-Agent": f"fiffdepth/{__version__}"})
+    try:
+        with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:
+            _copy(answer, file, address, until=time.monotonic() + PATIENCE_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ImageError(f"{address} answers {error.code} {error.reason}: check the address.") from error
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # URLError and time-outs are OSErrors; ValueError: no address at all
+        reason = getattr(error, "reason", error)
+        raise ImageError(
+            f"{address} cannot be fetched ({reason}): check the address and the network."
+        ) from error
+
+
+def _copy(source: BinaryIO, file: BinaryIO, name: str, *, until: float | None = None) -> None:
+    size = 0
+    while chunk := source.read1(_CHUNK) if hasattr(source, "read1") else source.read(_CHUNK):
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise ImageError(
+                f"{name} gives more than {MAX_BYTES // 10**6} MB: save it as a file, and name that."
+            )
+        if until is not None and time.monotonic() > until:
+            raise ImageError(f"{name} is too slow ({PATIENCE_S:g} s): download it, and name the file.")
+        file.write(chunk)
