@@ -1,13 +1,15 @@
-"""Depth accuracy and edges on photos with exact depth, beside a "lower is nearer" ramp, by the same code.
+"""Depth accuracy on datasets with depth in metres, exact to a protocol: Table 1.
 
-    python -m benchmarks.accuracy DIR                      # the bundled model
-    python -m benchmarks.accuracy DIR --engine engines/fiffdepth --pictures out/ --save
-    python -m benchmarks.accuracy --scenes 60 --scale 2    # rendered from seeds that no training sees
+    python -m benchmarks.accuracy --data DATA --datasets nyuv2,kitti,eth3d,scannet,diode
+    python -m benchmarks.accuracy --data DATA --datasets nyuv2 --engine engines/fiffdepth --protocol ppd
+    python -m benchmarks.accuracy --data DATA --datasets diode --predictions maps --space disparity
+    python -m benchmarks.accuracy --datasets folder:frames
+    python -m benchmarks.accuracy --datasets scenes:60 --scale 2
 
-DIR holds pairs NAME_rgb.jpg and NAME_depth_mm.png (16-bit millimetres, 0 = no reading), grouped by the part
-of NAME before its last "_" (dining_1, dining_2 -> dining). Predictions are aligned by least squares and
-clipped to 1 mm … 10 m, scenes to their renderer's range (training/metrics.py); boundary F1 is that of the
-aligned depth (benchmarks/boundaries.py).
+What to download, and how the protocols differ: docs/evaluate.md. Without --engine, --model and --predictions
+the bundled model is scored beside the ramp, which is "the lower, the nearer" and needs no model.
+Predictions are kept, so that the same command goes on where it was interrupted, and another protocol needs
+no model.
 """
 
 from __future__ import annotations
@@ -19,136 +21,197 @@ if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Iterable
+import functools
+from collections.abc import Sequence
 
 import click
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import commands
-from benchmarks.boundaries import boundary_f1
-from benchmarks.report import publish, table
-from benchmarks.sets import rgbd
-from fiffdepth_rt import Depth, DepthMap, Space
-from fiffdepth_rt.backends.grids import Size
-from training import metrics
-from training.data.samples import MetricPair
+from benchmarks.evaluation import options
+from benchmarks.evaluation import results as tables
+from benchmarks.evaluation.methods import OddSize
+from benchmarks.evaluation.options import How, scoring, write_out
+from benchmarks.evaluation.pictures import panels, png
+from benchmarks.evaluation.protocol import MARIGOLD, MEDIAN, PROTOCOLS
+from benchmarks.evaluation.published import DEPTH_ROWS
+from benchmarks.evaluation.results import SetResult
+from benchmarks.evaluation.spread import run
+from benchmarks.evaluation.task import AccuracyWork, Scored, Scorer, Skipped, photo_of
+from benchmarks.report import Report, publish
+from benchmarks.sets.choice import SetChoice
+from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.machine import installed, machine_card
+from training.alignment import AlignmentSpace
+from training.data.samples import DataError, SampleError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeanScores:
-    """Means over images, 0 … 1. f1: of the boundaries."""
-
-    method: str
-    group: str
-    images: int
-    abs_rel: float
-    delta1: float
-    f1: float
-
-
-def ramp(size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """What needs no model: the lower in the picture, the nearer. H×W in [0, 1], 0 = near."""
-    h, w = size_hw
-    return np.broadcast_to(np.linspace(1, 0, h, dtype=np.float32)[:, None], (h, w))
-
-
-def score(prediction: NDArray[np.float32], frame: MetricPair, *, space: str) -> tuple[float, float, float]:
-    """AbsRel, δ1 and boundary F1 of an affine-invariant H×W map, each 0 … 1."""
-    truth_m = np.where(frame.valid, frame.depth_m, 0).astype(np.float32, copy=False)
-    errors = metrics.score(prediction, truth_m, space=space, min_m=metrics.NEAREST_M, max_m=frame.farthest_m)
-    aligned = metrics.align(prediction, truth_m, frame.valid, space=space)
-    clipped = np.clip(aligned, metrics.NEAREST_M, frame.farthest_m)
-    return errors.abs_rel, errors.delta1, boundary_f1(clipped, truth_m, frame.valid)
+def _processing_hw(frames: SetChoice) -> tuple[int, int] | None:
+    """At which size a set's photos are processed: that of the first that can be read; None: the model's
+    own."""
+    opened = frames.open()
+    if opened.rules.processing_px is None:
+        return None
+    reason = ""
+    for index in range(len(opened)):
+        try:
+            pixels = photo_of(opened.frame(index), opened.rules).pixels
+        except SampleError as error:
+            reason = reason or str(error)
+            continue
+        return pixels.shape[0], pixels.shape[1]
+    raise DataError(f"Not one image of {frames.title} can be read. The first: {reason}.")
 
 
-def evaluate(
-    held_out: Iterable[MetricPair], depth: Depth, *, size: Size, pictures: Path | None
-) -> list[MeanScores]:
-    """Score the model and the ramp on every frame: a row for all, then one for each group."""
-    scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
-    for frame in held_out:
-        predictions = {
-            depth.manifest.name: depth.infer(frame.photo, size=size),
-            "ramp": DepthMap(values=ramp(frame.depth_m.shape), space=Space.DEPTH),
-        }
-        for method, prediction in predictions.items():
-            result = score(prediction.values, frame, space=prediction.space)
-            for group in (frame.group, "all"):
-                scores[method, group].append(result)
-        if pictures is not None:
-            _write_picture(pictures / f"{frame.name}.png", frame, predictions[depth.manifest.name])
-    groups = sorted({group for _, group in scores} - {"all"})
-    return [
-        MeanScores(method=method, group=group, images=len(scores[method, group]), abs_rel=a, delta1=d, f1=f)
-        for group in (["all", *groups] if len(groups) > 1 else groups)  # one group is all of them
-        for method in sorted({method for method, _ in scores})
-        for a, d, f in [np.mean(scores[method, group], axis=0).tolist()]
-    ]
+def evaluate(work: AccuracyWork, how: How) -> SetResult:
+    """One method on one set. Raises DataError where no image could be scored."""
+    frames, protocol = work.frames, work.protocol
+    opened, method = frames.open(), work.choice.open()
+    method.close()
+    label = f"{frames.title}, {method.name}, {protocol.name}"
+    outcomes: list[Scored | Skipped] = run(work, len(opened), label=label, processes=how.processes)
+    scored = [one for one in outcomes if isinstance(one, Scored)]
+    skipped = [one for one in outcomes if isinstance(one, Skipped)]
+    if not scored:
+        first = f"{skipped[0].name}: {skipped[0].reason}"
+        raise DataError(
+            f"Not one of the {len(opened)} images of {frames.title} could be scored with {method.name}. "
+            f"The first: {first}."
+        )
+    return SetResult(
+        protocol=protocol.name,
+        set=frames.key,
+        title=frames.title,
+        method=method.name,
+        expected=opened.expected,
+        scored=scored,
+        skipped=skipped,
+        choices={
+            **protocol.choices(opened.rules),
+            **method.choices,
+            "aligned_in": str(protocol.space_of_fit(method.space, work.align_in)),
+            "subset": frames.subset,
+            "by_group": opened.rules.processing_px is None,
+        },
+    )
 
 
-def _write_picture(path: Path, frame: MetricPair, prediction: DepthMap) -> None:
-    """Photo, prediction and truth side by side, near = bright; no reading = black."""
-    truth, read = frame.depth_m, frame.depth_m > 0
-    lo, hi = np.percentile(truth[read], [2, 98])
-    scaled = np.clip((truth - lo) / (hi - lo), 0, 1).astype(np.float32)
-    shown = DepthMap(values=scaled, space=Space.DEPTH).colors()
-    shown[~read] = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    strip = np.hstack([frame.photo, prediction.colors(), shown])
-    cv2.imwrite(str(path), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
+def save_worst(folder: Path, work: AccuracyWork, result: SetResult, count: int) -> None:
+    """The `count` images with the largest AbsRel as PNGs, worst first: NN_<method>_<image>.png."""
+    worst = sorted(result.scored, key=lambda one: -one.errors.abs_rel)[:count]
+    scorer = Scorer(work)
+    places = {scorer.frames.name(index): index for index in range(len(scorer.frames))}
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, one in enumerate(worst, 1):
+        frame, _, compared = scorer.detail(places[one.name])
+        name = "_".join([f"{rank:02d}", result.method, *Path(one.name).with_suffix("").parts])
+        with replacing(folder / f"{name.replace(' ', '-').replace(',', '')}.png") as file:
+            file.write(png(panels(frame, compared)))
+    scorer.close()
 
 
-def markdown(rows: list[MeanScores]) -> str:
-    headers = ["frames", "method", "n", "AbsRel % ↓", "δ1 % ↑", "boundary F1 % ↑"]
-    lines = [
-        [r.group, r.method, r.images, *(f"{100 * x:.1f}" for x in (r.abs_rel, r.delta1, r.f1))] for r in rows
-    ]
-    return table(headers, lines, align="llrrrr")
-
-
-def _scenes(count: int, *, scale: int) -> Iterable[MetricPair]:
-    from benchmarks.sets import scenes  # needs the renderer, and pairs do not
-
-    return scenes.frames(count, scale=scale)
+def markdown(results: Sequence[SetResult]) -> str:
+    """For each protocol: the table beside published rows, all errors, what was skipped."""
+    parts = []
+    for name in dict.fromkeys(result.protocol for result in results):
+        own = [result for result in results if result.protocol == name]
+        parts += [f"## Protocol {name}", tables.comparison(own, DEPTH_ROWS[name]), tables.details(own)]
+    skipped = tables.skips(results)
+    return "\n\n".join([*parts, *([skipped] if skipped else [])])
 
 
 @commands.command(__doc__)
-@click.argument("folder", metavar="[DIR]", required=False, type=commands.FOLDER)
-@click.option("--scenes", metavar="N", type=int, help="Instead of DIR: held-out scenes to render.")
+@click.option("--data", metavar="ROOT", type=commands.FOLDER, help="The folder with a folder per dataset.")
 @click.option(
-    "--scale", metavar="N", type=int, default=1, show_default=True, help="Of the scenes, times 192×256."
+    "--datasets",
+    metavar="SETS",
+    required=True,
+    callback=options.words,
+    help="Of nyuv2, kitti, eth3d, scannet, diode, folder:DIR, scenes:N; several with commas between.",
 )
-@commands.engine
-@commands.size
-@commands.pictures
+@click.option("--splits", metavar="DIR", type=commands.FOLDER, help="Marigold's data_split/; else ROOT's.")
+@click.option("--subset", is_flag=True, help="Take lists of another length, and say so in the result.")
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice([protocol.name for protocol in PROTOCOLS]),
+    multiple=True,
+    default=(MARIGOLD.name,),
+    show_default=True,
+    help="Several times for several.",
+)
+@click.option(
+    "--odd-size",
+    type=click.Choice(["floor", "ceil"]),
+    default="floor",
+    show_default=True,
+    help="Of ETH3D's 756 px on an exact grid: 752 as Marigold's repository, or 760 as diffusers.",
+)
+@click.option(
+    "--align-in",
+    type=click.Choice([str(space) for space in AlignmentSpace]),
+    help="Fit scale and shift there, instead of where the protocol does.",
+)
+@click.option("--all-columns", is_flag=True, help="Fit to all of ETH3D's columns, not to 1024 of them.")
+@click.option("--scale", metavar="N", type=commands.COUNT, default=1, help="Of scenes, times 192×256.")
+@click.option(
+    "--save-errors", metavar="N", type=commands.COUNT, help="In --out: the N worst images of a row."
+)
+@scoring
 @commands.save
 def main(
-    folder: Path | None,
-    scenes: int | None,
+    data: Path | None,
+    datasets: tuple[str, ...],
+    splits: Path | None,
+    subset: bool,
+    protocols: tuple[str, ...],
+    odd_size: OddSize,
+    align_in: str | None,
+    all_columns: bool,
     scale: int,
-    engine: Path | None,
-    size: Size,
-    pictures: Path | None,
+    save_errors: int | None,
+    how: How,
     save: bool,
 ) -> None:
-    if (folder is None) == (scenes is None):
-        raise click.UsageError("Give either a folder of RGB-D pairs, or --scenes N.")
-    held_out = rgbd.frames(folder) if scenes is None else _scenes(scenes, scale=scale)
-    with Depth(engine) as depth:
-        rows = evaluate(held_out, depth, size=size, pictures=pictures)
-        said = depth.describe()
-    report = commands.model_report(
-        said,
-        benchmark="accuracy",
-        subject=None if scenes is None else f"scenes {said['name']}",
-        title="Accuracy",
-        text=markdown(rows),
-        figures={"sha256": said["sha256"], "rows": [dataclasses.asdict(r) for r in rows]},
-    )
+    if save_errors is not None and how.out is None:
+        raise click.UsageError("--save-errors needs --out DIR for the pictures.")
+    if align_in is not None and MEDIAN.name in protocols:
+        raise click.UsageError("The protocol median scales depths: --align-in has no meaning there.")
+    how = dataclasses.replace(how, odd_size=odd_size)
+    results = []
+    for word in datasets:
+        frames = SetChoice(word=word, data=data, splits=splits, subset=subset, scale=scale)
+        for choice in how.choices(functools.partial(_processing_hw, frames)):
+            for protocol in (one for name in protocols for one in PROTOCOLS if one.name == name):
+                fewer = protocol.fewer_columns and not all_columns
+                work = AccuracyWork(
+                    choice=choice,
+                    frames=frames,
+                    protocol=dataclasses.replace(protocol, fewer_columns=fewer),
+                    align_in=None if align_in is None else AlignmentSpace(align_in),
+                    keep=how.keep,
+                )
+                results.append(evaluate(work, how))
+                if how.out is not None and save_errors is not None:
+                    folder = how.out / "worst" / protocol.name / frames.key.replace(":", "-")
+                    save_worst(folder, work, results[-1], save_errors)
+    report = report_of(results)
+    if how.out is not None:
+        write_out(how.out, report, {"per_image.csv": tables.per_image_csv(results)})
     publish(report, save=save)
+
+
+def report_of(results: Sequence[SetResult]) -> Report:
+    methods = list(dict.fromkeys(result.method for result in results))
+    return Report(
+        benchmark="accuracy",
+        subject=" ".join([methods[0], *dict.fromkeys(result.set for result in results)]),
+        title="Accuracy",
+        command=commands.typed("accuracy"),
+        card=machine_card(installed(options.LIBRARIES)),
+        facts={"models": options.models(result.choices for result in results)},
+        text=markdown(results),
+        figures={"results": tables.by_protocol(results)},
+    )
 
 
 if __name__ == "__main__":

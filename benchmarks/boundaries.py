@@ -1,16 +1,16 @@
-"""Are the edges where they belong? Depth Pro's boundary metrics, plain numpy, and a command for mattes.
+"""Are the edges where they belong? Depth Pro's boundary metrics and the soft edge error: Table 2.
 
-    python -m benchmarks.boundaries DIR                           # the bundled model
-    python -m benchmarks.boundaries DIR --engine engines/fiffdepth --far-over-near 10
+    python -m benchmarks.boundaries --data DATA --datasets sintel,spring,ibims,am2k,p3m10k,dis5k
+    python -m benchmarks.boundaries --data DATA --datasets am2k --engine engines/fiffdepth --far-over-near 10
+    python -m benchmarks.boundaries --data DATA --datasets ibims --predictions maps --space disparity
+    python -m benchmarks.boundaries --datasets folder:frames
+    python -m benchmarks.boundaries --datasets mattes:photos
 
-DIR holds NAME_rgb.jpg (or .png) with NAME_matte.png beside it (8-bit alpha, white = foreground). A matte has
-no depth to align to: a map in [0, 1] is stretched from 1 to far/near (a disparity map: 1 / depth from
-near/far to 1), and the recall of the matte's outline depends on that ratio. F1 on photos with depth:
-benchmarks/accuracy.py.
-
-Source: Bochkovskii et al., Depth Pro (ICLR 2025), section 4.2 and its eval/boundary_metrics.py. An edge is a
-pair of neighbours whose inverse depths have a ratio above t, in one of four directions; scale cancels, shift
-does not.
+Sets with depth (sintel, spring, ibims, folder:DIR, scenes:N): predictions are aligned by least squares in the
+model's own space, on truth within the set's range; F1 and the soft edge error are of all known truth. Sets
+with mattes (am2k, p3m10k, dis5k, mattes:DIR) have no depth to align to: a map in [0, 1] is stretched over
+the depths 1 to far/near, and the recall of the matte's outline depends on that ratio; --sweep gives it for
+several. What to download: docs/evaluate.md.
 """
 
 from __future__ import annotations
@@ -21,143 +21,238 @@ from pathlib import Path
 if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import commands
-from benchmarks.report import publish, table
-from benchmarks.sets import mattes
-from fiffdepth_rt import Depth, DepthMap, Space
-from fiffdepth_rt.backends.grids import Size
+from benchmarks.evaluation import options
+from benchmarks.evaluation.boundary_metrics import SEE_KERNELS
+from benchmarks.evaluation.boundary_task import BoundaryChoice, BoundaryWork, Edges
+from benchmarks.evaluation.options import How, scoring, write_out
+from benchmarks.evaluation.published import BOUNDARY_ROWS
+from benchmarks.evaluation.results import skipped_sentence
+from benchmarks.evaluation.spread import run
+from benchmarks.evaluation.task import Skipped
+from benchmarks.report import Report, publish, table
+from benchmarks.sets.mattes import MatteFrames
+from fiffdepth_rt.machine import installed, machine_card
+from training.data.samples import DataError
 
-Mask = NDArray[np.bool_]
-
-THRESHOLDS = np.linspace(1.05, 1.25, 10)
-"""Ratios t; each one's score weighs t / Σ t in the mean."""
-MIN_DEPTH = 1e-6
-
-
-def boundary_f1(
-    prediction_depth: NDArray[np.floating], truth_depth: NDArray[np.floating], valid: Mask | None = None
-) -> float:
-    """F1 of occlusion edges, 0 … 1: two H×W depth maps (positive, small = near, any unit) -> score.
-
-    For each t: precision and recall are means over the four directions, F1 = 2PR / (P + R); then the mean
-    over THRESHOLDS weighted by t. Pixels must match exactly. `valid` H×W: pairs with an invalid pixel are no
-    edge in either map (None: all pixels count).
-    Raises ValueError for unequal shapes or values that are not finite where valid.
-    """
-    both = _pairs_valid(prediction_depth, truth_depth, valid)
-    predicted, true = _log_steps(prediction_depth, both), _log_steps(truth_depth, both)
-    scores = []
-    for t in THRESHOLDS:
-        found, wanted = _edges(predicted, t), _edges(true, t)
-        hits = [np.count_nonzero(f & w) for f, w in zip(found, wanted, strict=True)]
-        recall = _mean_share(hits, wanted)
-        precision = _mean_share(hits, found)
-        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
-    return float(np.average(scores, weights=THRESHOLDS))
+SWEEP = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+"""Ratios far/near of --sweep."""
 
 
-def boundary_recall(prediction_depth: NDArray[np.floating], foreground: Mask) -> float:
-    """Recall of a matte's outline, 0 … 1: H×W depth map (positive, small = near), H×W foreground -> score.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoundaryResult:
+    """One method on one set. ratios: of each image's recalls. The rest as in results.SetResult."""
 
-    foreground = alpha > 0.1. Of a run of neighbouring predicted edges across the outline only the strongest
-    counts, so a blurred edge does not win by being wide.
-    Raises ValueError for unequal shapes or values that are not finite.
-    """
-    both = _pairs_valid(prediction_depth, foreground, None)
-    predicted = _log_steps(prediction_depth, both)
-    right, down = np.diff(foreground.astype(np.int8), axis=1), np.diff(foreground.astype(np.int8), axis=0)
-    wanted = [right > 0, right < 0, down > 0, down < 0]
-    scores = []
-    for t in THRESHOLDS:
-        edges = _edges(predicted, t)
-        ridges = [_strongest_of_runs(e, s, axis=a) for (s, a), e in zip(predicted, edges, strict=True)]
-        hits = [np.count_nonzero(f & w) for f, w in zip(ridges, wanted, strict=True)]
-        scores.append(_mean_share(hits, wanted))
-    return float(np.average(scores, weights=THRESHOLDS))
+    set: str
+    title: str
+    method: str
+    expected: int
+    ratios: tuple[float, ...]
+    scored: Sequence[Edges]
+    skipped: Sequence[Skipped]
+    choices: dict[str, Any]
 
+    @property
+    def images(self) -> str:
+        n = len(self.scored)
+        return str(n) if n == self.expected else f"{n} of {self.expected}"
 
-def _pairs_valid(a: NDArray[np.generic], b: NDArray[np.generic], valid: Mask | None) -> tuple[Mask, Mask]:
-    """Which (left, right) and (upper, lower) neighbours are both valid."""
-    if a.ndim != 2 or a.shape != b.shape or (valid is not None and valid.shape != a.shape):
-        shapes = [a.shape, b.shape] + ([] if valid is None else [valid.shape])
-        raise ValueError(f"Boundary metrics need H×W arrays of one shape, got {shapes}: resize first.")
-    keep = np.ones(a.shape, bool) if valid is None else valid
-    if not (np.isfinite(a[keep]).all() and np.isfinite(b[keep]).all()):
-        raise ValueError("A depth map has NaN or infinite values: mark them invalid.")
-    return keep[:, 1:] & keep[:, :-1], keep[1:] & keep[:-1]
+    @property
+    def f1(self) -> float | None:
+        found = [one.f1 for one in self.scored if one.f1 is not None]
+        return float(np.mean(found)) if found else None
 
+    @property
+    def see(self) -> list[float | None]:
+        """By kernel; the mean over the images that have an edge."""
+        columns = zip(*(one.see for one in self.scored), strict=True)
+        kinds = [[x for x in column if x is not None] for column in columns]
+        return [float(np.mean(kind)) if kind else None for kind in kinds]
 
-def _log_steps(depth: NDArray[np.floating], both: tuple[Mask, Mask]) -> list[tuple[NDArray[np.float64], int]]:
-    """(log ratio of inverse depths, axis) for right, left, down, up; > 0: the neighbour that way is nearer.
+    @property
+    def recall(self) -> list[float]:
+        return [float(x) for x in np.mean([one.recall for one in self.scored], axis=0)] if self.ratios else []
 
-    "left" reads: the left one of the pair is nearer. 0 where a pixel of the pair is invalid.
-    """
-    near = -np.log(np.maximum(np.nan_to_num(depth.astype(np.float64), nan=1), MIN_DEPTH))
-    right = np.where(both[0], np.diff(near, axis=1), 0)
-    down = np.where(both[1], np.diff(near, axis=0), 0)
-    return [(right, 1), (-right, 1), (down, 0), (-down, 0)]
-
-
-def _edges(steps: list[tuple[NDArray[np.float64], int]], t: float) -> list[Mask]:
-    return [step > np.log(t) for step, _ in steps]
-
-
-def _mean_share(hits: list[int], of: list[Mask]) -> float:
-    return float(np.mean([h / max(np.count_nonzero(m), 1) for h, m in zip(hits, of, strict=True)]))
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"method": self.method, "images": len(self.scored), "expected": self.expected}
+        if self.f1 is not None:
+            found |= {"boundary_f1": self.f1}
+            found |= {f"see_{k}_m": x for k, x in zip(SEE_KERNELS, self.see, strict=True)}
+        else:
+            found |= {"recall_by_far_over_near": dict(zip(map(str, self.ratios), self.recall, strict=True))}
+        skipped = [dataclasses.asdict(one) for one in self.skipped]
+        return found | {"skipped": skipped, "choices": self.choices}
 
 
-def _strongest_of_runs(edges: Mask, steps: NDArray[np.float64], *, axis: int) -> Mask:
-    """Keep, of each maximal run of edges along `axis`, the first strongest step."""
-    e, s = (edges, steps) if axis == 1 else (edges.T, steps.T)
-    kept = np.zeros_like(e)
-    for y in np.flatnonzero(e.any(axis=1)):
-        columns = np.flatnonzero(e[y])
-        for run in np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1):
-            kept[y, run[np.argmax(s[y, run])]] = True
-    return kept if axis == 1 else kept.T
+def evaluate(work: BoundaryWork, how: How) -> BoundaryResult:
+    """Raises DataError where no image could be scored."""
+    opened, method = work.frames.open(), work.choice.open()
+    method.close()
+    on_mattes = isinstance(opened, MatteFrames)
+    outcomes: list[Edges | Skipped] = run(
+        work, len(opened), label=f"{work.frames.title}, {method.name}", processes=how.processes
+    )
+    scored = [one for one in outcomes if isinstance(one, Edges)]
+    skipped = [one for one in outcomes if isinstance(one, Skipped)]
+    if not scored:
+        first = f"{skipped[0].name}: {skipped[0].reason}"
+        raise DataError(
+            f"Not one of the {len(opened)} images of {work.frames.title} could be scored with {method.name}. "
+            f"The first: {first}."
+        )
+    means = "depth 1 to far/near" if on_mattes else f"least squares in {method.space}"
+    return BoundaryResult(
+        set=work.frames.key,
+        title=work.frames.title,
+        method=method.name,
+        expected=opened.expected,
+        ratios=work.ratios if on_mattes else (),
+        scored=scored,
+        skipped=skipped,
+        choices={
+            **method.choices,
+            "depth_by": means if work.aligned else "the prediction as it is",
+            "thresholds": "1.05 to 1.25, 10, weighted by themselves",
+            "see_kernels": None if on_mattes else list(SEE_KERNELS),
+            "subset": work.frames.subset,
+        },
+    )
 
 
-def _unaligned_depth(depth_map: DepthMap, *, far_over_near: float) -> NDArray[np.float32]:
-    """Depth map -> depth in near planes, 1 … far_over_near."""
-    if depth_map.space == Space.DISPARITY:
-        return 1 / (1 / far_over_near + depth_map.values * (1 - 1 / far_over_near))
-    return 1 + depth_map.values * (far_over_near - 1)
+def markdown(results: Sequence[BoundaryResult]) -> str:
+    """Table 2 with published rows; soft edge errors; recall by ratio where there are several."""
+    sets = list(dict.fromkeys(result.set for result in results))
+    titles = {result.set: result.title for result in results}
+    depth = {result.set for result in results if result.f1 is not None}
+    headers = ["method", *(f"{titles[name]} {'F1' if name in depth else 'R'} ↑" for name in sets), "from"]
+    rows: list[list[str]] = []
+    for row in BOUNDARY_ROWS:
+        if any(name in row.figures for name in sets):
+            cells = [f"{row.figures[name][0]:.3f}" if name in row.figures else "" for name in sets]
+            rows.append([row.method, *cells, f"published: {row.source}"])
+    for method in dict.fromkeys(result.method for result in results):
+        own = {result.set: result for result in results if result.method == method}
+        cells = [f"{_headline(own[name]):.3f}" if name in own else "" for name in sets]
+        images = ", ".join(own[name].images for name in sets if name in own)
+        rows.append([method, *cells, f"measured here, n = {images}"])
+    parts = [table(headers, rows, align="l" + "r" * len(sets) + "l")]
+    if depth:
+        lines = [
+            [r.title, r.method, *("" if x is None else f"{x:.3f}" for x in r.see)]
+            for r in results
+            if r.f1 is not None
+        ]
+        parts.append(table(["set", "method", *(f"SEE {k}, m ↓" for k in SEE_KERNELS)], lines, align="llrrr"))
+    swept = [result for result in results if len(result.ratios) > 1]
+    if swept:
+        ratios = swept[0].ratios
+        lines = [[r.title, r.method, *(f"{x:.3f}" for x in r.recall)] for r in swept]
+        parts.append(
+            table(
+                ["set", "recall at far/near", *(f"{x:g}" for x in ratios)],
+                lines,
+                align="ll" + "r" * len(ratios),
+            )
+        )
+    gone = [skipped_sentence(r.title, r.method, r.skipped) for r in results if r.skipped]
+    return "\n\n".join([*parts, *gone])
 
 
-def evaluate(folder: Path, depth: Depth, *, size: Size, far_over_near: float) -> list[float]:
-    """Recall of every matte of `folder`, in the order of the file names."""
-    recalls = []
-    for matte in mattes.frames(folder):
-        shown = _unaligned_depth(depth.infer(matte.photo, size=size), far_over_near=far_over_near)
-        recalls.append(boundary_recall(shown, matte.foreground))
-    return recalls
+def _headline(result: BoundaryResult) -> float:
+    """F1, or the recall at the first ratio: that of --far-over-near."""
+    return result.recall[0] if result.f1 is None else result.f1
+
+
+def per_image_csv(results: Sequence[BoundaryResult]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    see = [f"see_{k}_m" for k in SEE_KERNELS]
+    writer.writerow(["set", "method", "image", "f1", *see, "far_over_near", "recall", "skipped"])
+    for result in results:
+        for one in result.scored:
+            key = [result.set, result.method, one.name]
+            if one.f1 is not None:
+                values = ["" if x is None else repr(x) for x in one.see]
+                writer.writerow([*key, repr(one.f1), *values, "", "", ""])
+            for ratio, recall in zip(result.ratios, one.recall, strict=True):
+                writer.writerow([*key, "", *([""] * len(see)), ratio, repr(recall), ""])
+        for gone in result.skipped:
+            empty = [""] * (len(see) + 3)
+            writer.writerow([result.set, result.method, gone.name, *empty, gone.reason])
+    return text.getvalue()
 
 
 @commands.command(__doc__)
-@click.argument("folder", metavar="DIR", type=commands.FOLDER)
-@commands.engine
-@commands.size
+@click.option("--data", metavar="ROOT", type=commands.FOLDER, help="The folder with a folder per dataset.")
 @click.option(
-    "--far-over-near", metavar="X", default=10.0, show_default=True, help="The depth range of a map."
+    "--datasets",
+    metavar="SETS",
+    required=True,
+    callback=options.words,
+    help="Of sintel, spring, ibims, am2k, p3m10k, dis5k, folder:DIR, scenes:N, mattes:DIR.",
 )
+@click.option("--splits", metavar="DIR", type=commands.FOLDER, help="Where dis5k_sample_list.txt is.")
+@click.option("--subset", is_flag=True, help="Take sets of another size, and say so in the result.")
+@click.option(
+    "--far-over-near", metavar="X", default=10.0, show_default=True, help="Depth range of a map, for mattes."
+)
+@click.option("--sweep", is_flag=True, help="For mattes: also the far/near of 2, 5, 10, 20, 50 and 100.")
+@click.option("--unaligned", is_flag=True, help="Predictions are depth up to scale: take them as they are.")
+@click.option("--scale", metavar="N", type=commands.COUNT, default=1, help="Of scenes, times 192×256.")
+@scoring
 @commands.save
-def main(folder: Path, engine: Path | None, size: Size, far_over_near: float, save: bool) -> None:
-    with Depth(engine) as depth:
-        recalls = evaluate(folder, depth, size=size, far_over_near=far_over_near)
-        said = depth.describe()
-    row = [said["name"], len(recalls), f"{100 * np.mean(recalls):.1f}"]
-    report = commands.model_report(
-        said,
+def main(
+    data: Path | None,
+    datasets: tuple[str, ...],
+    splits: Path | None,
+    subset: bool,
+    far_over_near: float,
+    sweep: bool,
+    unaligned: bool,
+    scale: int,
+    how: How,
+    save: bool,
+) -> None:
+    if not far_over_near > 1:
+        raise click.UsageError(
+            f"--far-over-near {far_over_near:g}: the far end is beyond the near one, so > 1."
+        )
+    ratios = tuple(dict.fromkeys((far_over_near, *(SWEEP if sweep else ()))))
+    results = []
+    for word in datasets:
+        frames = BoundaryChoice(word=word, data=data, splits=splits, subset=subset, scale=scale)
+        for choice in how.choices():
+            work = BoundaryWork(
+                choice=choice, frames=frames, ratios=ratios, aligned=not unaligned, keep=how.keep
+            )
+            results.append(evaluate(work, how))
+    keyed: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        keyed.setdefault(result.set, []).append(result.to_json())
+    report = Report(
         benchmark="boundaries",
-        title="Outlines of mattes",
-        facts={"far over near": f"{far_over_near:g}"},
-        text=table(["method", "n", "boundary recall % ↑"], [row], align="lrr"),
-        figures={"sha256": said["sha256"], "far_over_near": far_over_near, "recall": recalls},
+        subject=" ".join([results[0].method, *dict.fromkeys(result.set for result in results)]),
+        title="Boundaries",
+        command=commands.typed("boundaries"),
+        card=machine_card(installed(options.LIBRARIES)),
+        facts={
+            "models": options.models(result.choices for result in results),
+            "far over near": f"{far_over_near:g}",
+        },
+        text=markdown(results),
+        figures={"results": keyed},
     )
+    if how.out is not None:
+        write_out(how.out, report, {"per_image.csv": per_image_csv(results)})
     publish(report, save=save)
 
 

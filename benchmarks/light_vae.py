@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import commands
-from benchmarks.accuracy import score
+from benchmarks.evaluation.frame_scores import score
 from benchmarks.report import Report, publish, table
 from benchmarks.sets import rgbd as rgbd_pairs
 from benchmarks.sets import scenes as held_out_scenes

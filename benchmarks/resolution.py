@@ -3,11 +3,11 @@
     python -m benchmarks.resolution DIR                        # the bundled model
     python -m benchmarks.resolution DIR --engine engines/fiffdepth --save
 
-DIR as for benchmarks/accuracy.py. Every size runs in a process of its own, whose largest resident memory is
-the row's. CPU time is that of all threads, and does not mind other programs. Accuracy is that of
-benchmarks/accuracy.py.
-Steepness says how sharp edges are, not whether they are right: the 99th percentile of the difference between
-neighbouring pixels of a map, in the photo's size, of its whole range; "steepest" is the 99.9th.
+DIR holds pairs NAME_rgb.jpg and NAME_depth_mm.png. Every size runs in a process of its own, whose largest
+resident memory is the row's. CPU time is that of all threads, and does not mind other programs. Accuracy is
+that of benchmarks/accuracy.py. Steepness says how sharp edges are, not whether they are right: the 99th
+percentile of the difference between neighbouring pixels of a map, in the photo's size, of its whole range;
+"steepest" is the 99.9th.
 
 Tiles: the four quadrants of a photo, each at `--tile` px on its own, put together. "As they are" takes their
 values; "aligned" first fits each one's scale and shift to the whole photo at the same size.
@@ -32,12 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy, commands
+from benchmarks import commands
+from benchmarks.evaluation.frame_scores import score, write_strip
 from benchmarks.machine import peak_host_mib
 from benchmarks.report import publish, table
 from benchmarks.sets import rgbd
 from fiffdepth_rt import Depth, DepthMap
-from training import metrics
+from training.alignment import align
 
 SIZES = (192, 256, 384, 512, 768, 1024)
 TILES = ("as they are", "aligned")
@@ -70,7 +71,6 @@ class _Tiled:
     def __init__(self, depth: Depth, *, aligned: bool) -> None:
         self._depth = depth
         self._aligned = aligned
-        self.manifest = depth.manifest
 
     def infer(self, photo: NDArray[np.uint8], *, size: int) -> DepthMap:
         result = np.empty(photo.shape[:2], dtype=np.float32)
@@ -90,7 +90,7 @@ def quadrants(photo_hw: tuple[int, int]) -> list[tuple[slice, slice]]:
 def fitted_to(tile: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
     """The scale and shift of `tile` that are nearest to `whole`, in least squares, clipped to [0, 1]."""
     everywhere = np.ones(tile.shape, dtype=bool)
-    fitted = metrics.align(tile, whole, everywhere, space="depth")
+    fitted = align(tile, whole, everywhere, space="depth")
     return np.clip(fitted, 0, 1).astype(np.float32)
 
 
@@ -120,16 +120,21 @@ def measure_size(
             cpu_s.append(time.process_time() - start_cpu)
             steps.append(steepness(depth_map.values))
         peak_mib = peak_host_mib()
-        rows = accuracy.evaluate(rgbd.frames(folder), depth, size=size, pictures=pictures)
-        scores = next(row for row in rows if row.method == opened.manifest.name)
+        scores = []
+        for frame in rgbd.frames(folder):
+            depth_map = depth.infer(frame.photo, size=size)
+            scores.append(score(depth_map.values, frame, space=depth_map.space))
+            if pictures is not None:
+                write_strip(pictures / f"{frame.name}.png", frame, depth_map)
+        abs_rel, delta1, _ = np.mean(scores, axis=0).tolist()
         return SizeFigures(
             what="whole" if tiles is None else f"2×2 tiles, {tiles}",
             grid_hw=opened.grid_for((photos[0].shape[0], photos[0].shape[1]), size),
             p50_ms=float(np.median(wall_s) * 1e3),
             cpu_p50_ms=float(np.median(cpu_s) * 1e3),
             peak_mib=peak_mib,
-            abs_rel=scores.abs_rel,
-            delta1=scores.delta1,
+            abs_rel=abs_rel,
+            delta1=delta1,
             steepness=float(np.mean(steps, axis=0)[0]),
             steepest=float(np.mean(steps, axis=0)[1]),
         )

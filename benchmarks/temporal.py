@@ -36,7 +36,7 @@ from benchmarks import commands
 from benchmarks.report import publish, table
 from fiffdepth_rt import Depth
 from fiffdepth_rt.smoothing import Smoother
-from training import metrics
+from training.alignment import align
 from training.scenes.layouts import Camera, Scene, make_scene
 from training.scenes.render import render_view
 
@@ -173,7 +173,7 @@ def _relative_error(depth_m: Array, projected: Array, valid: NDArray[np.bool_]) 
 def score(clip: Clip, predictions: NDArray[np.float32], *, space: str) -> float:
     """Affine-invariant N×H×W predictions -> TAE in %, all three steps."""
     valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
-    aligned = metrics.align(predictions, clip.depth_m, valid, space=space)
+    aligned = align(predictions, clip.depth_m, valid, space=space)
     return tae(np.clip(aligned, MIN_M, MAX_M), valid, clip.pose, clip.intrinsics)
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.boundaries import boundary_f1
+from benchmarks.evaluation.boundary_metrics import boundary_f1
 from benchmarks.miniature.prior import PROMPT, Size, decode, depth_latent, load_network, photo_latent
 from benchmarks.miniature.worlds import World, Worlds
 from fiffdepth_rt.atomic import replacing
 from training import metrics
+from training.alignment import align
 from training.loop import Schedule, fit
 from training.objective import Diffusion, Half, Method, feed_forward, objective
 
@@ -61,7 +62,7 @@ def score_pictures(pictures: Array, depth_m: Array) -> Figures:
     results, edges = [], []
     for picture, truth in zip(pictures, depth_m, strict=True):
         results.append(metrics.score(picture, truth, space="depth", min_m=MIN_M, max_m=MAX_M))
-        aligned = metrics.align(picture, truth, everywhere, space="depth")
+        aligned = align(picture, truth, everywhere, space="depth")
         edges.append(boundary_f1(np.clip(aligned, MIN_M, MAX_M), truth))
     return Figures(
         abs_rel=float(np.mean([r.abs_rel for r in results])),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import ablation
-from benchmarks.boundaries import boundary_f1
+from benchmarks.evaluation.boundary_metrics import boundary_f1
 from benchmarks.miniature.prior import Size, decode, depth_latent, new_network, photo_latent
 from benchmarks.miniature.runs import VARIANTS, score_pictures
 from benchmarks.miniature.scenes import PHOTOGRAPHED, RENDERED, draw

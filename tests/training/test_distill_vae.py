@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from benchmarks import accuracy
 from benchmarks import light_vae as report
+from benchmarks.evaluation.frame_scores import score
 from benchmarks.sets import scenes
 from export.model import Given, read_checkpoint
 from tests.support.tiny_models import tiny_checkpoint
@@ -286,7 +286,7 @@ def test_perfect_depth_scores_perfectly():
     frame = next(scenes.frames(1))
     near = frame.depth_m < frame.farthest_m
     prediction = np.clip(frame.depth_m / frame.depth_m[near].max(), 0, 1)
-    abs_rel, delta1, f1 = accuracy.score(prediction, frame, space="depth")
+    abs_rel, delta1, f1 = score(prediction, frame, space="depth")
     assert abs_rel < 1e-5 and delta1 == 1.0 and f1 > 0.99
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import ramp
+from benchmarks.evaluation.methods import ramp
 from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES
