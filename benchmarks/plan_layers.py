@@ -23,6 +23,7 @@ import click
 
 from benchmarks import commands
 from fiffdepth_rt.backends.tensorrt.fit import check_fits
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS, TENSORRT, load
 from fiffdepth_rt.backends.tensorrt.here import Target, require
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
@@ -65,7 +66,6 @@ def attention(names: Sequence[str]) -> Attention:
 
 def inspect(engine_dir: EngineDir, target: Target) -> Iterator[tuple[PlanRecord, tuple[str, ...]]]:
     """The plans that run here, with their layers."""
-    from fiffdepth_rt.backends.tensorrt.flavour import load
     from fiffdepth_rt.backends.tensorrt.opened import deserialize
 
     trt = load(target.flavour)
@@ -93,11 +93,13 @@ def main(directory: Path, names: bool) -> None:
       python -m benchmarks.plan_layers engines/fiffdepth
     """
     engine_dir = open_engine_dir(directory)
-    target, _ = require()
-    for plan, layers in inspect(engine_dir, target):
-        click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
-        for name in layers if names else ():
-            click.echo(f"  {name}")
+    planned = {plan.flavour for plan in engine_dir.manifest.plans}
+    for flavour in [flavour for flavour in FLAVOURS if flavour.name in planned] or [TENSORRT]:
+        target, _ = require(flavour=flavour)
+        for plan, layers in inspect(engine_dir, target):
+            click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
+            for name in layers if names else ():
+                click.echo(f"  {name}")
 
 
 if __name__ == "__main__":

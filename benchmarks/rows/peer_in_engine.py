@@ -6,9 +6,7 @@ CUDA graph. Through TensorRT and TensorRT for RTX: written, API-checked, never r
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import tempfile
 import time
 import types
@@ -17,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.polygraphy_runners import polygraphy_for, runner
 from benchmarks.rows import flops, in_torch, peers
 from benchmarks.rows.row import Row, Spec, answer, noise_photo
 
@@ -31,24 +30,25 @@ def measure(spec: Spec) -> Row:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
     dtype = in_torch.DTYPES[options["dtype"]]
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), contextlib.ExitStack() as stack:
+    engine = options["engine"]
+    with polygraphy_for(engine), tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         network = peers.depth_anything(options["width"]).to(dtype)
         prepare, *_ = peers.depth_anything_around(network, dtype, "cpu").parts
         pixels = prepare.run(noise_photo(spec.size_hw))
         graph = write_graph(network, pixels, Path(folder))
-        runner = stack.enter_context(_runner(graph, options["engine"]))
+        with runner(engine, graph, PIXELS, tuple(pixels.shape)) as active:
 
-        def run(pixels_13hw: torch.Tensor) -> Any:
-            found = runner.infer({PIXELS: pixels_13hw.numpy()}, check_inputs=False)
-            return types.SimpleNamespace(predicted_depth=torch.from_numpy(found[DEPTH]))
+            def run(pixels_13hw: torch.Tensor) -> Any:
+                found = active.infer({PIXELS: pixels_13hw.numpy()}, check_inputs=False)
+                return types.SimpleNamespace(predicted_depth=torch.from_numpy(found[DEPTH]))
 
-        row = in_torch.measure_pipeline(
-            spec,
-            peers.depth_anything_around(run, dtype, "cpu"),
-            computes_in=options["dtype"],
-            load_s=time.perf_counter() - opening,
-            note="exported to ONNX, through polygraphy's runner, without a CUDA graph",
-        )
+            row = in_torch.measure_pipeline(
+                spec,
+                peers.depth_anything_around(run, dtype, "cpu"),
+                computes_in=options["dtype"],
+                load_s=time.perf_counter() - opening,
+                note="exported to ONNX, through polygraphy's runner, without a CUDA graph",
+            )
         gflop = flops.graph_flops(graph, {PIXELS: tuple(pixels.shape)}) / 1e9
         return dataclasses.replace(row, gflop=gflop)
 
@@ -77,20 +77,6 @@ def write_graph(network: Any, pixels: torch.Tensor, folder: Path) -> Path:
         verbose=False,
     )
     return path
-
-
-def _runner(graph: Path, engine: str) -> Any:
-    """A runner of polygraphy's, active inside its `with` block."""
-    # polygraphy reads it when it is imported, which this process has not done yet.
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if engine == "tensorrt-rtx" else "0"
-    if engine == "onnxruntime":
-        from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-
-        return OnnxrtRunner(SessionFromOnnx(str(graph)))
-    from polygraphy.backend.trt import CreateConfig, EngineFromNetwork, NetworkFromOnnxPath, TrtRunner
-
-    network = NetworkFromOnnxPath(str(graph), strongly_typed=True)
-    return TrtRunner(EngineFromNetwork(network, config=CreateConfig()))
 
 
 if __name__ == "__main__":

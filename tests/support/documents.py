@@ -33,9 +33,7 @@ except ImportError:  # Python 3.10
 
 PACKAGES = ("fiffdepth_rt", "training", "export", "benchmarks")
 # Options of other people's programs that our documents name alone.
-# Of `polygraphy run`; tests/benchmarks/test_inspect.py holds that it has them.
-POLYGRAPHY_OPTIONS = {"--onnx-outputs", "--onnx-outputs-by-type", "--trt", "--trt-outputs", "--fail-fast"}
-FOREIGN_OPTIONS = {"--system-site-packages"} | POLYGRAPHY_OPTIONS  # the first: python -m venv
+FOREIGN_OPTIONS = {"--system-site-packages"}  # of python -m venv
 FOREIGN_FILES = {"contrib/99991/download.py"}  # in Hypersim's repository
 
 STARTS = re.compile(r"(\$ )?(fiffdepth|python|make|pip|accelerate) ")
