@@ -210,7 +210,7 @@ def report_of(results: Sequence[SetResult]) -> Report:
         card=machine_card(installed(options.LIBRARIES)),
         facts={"models": options.models(result.choices for result in results)},
         text=markdown(results),
-        figures={"results": tables.by_protocol(results)},
+        figures={"scores": tables.by_protocol(results)},
     )
 
 

@@ -249,7 +249,7 @@ def main(
             "far over near": f"{far_over_near:g}",
         },
         text=markdown(results),
-        figures={"results": keyed},
+        figures={"scores": keyed},
     )
     if how.out is not None:
         write_out(how.out, report, {"per_image.csv": per_image_csv(results)})

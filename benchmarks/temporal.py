@@ -2,9 +2,11 @@
 
     python -m benchmarks.temporal                          # the bundled model
     python -m benchmarks.temporal --engine engines/fiffdepth --smooth 10 --smooth 30 --save
+    python -m benchmarks.temporal --video 7scenes:chess/seq-01 --video tum:rgbd_dataset_freiburg1_desk
 
-A camera swings through procedural scenes (training/scenes), so depth, poses and intrinsics are exact. The
-measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/eval_tae.py):
+A camera swings through procedural scenes (training/scenes), so depth, poses and intrinsics are exact; or
+posed RGB-D video of 7-Scenes, ScanNet or TUM RGB-D (benchmarks/sets/posed.py), whose depth has holes and
+noise. The measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/eval_tae.py):
 
 1. One scale and shift for the whole clip, by least squares against the truth. (There in disparity; here in
    the space that the model predicts.) Depth is then clipped to 1 mm … 10 m.
@@ -13,8 +15,9 @@ measure is that of Video Depth Anything (Chen et al., CVPR 2025, benchmark/eval/
    that were hit, where the truth is in range. Forwards and backwards.
 3. TAE = 100 × sum / (2 (N − 1)), in %; lower is better.
 
-The row "truth" is the error of exact depth: what rounding and hidden surfaces cost on this path. In the rows
-"+ flicker" each map got a random scale (3 %) and shift (0.015), as an unsteady model would give it.
+The row "truth" is the error of the scene's own depth: what rounding and hidden surfaces cost on this path.
+In the rows "+ flicker" each map got a random scale (3 %) and shift (0.015), as an unsteady model would give
+it.
 """
 
 from __future__ import annotations
@@ -26,37 +29,26 @@ if not __package__:  # started as a file: see benchmarks/__init__.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import commands
+from benchmarks.evaluation.protocol import resized
 from benchmarks.report import publish, table
+from benchmarks.sets.posed import Camera, Clip, open_clip
 from fiffdepth_rt import Depth
 from fiffdepth_rt.smoothing import Smoother
 from training.alignment import align
-from training.scenes.layouts import Camera, Scene, make_scene
-from training.scenes.render import render_view
+from training.data.samples import DataError
 
 Array = NDArray[np.float64]
 
 MIN_M, MAX_M = 1e-3, 10.0
-SEEDS = (11, 42, 54, 60)  # rooms in which the path comes no nearer than 0.5 m to anything
-SIZE_HW = (384, 512)
 FRAMES = 48
 FLICKER = (0.03, 0.015)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Clip:
-    """N frames of one scene. Camera coordinates: x right, y down, z forward, metres."""
-
-    photos: list[NDArray[np.uint8]]  # N of H×W×3 RGB
-    depth_m: NDArray[np.float32]  # N×H×W, along the optical axis
-    pose: Array  # N×4×4, camera -> world
-    intrinsics: Array  # 3×3, px
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,70 +59,6 @@ class TemporalError:
     scene: str
     frames: int
     tae: float
-
-
-def pose_of(camera: Camera) -> Array:
-    """Camera -> 4×4 matrix, camera coordinates to world; the rotation that `render` gives its rays."""
-    cr, sr = np.cos(camera.roll), np.sin(camera.roll)
-    cp, sp, cy, sy = np.cos(camera.pitch), np.sin(camera.pitch), np.cos(camera.yaw), np.sin(camera.yaw)
-    about_axis = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])  # right, up, forward
-    tilted = np.array([[1, 0, 0], [0, -sp, cp], [0, cp, sp]])  # -> x, y, z of a camera that looks along y
-    turned = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    pose = np.eye(4)
-    pose[:3, :3] = turned @ tilted @ about_axis @ np.diag([1, -1, 1])
-    pose[:3, 3] = camera.eye
-    return pose
-
-
-def intrinsics_of(camera: Camera, size_hw: tuple[int, int]) -> Array:
-    """Camera -> 3×3 pinhole matrix in px."""
-    (height, width), focal_px = size_hw, camera.focal * max(size_hw)
-    return np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
-
-
-def render_clip(seed: int, frames: int = FRAMES, size_hw: tuple[int, int] = SIZE_HW) -> Clip:
-    """seed -> Clip: a room, and a camera that swings once around its place; noise is new in each frame."""
-    scene = _room(seed)
-    views, poses = [], []
-    for step in range(frames):
-        moved = dataclasses.replace(scene, camera=_swung(scene.camera, 2 * np.pi * step / frames))
-        views.append(render_view(moved, size_hw, _camera_rng(seed)))
-        poses.append(pose_of(moved.camera))
-    noise = np.random.default_rng([13, seed])
-    return Clip(
-        photos=[
-            np.clip(view.photo + noise.normal(0, 2, view.photo.shape), 0, 255).astype(np.uint8)
-            for view in views
-        ],
-        depth_m=np.stack([view.depth_m for view in views]),
-        pose=np.stack(poses),
-        intrinsics=intrinsics_of(scene.camera, size_hw),
-    )
-
-
-def _room(seed: int) -> Scene:
-    rng = np.random.default_rng([11, seed])
-    while (scene := make_scene(rng)).kind != "room":
-        pass
-    return scene
-
-
-def _camera_rng(seed: int) -> np.random.Generator:
-    """The same for all frames of a clip: one camera, one setting; only its automatic exposure follows."""
-    return np.random.default_rng([12, seed])
-
-
-def _swung(camera: Camera, angle: float) -> Camera:
-    """Up to 15 cm to the sides and forward, 10° to the sides, 3° up and down."""
-    right = np.array([np.cos(camera.yaw), np.sin(camera.yaw), 0])
-    ahead = np.array([-np.sin(camera.yaw), np.cos(camera.yaw), 0])
-    eye = np.asarray(camera.eye) + 0.15 * np.sin(angle) * right + 0.075 * (1 - np.cos(angle)) * ahead
-    return dataclasses.replace(
-        camera,
-        eye=(float(eye[0]), float(eye[1]), float(eye[2])),
-        yaw=camera.yaw + np.radians(10) * np.sin(angle),
-        pitch=camera.pitch + np.radians(3) * np.sin(2 * angle),
-    )
 
 
 def tae(depth_m: Array, valid: NDArray[np.bool_], pose: Array, intrinsics: Array) -> float:
@@ -150,13 +78,13 @@ def tae(depth_m: Array, valid: NDArray[np.bool_], pose: Array, intrinsics: Array
 
 
 def _project(depth_m: Array, move: Array, intrinsics: Array) -> Array:
-    """H×W depth of one camera -> H×W depth in another, 0 where nothing fell."""
+    """H×W depth of one camera, 0 = none -> H×W depth in another, 0 where nothing fell."""
     height, width = depth_m.shape
     y, x = np.mgrid[0:height, 0:width]
     rays = np.linalg.inv(intrinsics) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     points = move[:3, :3] @ (rays * depth_m.ravel()) + move[:3, 3:]
     u, v, z = intrinsics @ points
-    ahead = z > 1e-6
+    ahead = (z > 1e-6) & (depth_m.ravel() > 0)  # a hole in a sensor's depth is no point at the camera
     u, v, z = u[ahead], v[ahead], z[ahead]
     column, row = np.rint(u / z), np.rint(v / z)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -192,16 +120,17 @@ def smoothed(maps: Sequence[NDArray[np.float32]], time_constant: float) -> list[
     return [smoother(m) for m in maps]
 
 
-def evaluate(
-    depth: Depth, seeds: Sequence[int], smooth: Sequence[float], frames: int = FRAMES
-) -> list[TemporalError]:
-    """Each scene, and their mean: exact depth, the model's, the model's with flicker added, and smoothed."""
+def evaluate(depth: Depth, clips: Iterable[tuple[str, Clip]], smooth: Sequence[float]) -> list[TemporalError]:
+    """Each scene, and their mean: its own depth, the model's, the model's with flicker added, and
+    smoothed."""
     name, scores = depth.manifest.name, dict[tuple[str, str], float]()
-    for seed in seeds:
-        clip, scene = render_clip(seed, frames), f"room {seed}"
+    counts: dict[str, int] = {}
+    for scene, clip in clips:
+        counts[scene] = len(clip.photos)
         valid = (clip.depth_m > MIN_M) & (clip.depth_m < MAX_M)
         scores[scene, "truth"] = tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)
-        maps = [item.depth_map.values for item in depth.stream(clip.photos)]
+        hw = (clip.depth_m.shape[1], clip.depth_m.shape[2])
+        maps = [resized(item.depth_map.values, hw) for item in depth.stream(clip.photos)]
         for method, variant in ((name, maps), (f"{name} + flicker", flickering(maps))):
             scores[scene, method] = score(clip, np.stack(variant), space=depth.output_space)
             for n in smooth:
@@ -209,14 +138,40 @@ def evaluate(
                 scores[scene, f"{method}, smooth={n:g}"] = score(clip, steadied, space=depth.output_space)
     for method in dict.fromkeys(method for _, method in scores):
         scores["mean", method] = float(np.mean([v for (_, m), v in scores.items() if m == method]))
+    counts["mean"] = sum(counts.values())
     return [
-        TemporalError(method=m, scene=scene, frames=frames, tae=value) for (scene, m), value in scores.items()
+        TemporalError(method=m, scene=scene, frames=counts[scene], tae=value)
+        for (scene, m), value in scores.items()
     ]
+
+
+def rendered(frames: int) -> Iterator[tuple[str, Clip]]:
+    """The rooms that this benchmark renders. Needs the renderer."""
+    from benchmarks.sets import rendered_clips
+
+    for seed in rendered_clips.SEEDS:
+        yield f"room {seed}", rendered_clips.render_clip(seed, frames)
 
 
 def markdown(rows: Sequence[TemporalError]) -> str:
     lines = [[r.scene, r.method, r.frames, f"{r.tae:.2f}"] for r in rows]
     return table(["scene", "method", "frames", "TAE % ↓"], lines, align="llrr")
+
+
+def _parse_camera(ctx: click.Context, option: click.Parameter, value: str | None) -> Camera | None:
+    """ "525,525,319.5,239.5" -> its numbers"""
+    if value is None:
+        return None
+    try:
+        fx, fy, cx, cy = (float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: say four numbers of px, fx,fy,cx,cy.", ctx, option) from error
+    return fx, fy, cx, cy
+
+
+def _without_folders(word: str) -> str:
+    layout, _, place = word.partition(":")
+    return f"{layout}:{Path(place).name}"
 
 
 @commands.command(__doc__)
@@ -233,18 +188,39 @@ def markdown(rows: Sequence[TemporalError]) -> str:
 @click.option(
     "--frames", metavar="N", type=click.IntRange(min=2), default=FRAMES, show_default=True, help="Per scene."
 )
+@click.option(
+    "--video",
+    "videos",
+    metavar="LAYOUT:DIR",
+    multiple=True,
+    help="Instead of the rooms: 7scenes:DIR, scannet:DIR or tum:DIR; several times for several.",
+)
+@click.option("--camera", metavar="FX,FY,CX,CY", callback=_parse_camera, help="Of the videos, in px.")
 @commands.save
-def main(engine: Path | None, smooth: tuple[float, ...], frames: int, save: bool) -> None:
-    with Depth(engine) as depth:
-        rows = evaluate(depth, SEEDS, smooth, frames)
-        said = depth.describe()
+def main(
+    engine: Path | None,
+    smooth: tuple[float, ...],
+    frames: int,
+    videos: tuple[str, ...],
+    camera: Camera | None,
+    save: bool,
+) -> None:
+    clips = rendered(frames)
+    if videos:
+        clips = ((_without_folders(word), open_clip(word, frames=frames, camera=camera)) for word in videos)
+    try:
+        with Depth(engine) as depth:
+            rows = evaluate(depth, clips, smooth)
+            said = depth.describe()
+    except DataError as error:
+        raise click.ClickException(str(error)) from error
     report = commands.model_report(
         said,
         benchmark="temporal",
         title="Temporal error",
         text=markdown(rows),
         figures={
-            "size_hw": SIZE_HW,
+            "camera": camera,
             "smooth": smooth,
             "sha256": said["sha256"],
             "rows": [dataclasses.asdict(r) for r in rows],

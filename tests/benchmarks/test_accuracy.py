@@ -25,7 +25,7 @@ def invoke(*words: str | Path) -> Result:
 
 
 def result_of(out: Path, protocol: str, name: str) -> dict[str, Any]:
-    (only,) = json.loads((out / "result.json").read_text())["results"][protocol][name]
+    (only,) = json.loads((out / "result.json").read_text())["scores"][protocol][name]
     return only
 
 
@@ -127,7 +127,7 @@ def test_results_are_keyed_by_protocol_and_stand_in_tables_of_their_own(tmp_path
     words = (*words, "--space", "depth", "--out", tmp_path / "out")
     ended = invoke(*words, "--protocol", "ppd", "--protocol", "marigold", "--protocol", "median")
     assert ended.exit_code == 0, ended.output
-    figures = json.loads((tmp_path / "out" / "result.json").read_text())["results"]
+    figures = json.loads((tmp_path / "out" / "result.json").read_text())["scores"]
     assert list(figures) == ["ppd", "marigold", "median"]
     fits = {name: sets["nyuv2"][0]["choices"]["fit"] for name, sets in figures.items()}
     assert fits == {"ppd": "RANSAC", "marigold": "least squares", "median": "median"}

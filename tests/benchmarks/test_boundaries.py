@@ -251,7 +251,7 @@ def scored(tiny: EdgeTiny, root: Path, *words: str | Path) -> dict[str, Any]:
     given_ = ["--data", root, "--datasets", tiny.name, "--subset", "--predictions", root / "maps"]
     ended = invoke(*given_, "--out", root / "out", *words)
     assert ended.exit_code == 0, ended.output
-    (only,) = json.loads((root / "out" / "result.json").read_text())["results"][tiny.name]
+    (only,) = json.loads((root / "out" / "result.json").read_text())["scores"][tiny.name]
     return only
 
 
@@ -348,7 +348,7 @@ def test_a_folder_of_mattes_is_scored_with_the_bundled_model_beside_the_ramp(tmp
     words = ("--datasets", f"mattes:{tmp_path}", "--size", "64", "--keep", tmp_path / "kept")
     ended = invoke(*words, "--out", tmp_path / "out")
     assert ended.exit_code == 0, ended.output
-    results = json.loads((tmp_path / "out" / "result.json").read_text())["results"]
+    results = json.loads((tmp_path / "out" / "result.json").read_text())["scores"]
     nano, ramp = results[f"mattes:{tmp_path.name}"]
     assert (nano["images"], nano["method"], ramp["method"]) == (2, "nano", "ramp")
     assert all(0 <= one["recall_by_far_over_near"]["10.0"] <= 1 for one in (nano, ramp))

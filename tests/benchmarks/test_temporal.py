@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 import fiffdepth_rt
 from benchmarks import temporal
+from benchmarks.sets import posed, rendered_clips
+from benchmarks.sets.posed import Clip
 from training.scenes.layouts import Camera
 
 INTRINSICS = np.array([[40.0, 0, 19.5], [0, 40.0, 14.5], [0, 0, 1]])
@@ -57,15 +64,15 @@ def test_one_frame_has_no_temporal_error() -> None:
 def test_a_level_camera_looks_along_y_with_z_up() -> None:
     camera = Camera(eye=(1.0, 2.0, 3.0), yaw=0.0, pitch=0.0, roll=0.0, focal=1.0)
     expected = [[1, 0, 0, 1], [0, 0, 1, 2], [0, -1, 0, 3], [0, 0, 0, 1]]
-    np.testing.assert_allclose(temporal.pose_of(camera), expected, atol=1e-12)
+    np.testing.assert_allclose(rendered_clips.pose_of(camera), expected, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
-def clip() -> temporal.Clip:
-    return temporal.render_clip(54, frames=6, size_hw=(96, 128))
+def clip() -> Clip:
+    return rendered_clips.render_clip(54, frames=6, size_hw=(96, 128))
 
 
-def test_poses_and_intrinsics_are_those_of_the_rendered_depth(clip: temporal.Clip) -> None:
+def test_poses_and_intrinsics_are_those_of_the_rendered_depth(clip: Clip) -> None:
     """Exact depth agrees with itself across frames but for rounding; wrong poses would not."""
     valid, depth = clip.depth_m < temporal.MAX_M, clip.depth_m.astype(np.float64)
     exact = temporal.tae(depth, valid, clip.pose, clip.intrinsics)
@@ -73,13 +80,13 @@ def test_poses_and_intrinsics_are_those_of_the_rendered_depth(clip: temporal.Cli
     assert temporal.tae(depth, valid, clip.pose[::-1], clip.intrinsics) > 2 * exact
 
 
-def test_the_score_does_not_depend_on_scale_and_shift(clip: temporal.Clip) -> None:
+def test_the_score_does_not_depend_on_scale_and_shift(clip: Clip) -> None:
     depth = clip.depth_m.astype(np.float64)
     exact = temporal.score(clip, depth, space="depth")
     assert temporal.score(clip, depth / 80 + 0.05, space="depth") == pytest.approx(exact, abs=1e-6)
 
 
-def test_flicker_is_measured_and_smoothing_lowers_it(clip: temporal.Clip) -> None:
+def test_flicker_is_measured_and_smoothing_lowers_it(clip: Clip) -> None:
     from fiffdepth_rt.smoothing import Smoother
 
     rng, smoother = np.random.default_rng(0), Smoother(30)
@@ -95,7 +102,7 @@ def test_flicker_is_measured_and_smoothing_lowers_it(clip: temporal.Clip) -> Non
 
 
 def test_the_benchmark_has_a_row_for_each_method(depth: fiffdepth_rt.Depth) -> None:
-    rows = temporal.evaluate(depth, [54], [10], frames=3)
+    rows = temporal.evaluate(depth, [("room 54", rendered_clips.render_clip(54, 3))], [10])
     assert [(r.scene, r.method) for r in rows] == [
         (scene, method)
         for scene in ("room 54", "mean")
@@ -103,3 +110,131 @@ def test_the_benchmark_has_a_row_for_each_method(depth: fiffdepth_rt.Depth) -> N
     ]
     assert all(np.isfinite(r.tae) and r.tae > 0 for r in rows)
     assert temporal.markdown(rows).count("\n") == len(rows) + 1
+
+
+# ---- posed video, as it lies on disk: a wall at 4 m, then at 3.3 m from a camera a metre ahead ----
+
+HW = (30, 40)
+CAMERA = (40.0, 40.0, 19.5, 14.5)
+TURNED = np.array([[0, 0, 1, 2], [1, 0, 0, 3], [0, 1, 0, 4], [0, 0, 0, 1.0]])
+"""World coordinates that are not the first camera's: x y z of the camera are y z x of the world."""
+
+
+def two_poses() -> list[np.ndarray]:
+    ahead = np.eye(4)
+    ahead[2, 3] = 1
+    return [TURNED, TURNED @ ahead]
+
+
+def two_depths_m() -> list[np.ndarray]:
+    return [np.full(HW, 4.0), np.full(HW, 3.3)]
+
+
+def save_photo(path: Path, hw: tuple[int, int] = HW) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*hw, 3), 77, np.uint8)).save(path)
+
+
+def save_depth(path: Path, depth_m: np.ndarray, factor: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    units = np.rint(depth_m * factor).astype(np.uint16)
+    units[0, 0] = 65535 if factor == 1000 else 0  # no reading
+    Image.fromarray(units).save(path)
+
+
+def write_7scenes(folder: Path) -> None:
+    for i, (pose, depth) in enumerate(zip(two_poses(), two_depths_m(), strict=True)):
+        save_photo(folder / f"frame-00000{i}.color.png")
+        save_depth(folder / f"frame-00000{i}.depth.png", depth, 1000)
+        np.savetxt(folder / f"frame-00000{i}.pose.txt", pose)
+
+
+def write_scannet(folder: Path) -> None:
+    """Photos of another size than depth, ten frames and names without leading zeros, one that was not
+    tracked."""
+    lost = np.full((4, 4), -np.inf)
+    for number, (pose, depth) in {2: (two_poses()[0], 0), 9: (lost, 0), 10: (two_poses()[1], 1)}.items():
+        save_photo(folder / "color" / f"{number}.jpg", (60, 80))
+        save_depth(folder / "depth" / f"{number}.png", two_depths_m()[depth], 1000)
+        (folder / "pose").mkdir(exist_ok=True)
+        np.savetxt(folder / "pose" / f"{number}.txt", pose)
+    (folder / "intrinsic").mkdir()
+    fx, fy, cx, cy = CAMERA
+    own = np.array([[fx, 0, cx, 0], [0, fy, cy, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    np.savetxt(folder / "intrinsic" / "intrinsic_depth.txt", own)
+
+
+def write_tum(folder: Path) -> None:
+    """Times that do not agree: depth 10 ms later, poses 5 ms earlier; and a photo that nothing is near to."""
+    names = ("1.000000", "1.033000", "1.500000")
+    for name, depth in zip(names[:2], two_depths_m(), strict=True):
+        save_photo(folder / "rgb" / f"{name}.png")
+        save_depth(folder / "depth" / f"{name}.png", depth, 5000)
+    listed = "".join(f"{name} rgb/{name}.png\n" for name in names)
+    (folder / "rgb.txt").write_text("# color images\n" + listed)
+    later = "".join(f"{float(name) + 0.01:.6f} depth/{name}.png\n" for name in names[:2])
+    (folder / "depth.txt").write_text("# depth maps\n" + later)
+    # The quaternion of TURNED: a third of a turn about (1, 1, 1).
+    lines = [
+        f"{float(name) - 0.005:.6f} {' '.join(str(x) for x in pose[:3, 3])} 0.5 0.5 0.5 0.5\n"
+        for name, pose in zip(names[:2], two_poses(), strict=True)
+    ]
+    (folder / "groundtruth.txt").write_text("# timestamp tx ty tz qx qy qz qw\n" + "".join(lines))
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "7scenes": write_7scenes,
+    "scannet": write_scannet,
+    "tum": write_tum,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_posed_video_as_published_has_the_error_worked_out_by_hand(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    clip = posed.open_clip(f"{layout}:{tmp_path}", frames=48, camera=CAMERA)
+    for found, pose in zip(clip.pose, two_poses(), strict=True):
+        np.testing.assert_allclose(found, pose, atol=1e-9)
+    assert len(clip.photos) == 2 and clip.depth_m[0, 0, 0] == 0
+    if layout == "scannet":
+        inside = clip.depth_m[0] > 0
+        assert np.flatnonzero(inside.any(1)).tolist() == list(range(8, 22))
+        assert np.flatnonzero(inside.any(0)).tolist() == list(range(11, 29))
+    valid = clip.depth_m > 0
+    error = temporal.tae(clip.depth_m.astype(np.float64), valid, clip.pose, clip.intrinsics)
+    expected = 100 * (abs(3.3 - 3) / 3.3 + abs(4 - 4.3) / 4) / 2
+    assert error == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "camera"),
+    [("7scenes", (585, 585, 320, 240)), ("scannet", CAMERA), ("tum", (525, 525, 319.5, 239.5))],
+)
+def test_each_layout_has_its_own_camera(layout: str, camera: tuple[float, ...], tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    found = posed.open_clip(f"{layout}:{tmp_path}", frames=2).intrinsics
+    assert (found[0, 0], found[1, 1], found[0, 2], found[1, 2]) == camera
+
+
+def test_a_video_is_scored_by_the_command(toy_dir: Path, tmp_path: Path) -> None:
+    write_scannet(tmp_path)
+    words = ["--video", f"scannet:{tmp_path}", "--engine", str(toy_dir), "--smooth", "10"]
+    ended = CliRunner().invoke(temporal.main, words)
+    assert ended.exit_code == 0, ended.output
+    assert f"| scannet:{tmp_path.name} " in ended.output and '"frames": 2' in ended.output
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("kitti:.", "say 7scenes:DIR, scannet:DIR, tum:DIR"),
+        ("7scenes:.", "holds 0 frames with pose and depth"),
+        ("scannet:.", "No intrinsic/intrinsic_depth.txt in"),
+        ("tum:.", "rgb.txt is no list of times"),
+    ],
+)
+def test_a_folder_of_another_layout_says_so(word: str, said: str, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        ended = CliRunner().invoke(temporal.main, ["--video", word])
+    assert ended.exit_code == 1 and said in ended.stderr
