@@ -13,6 +13,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _log = logging.getLogger(__name__)
+
+
+def local_path(name: str) -> Path:
+    """A name as it was typed -> the path that is meant: ~ is the home folder, file:///… a file.
+
+    What exists by its very name is that.
+    """
+    if not os.path.lexists(name):
+        if name.lower().startswith("file://"):
+            return Path(url2pathname(urlsplit(name).path))
+        if name.startswith("~"):
+            return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib raises without a home
+    return Path(name)
 
 
 def to_pixels(photo: Any, *, color: Color = "rgb") -> Pixels:

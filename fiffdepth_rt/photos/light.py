@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,10 @@ def read_exr(path: Path) -> Array:
     with OpenEXR.File(str(path), header_only=True) as opened:
         (left, top), (right, bottom) = opened.header()["dataWindow"]
     check_extent(int(bottom) - int(top) + 1, int(right) - int(left) + 1)
-    with OpenEXR.File(str(path)) as opened:
+    # OpenEXR prints what is damaged, and gives no parts then. To stderr: stdout is for results.
+    with contextlib.redirect_stdout(sys.stderr), OpenEXR.File(str(path)) as opened:
+        if not opened.parts:
+            raise ValueError("OpenEXR cannot decode its pixels")
         channels = opened.channels()
         for name in ("RGB", "RGBA", "Y"):
             if name in channels:

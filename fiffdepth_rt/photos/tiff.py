@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,8 +93,13 @@ def read_by_tifffile(path: Path, layout: Layout) -> Array:
         raise ImageError(
             f"A TIFF of this layout is read by tifffile, which is not installed: {PHOTOS_EXTRA}"
         ) from error
-    with tifffile.TiffFile(path) as file:
-        values = np.asarray(file.pages[0].asarray())
+    log = logging.getLogger("tifffile")  # says on stderr what our errors say
+    before, log.disabled = log.disabled, True
+    try:
+        with tifffile.TiffFile(path) as file:
+            values = np.asarray(file.pages[0].asarray())
+    finally:
+        log.disabled = before
     if values.ndim == 3 and layout.planar:
         values = np.moveaxis(values, 0, 2)
     return values

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from fiffdepth_rt.errors import ImageError, OutputError
+from fiffdepth_rt.files import local_path
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 
 # Format on the command line -> what is appended to the photo's name.
@@ -94,7 +94,7 @@ def _expand(argument: str, left_aside: list[str]) -> list[Photo]:
         last = PurePosixPath(unquote(urlsplit(argument).path)).name
         named = re.sub(r"[\x00-\x1f/\\:]", "_", last) or "photo"
         return [Photo(name=argument, path=Path(named), address=argument)]
-    path = _local(argument)
+    path = local_path(argument)
     if os.path.isdir(path):  # noqa: PTH112 - pathlib raises on names that are too long
         return _photos_among(path.iterdir(), f"The folder {argument} holds", left_aside)
     if os.path.lexists(path):
@@ -105,16 +105,6 @@ def _expand(argument: str, left_aside: list[str]) -> list[Photo]:
     raise ImageError(
         f"{argument} does not exist: name a photo, a folder, a pattern such as '*.jpg', or an address."
     )
-
-
-def _local(argument: str) -> Path:
-    """A name as it was typed -> the path that is meant. What exists by its very name is that."""
-    if not os.path.lexists(argument):
-        if argument.lower().startswith("file://"):
-            return Path(url2pathname(urlsplit(argument).path))
-        if argument.startswith("~"):
-            return Path(os.path.expanduser(argument))  # noqa: PTH111 - pathlib raises without a home
-    return Path(argument)
 
 
 def _photos_among(candidates: Iterable[Path], where: str, left_aside: list[str]) -> list[Photo]:

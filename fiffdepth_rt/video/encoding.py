@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import remove_leftovers, replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.files import refuse_existing
 from fiffdepth_rt.video.sound import Sound, open_sound
@@ -164,6 +164,7 @@ class VideoFile:
                 f"{self._encoding.longest} px of its format. Name a file that ends in .webm, or leave "
                 "--side-by-side out."
             )
+        remove_leftovers(self._path.parent)
         self._written = _Written(self._closing.enter_context(replacing(self._path)))
         output = self._closing.enter_context(
             contextlib.closing(av.open(self._written, "w", format=self._encoding.container))

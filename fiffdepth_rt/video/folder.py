@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import remove_leftovers, replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.stream import StreamItem
 
@@ -42,6 +42,7 @@ class DepthPictures:
             raise OutputError(
                 f"The folder {self._folder} cannot be made ({error.strerror}): name another one."
             ) from error
+        remove_leftovers(self._folder)
         if self._overwrite:
             for name in there:
                 (self._folder / name).unlink()

@@ -6,6 +6,7 @@ import os
 import re
 
 from fiffdepth_rt.errors import SourceError
+from fiffdepth_rt.files import local_path
 from fiffdepth_rt.video.camera import Camera
 from fiffdepth_rt.video.library import check_pyav
 from fiffdepth_rt.video.pictures import Pictures, find_pictures
@@ -24,6 +25,7 @@ def open_source(name: str, *, fps: float | None = None) -> Source:
     if name.isascii() and name.isdigit() and not os.path.isdir(name):  # noqa: PTH112
         _refuse_fps(name, fps)
         return Camera(int(name))
+    name = str(local_path(name)) if re.match(r"~|file://", name, re.IGNORECASE) else name
     address = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name)
     if not address and (pictures := find_pictures(name)):
         return Pictures(name, pictures, fps=30.0 if fps is None else fps)

@@ -10,9 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from fiffdepth_rt.errors import DamagedVideoError, ImageError, SourceError
-from fiffdepth_rt.files import read_photo
 from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
+from fiffdepth_rt.photos.loading import LoadedPhoto, load_photo
 from fiffdepth_rt.video.source import Source
 
 
@@ -30,15 +30,24 @@ class Pictures(Source):
         self._pictures = tuple(paths)
         self.paths = (*paths, *{path.parent for path in paths})
         self._failures: list[str] = []
+        self._noted: set[str] = set()
 
     def _frames(self) -> Iterator[tuple[Fraction, Pixels]]:
         for index, path in enumerate(self._pictures):
             try:
-                pixels = read_photo(path)
+                loaded = load_photo(path)
             except ImageError as error:
                 self._failures.append(str(error))
                 continue
-            yield index * self._step_s, pixels
+            self._note(path, loaded)
+            yield index * self._step_s, loaded.pixels
+
+    def _note(self, path: Path, loaded: LoadedPhoto) -> None:
+        """Damage each time, the rest once."""
+        for note in loaded.notes:
+            if note.kind == "end" or note.kind not in self._noted:
+                self.notes.append(f"{path}: {note}")
+            self._noted.add(note.kind)
 
     def _judge_end(self, given: int) -> None:
         if self._failures:
