@@ -217,7 +217,7 @@ def _inside(root: Path, name: str) -> Path:
         path = path / part
         if path.is_symlink() and not path.is_file():
             raise UnsafePathError(
-                f"{path} is a link to no file. Replace it by what it points to (cp -rL does)."
+                f"{path} is a link to no file: copy the directory from where the link leads, with cp -rL."
             )
     return path
 

@@ -74,6 +74,5 @@ def read_exr(path: Path) -> Array:
         for name in ("RGB", "RGBA", "Y"):
             if name in channels:
                 return np.array(channels[name].pixels)
-    raise ImageError(
-        f"It holds the channels {', '.join(channels)}, and neither RGB nor Y: save it with these."
-    )
+        names = ", ".join(channels)  # closing empties it
+    raise ImageError(f"It holds the channels {names}, and neither RGB nor Y: save it with these.")

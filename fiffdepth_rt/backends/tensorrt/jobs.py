@@ -135,7 +135,7 @@ def _check_own_options(release: Release, request: Request) -> None:
             version,
             "--hardware-compatible",
             SAME_CAPABILITY_SINCE,
-            "Run fiffdepth build without it on each GPU model; their plans can share one directory",
+            "Run `fiffdepth build` without it on each GPU model; their plans can share one directory",
         )
 
 

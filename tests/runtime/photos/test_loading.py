@@ -197,12 +197,12 @@ def test_a_damaged_exr_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[s
     OpenEXR = pytest.importorskip("OpenEXR")
     light = np.random.default_rng(1).random((48, 40, 3), np.float32)
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    with OpenEXR.File(header, {"RGB": light}) as file:
+    with OpenEXR.File(dict(header), {"RGB": light}) as file:
         file.write(str(tmp_path / "a.exr"))
     (tmp_path / "cut.exr").write_bytes((tmp_path / "a.exr").read_bytes()[:-3000])
     with pytest.raises(ImageError, match=r"cut\.exr is damaged .*OpenEXR cannot decode its pixels"):
         read_photo(tmp_path / "cut.exr")
-    with OpenEXR.File(header, {"Z": light[:, :, 0].copy()}) as file:
+    with OpenEXR.File(dict(header), {"Z": light[:, :, 0].copy()}) as file:
         file.write(str(tmp_path / "z.exr"))
     with pytest.raises(ImageError, match=r"z\.exr: It holds the channels Z, and neither RGB nor Y"):
         read_photo(tmp_path / "z.exr")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -195,3 +196,23 @@ def test_a_long_video_needs_no_more_memory_than_a_short_one(toy_dir: Path, tmp_p
                 seen[done] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
     assert seen[10_000] - seen[2000] < 8
     assert len(read(tmp_path / name).pictures) == 10_000
+
+
+def test_what_was_done_to_pictures_is_said_and_damage_each_time(
+    toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a home folder too, and by a file's address."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for index in range(4):
+        Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(frames / f"{index}.jpg")
+    for index in (1, 2):
+        (frames / f"{index}.jpg").write_bytes((frames / f"{index}.jpg").read_bytes()[:-2])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".0a1b2c3d.tmp").write_bytes(b"left by a killed run")
+    for index, source in enumerate(("~/frames", frames.as_uri())):
+        words = ["video", source, "-o", str(tmp_path / f"{index}.mkv"), "--engine", str(toy_dir)]
+        result = CliRunner().invoke(program, words)
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count("lacks its end marker") == 2
+    assert not (tmp_path / ".0a1b2c3d.tmp").exists()
