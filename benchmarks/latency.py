@@ -298,8 +298,8 @@ _COUNT, _PATH = commands.COUNT, commands.EXISTING
 @click.option("--growth", is_flag=True, help="Also time and memory from 256² to 1024² px.")
 @click.option("--quick", is_flag=True, help="Peers of a toy width: tries the machinery, no figure to quote.")
 @click.option("--budget", metavar="S", default=120.0, show_default=True,
-              help="Seconds for the runs of a row. A slow row gets fewer, 3 at least; a peer of many steps "
-                   "whose one depth map takes longer is modelled from its steps.")
+              help="Seconds for a row once it is loaded. A slow row gets fewer runs, one at least, and "
+                   "fewer figures; a peer of many steps whose one depth map takes longer is modelled.")
 @click.option("--limit", metavar="S", default=3600.0, show_default=True, help="For one row.")
 @click.option("--records", type=commands.NEW,
               help="JSON lines of finished rows: kept there, and not measured again.")

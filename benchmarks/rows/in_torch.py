@@ -24,6 +24,9 @@ from benchmarks import machine
 from benchmarks.rows import flops
 from benchmarks.rows.ceiling import synchronise
 from benchmarks.rows.row import (
+    TIMED,
+    WARM_UP,
+    Budget,
     Row,
     Spec,
     answer,
@@ -149,18 +152,18 @@ def measure_pipeline(
 ) -> Row:
     """Pipeline -> Row. Repeated parts that would take longer than modelled_beyond_s are modelled."""
     photo = noise_photo(spec.size_hw)
-    stopwatch = Stopwatch(spec.device)
+    stopwatch, budget = Stopwatch(spec.device), Budget(spec.budget_s)
     start = time.perf_counter()
     once = _run(pipeline.parts, photo, stopwatch, every_time=False)
     first_s = time.perf_counter() - start
     several = any(part.times > 1 for part in pipeline.parts)
     whole_s = sum(part.times * once[part.name] for part in pipeline.parts)
     if several and whole_s > modelled_beyond_s:
-        figures = _modelled(spec, pipeline.parts, photo, stopwatch)
+        figures = _modelled(spec, pipeline.parts, photo, stopwatch, budget)
     elif pipeline.whole is not None:
-        figures = _timed_whole(spec, pipeline.whole, photo)
+        figures = _timed_whole(spec, pipeline.whole, photo, budget)
     else:
-        figures = _timed_parts(spec, pipeline.parts, photo, stopwatch)
+        figures = _timed_parts(spec, pipeline.parts, photo, stopwatch, budget)
     peak = machine.peak_host_mib()
     return Row(
         name=spec.name,
@@ -176,11 +179,11 @@ def measure_pipeline(
     )
 
 
-def _modelled(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch) -> dict[str, Any]:
+def _modelled(
+    spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch, budget: Budget
+) -> dict[str, Any]:
     """The Row's fields about time where each part is run once and counted many times."""
-    rounds = repeated(
-        lambda: _run(parts, photo, stopwatch, every_time=False), spec.runs, budget_s=spec.budget_s
-    )
+    rounds = repeated(lambda: _run(parts, photo, stopwatch, every_time=False), spec.runs, budget, share=TIMED)
     each_ms = {part.name: median_ms([one[part.name] for one in rounds]) for part in parts}
     engines = [part for part in parts if part.engine]
     return {
@@ -190,23 +193,25 @@ def _modelled(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatc
     }
 
 
-def _timed_whole(spec: Spec, whole: Callable[[Any], Any], photo: Any) -> dict[str, Any]:
+def _timed_whole(spec: Spec, whole: Callable[[Any], Any], photo: Any, budget: Budget) -> dict[str, Any]:
     def once() -> None:
         whole(photo)
         synchronise(spec.device)
 
-    repeated(once, spec.warm_up, budget_s=spec.budget_s, at_least=0)
-    return timed(repeated(lambda: seconds(once), spec.runs, budget_s=spec.budget_s))
+    repeated(once, spec.warm_up, budget, share=WARM_UP, at_least=0)
+    return timed(repeated(lambda: seconds(once), spec.runs, budget, share=TIMED))
 
 
-def _timed_parts(spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch) -> dict[str, Any]:
+def _timed_parts(
+    spec: Spec, parts: Sequence[Part], photo: Any, stopwatch: Stopwatch, budget: Budget
+) -> dict[str, Any]:
     def once() -> tuple[float, dict[str, float]]:
         start = time.perf_counter()
         inside = _run(parts, photo, stopwatch)
         return time.perf_counter() - start, inside
 
-    repeated(once, spec.warm_up, budget_s=spec.budget_s, at_least=0)
-    wall, inside = zip(*repeated(once, spec.runs, budget_s=spec.budget_s), strict=True)
+    repeated(once, spec.warm_up, budget, share=WARM_UP, at_least=0)
+    wall, inside = zip(*repeated(once, spec.runs, budget, share=TIMED), strict=True)
     engines = [part.name for part in parts if part.engine]
     outside = [all_s - sum(one[name] for name in engines) for all_s, one in zip(wall, inside, strict=True)]
     return {

@@ -10,6 +10,9 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.rows import flops
 from benchmarks.rows.row import (
+    TIMED,
+    WARM_UP,
+    Budget,
     Row,
     Spec,
     answer,
@@ -57,7 +60,8 @@ def options_of(directory: Path, device: str) -> Iterator[dict[str, Any]]:
 def measure(spec: Spec) -> Row:
     """options: directory, backend, precision; manifest (a hash) tells a changed directory from the same.
 
-    brief, if given and true: latency, stages and memory alone; no stream, no 1080p photo.
+    brief, if given and true: latency, stages and memory alone; no stream, no 1080p photo. So it is where
+    the budget is spent by then.
     """
     options = spec.options
     opening = time.perf_counter()
@@ -72,14 +76,18 @@ def measure(spec: Spec) -> Row:
     load_s = time.perf_counter() - opening
     with depth:
         photo = as_rgb(noise_photo(spec.size_hw))
+        budget = Budget(spec.budget_s)
         first_s = seconds(lambda: depth.infer(photo))
-        wall, overhead = _frames(spec, depth, photo)
-        brief = options.get("brief", False)
-        fps = None if brief else _stream_fps(spec, depth, photo)
+        repeated(lambda: depth.infer(photo), spec.warm_up, budget, share=WARM_UP, at_least=0)
+        wall, overhead = _frames(depth, photo, spec.runs, budget, share=TIMED)
         grid_hw = depth.grid_for(spec.size_hw)
-        stages = _stages_ms(spec, depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None])
+        stages = _stages_ms(depth, to_grid(photo, fit(spec.size_hw, grid_hw))[None], spec.runs, budget)
+        brief = options.get("brief", False) or budget.spent()
+        fps = None if brief else _stream_fps(depth, photo, spec.runs, budget)
         peak = machine.peak_host_mib()
-        overhead_1080p = [] if brief else _frames(spec, depth, as_rgb(noise_photo(FULL_HD_HW)))[1]
+        overhead_1080p = (
+            [] if brief else _frames(depth, as_rgb(noise_photo(FULL_HD_HW)), spec.runs, budget)[1]
+        )
         engine_dir = open_engine_dir(options["directory"])
         return Row(
             name=spec.name,
@@ -100,22 +108,22 @@ def measure(spec: Spec) -> Row:
         )
 
 
-def _frames(spec: Spec, depth: Depth, photo: Any) -> tuple[list[float], list[float]]:
+def _frames(
+    depth: Depth, photo: Any, runs: int, budget: Budget, *, share: float = 1.0
+) -> tuple[list[float], list[float]]:
     """Seconds of each run, and what of them was outside the engine."""
-    repeated(lambda: depth.infer(photo), spec.warm_up, budget_s=spec.budget_s, at_least=0)
     backend = TimedBackend(depth.backend)
     clocked = depth.with_backend(backend)
-    wall = repeated(lambda: seconds(lambda: clocked.infer(photo)), spec.runs, budget_s=spec.budget_s)
+    wall = repeated(lambda: seconds(lambda: clocked.infer(photo)), runs, budget, share=share)
     return wall, [all_s - engine_s for all_s, engine_s in zip(wall, backend.seconds, strict=True)]
 
 
-def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:
+def _stream_fps(depth: Depth, photo: Any, runs: int, budget: Budget) -> float:
     """Frames per second with 2 in flight, from the second result to the last."""
-    end = time.monotonic() + spec.budget_s
 
     def frames() -> Iterator[Any]:
-        for i in range(spec.runs + STREAM_FRAMES):
-            if i < STREAM_FRAMES or time.monotonic() < end:
+        for i in range(runs + STREAM_FRAMES):
+            if i < STREAM_FRAMES or not budget.spent():
                 yield photo
 
     moments = []
@@ -125,7 +133,7 @@ def _stream_fps(spec: Spec, depth: Depth, photo: Any) -> float:
     return (len(moments) - 2) / (moments[-1] - moments[1])
 
 
-def _stages_ms(spec: Spec, depth: Depth, image: Any) -> dict[str, float]:
+def _stages_ms(depth: Depth, image: Any, runs: int, budget: Budget) -> dict[str, float]:
     """image -> the median of each stage, on whole journeys over host arrays."""
     taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
@@ -136,8 +144,7 @@ def _stages_ms(spec: Spec, depth: Depth, image: Any) -> dict[str, float]:
             value = depth.backend.run_stage(stage, value)
             taken[stage].append(time.perf_counter() - start)
 
-    journey()
-    repeated(journey, spec.runs, budget_s=spec.budget_s)
+    repeated(journey, runs + 1, budget, at_least=2)  # the first one warms up
     return {stage: median_ms(calls[1:]) for stage, calls in taken.items()}
 
 

@@ -22,7 +22,9 @@ import numpy as np
 from benchmarks import machine
 from fiffdepth_rt.program.latency import Timing
 
-MIN_RUNS = 3
+WARM_UP, TIMED = 0.25, 0.75
+"""Shares of a row's budget: when warming up ends, and when the timed runs do."""
+
 T = TypeVar("T")
 
 
@@ -32,7 +34,7 @@ class Spec:
 
     module: what measures it, such as "benchmarks.rows.ours". kind: which rows it stands among in the table:
         "ceiling", "ours", "torch" or "peer".
-    size_hw: of the photo, in px. budget_s: for the timed runs; see `repeated`.
+    size_hw: of the photo, in px. budget_s: for all that a row measures once it is loaded; see `Budget`.
     options: what the module's `measure` takes.
     """
 
@@ -121,11 +123,23 @@ def median_ms(calls: Sequence[float]) -> float:
     return float(np.median(np.array(calls) * 1e3))
 
 
-def repeated(call: Callable[[], T], times: int, *, budget_s: float, at_least: int = MIN_RUNS) -> list[T]:
-    """What `call` gives, `times` times, or fewer (but `at_least` so many) once the budget is spent."""
+class Budget:
+    """Seconds for a whole row, from now on. What is measured once is measured again while there is time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._start, self._seconds = time.monotonic(), seconds
+
+    def spent(self, share: float = 1.0) -> bool:
+        """Whether so much of it is gone."""
+        return time.monotonic() - self._start >= share * self._seconds
+
+
+def repeated(
+    call: Callable[[], T], times: int, budget: Budget, *, share: float = 1.0, at_least: int = 1
+) -> list[T]:
+    """What `call` gives, `times` times, or fewer (but `at_least` so many) once a share of it is spent."""
     results: list[T] = []
-    end = time.monotonic() + budget_s
-    while len(results) < times and (len(results) < at_least or time.monotonic() < end):
+    while len(results) < times and (len(results) < at_least or not budget.spent(share)):
         results.append(call())
     return results
 

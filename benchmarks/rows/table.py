@@ -132,9 +132,13 @@ class Table:
         flops = self.ceiling.ceiling["flops"]
         products = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in flops.items())
         return (
-            f"{products} GFLOP/s in a large matrix product, "
+            f"{products} GFLOP/s in a large matrix product{self._emulated_words()}, "
             f"{self.ceiling.ceiling['copy'] / 1e9:.1f} GB/s read and written in a large copy (torch)"
         )
+
+    def _emulated_words(self) -> str:
+        emulated = (self.ceiling.ceiling or {})["emulated"]
+        return f" ({' and '.join(emulated)} only emulated by this CPU)" if emulated else ""
 
     def _times(self, row: Row) -> list[str]:
         assert row.end_to_end is not None

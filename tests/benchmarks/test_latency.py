@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from benchmarks import latency, report
 from benchmarks.latency import LatencySettings, Records, specs
-from benchmarks.rows import flops, ours, picture, worker
-from benchmarks.rows.row import Row, Spec, repeated
+from benchmarks.rows import ceiling, flops, ours, picture, worker
+from benchmarks.rows.row import Budget, Row, Spec, repeated
 from benchmarks.rows.table import REFERENCE, Table
 from benchmarks.rows.worker import measure_apart, without_places
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.manifest import BUNDLED
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES
 from fiffdepth_rt.program.latency import Timing
 from tests.benchmarks.test_commands import start_as_a_file
 from tests.support.paths import ROOT
@@ -46,7 +46,7 @@ def row(name: str, p50_ms: float, **changes: Any) -> Row:
 
 
 def table(*made: Row, growth: tuple[Row, ...] = ()) -> Table:
-    reached = {"flops": {"fp32": 2e11, "bf16": 8e11}, "copy": 1e10}
+    reached = {"flops": {"fp32": 2e11, "bf16": 8e11}, "copy": 1e10, "emulated": ["fp16"]}
     return Table(
         rows=made,
         growth=growth,
@@ -162,11 +162,26 @@ def test_nano_s_graphs_cost_what_its_size_says() -> None:
     assert at == pytest.approx(0.2105, rel=1e-3)
 
 
-def test_a_slow_row_gets_fewer_runs_but_never_less_than_three() -> None:
-    assert len(repeated(lambda: 1, 10, budget_s=60)) == 10
-    assert len(repeated(lambda: 1, 10, budget_s=0)) == 3
-    assert len(repeated(lambda: 1, 2, budget_s=0)) == 2
-    assert repeated(lambda: 1, 4, budget_s=0, at_least=0) == []
+def test_a_slow_row_gets_fewer_runs_but_one_at_least() -> None:
+    assert len(repeated(lambda: 1, 10, Budget(60))) == 10
+    assert len(repeated(lambda: 1, 10, Budget(0))) == 1
+    assert repeated(lambda: 1, 4, Budget(0), at_least=0) == []
+    assert repeated(lambda: 1, 4, Budget(60), share=0.0, at_least=0) == []
+
+
+def test_the_budget_ends_the_row_whose_figures_are_taken_once_then() -> None:
+    options = next(iter(ours.options_of(BUNDLED, "cpu")))
+    found = ours.measure(spec(options=options, runs=50, warm_up=50, budget_s=0.0))
+    assert found.runs == 1 and found.end_to_end is not None and list(found.stages_ms) == list(STAGES)
+    assert found.fps is None and found.host_overhead_1080p_ms is None and found.deviation is not None
+
+
+def test_the_ceiling_is_of_what_this_cpu_has_units_for() -> None:
+    found = ceiling.measure_ceiling("cpu", 1, budget=Budget(0), side=256)
+    assert found.flops["fp32"] > 0 and found.copy > 0
+    assert set(found.flops) | set(found.emulated) == {"fp32", "fp16", "bf16"}
+    assert not set(found.flops) & set(found.emulated)
+    assert all(flops >= found.flops["fp32"] for flops in found.flops.values())
 
 
 # Processes
@@ -255,7 +270,8 @@ def test_the_markdown_holds_every_row_what_was_modelled_and_what_failed() -> Non
 
 
 def test_the_ceiling_is_told_beside_the_machine() -> None:
-    assert "fp32 200, bf16 800 GFLOP/s" in table(row("fast", 1)).facts["ceiling"]
+    said = table(row("fast", 1)).facts["ceiling"]
+    assert "fp32 200, bf16 800 GFLOP/s" in said and "(fp16 only emulated by this CPU)" in said
 
 
 def test_growth_is_a_line_per_engine_and_a_column_per_size() -> None:

@@ -314,6 +314,13 @@ def test_every_form_goes_the_whole_way(tmp_path):
         with Depth(tmp_path / "engines", precision=precision, threads=1) as depth:
             assert depth.infer(photo).photo_hw == (200, 300)
             assert depth.grid_for((200, 300)) == grid_hw
+    with Depth(tmp_path / "engines", precision="fp32", threads=1) as depth:
+        reference = depth.infer(photo).values
+    for precision in manifest.graph_sets:  # half precision too, whatever units this CPU has
+        with Depth(tmp_path / "engines", backend="openvino", precision=precision, threads=1) as depth:
+            found = depth.infer(photo)
+        if "-" not in precision:  # on the same grid
+            assert np.abs(found.values - reference).mean() <= 0.05 * reference.std(), precision
 
 
 @pytest.mark.soak

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import fiffdepth_rt
 from fiffdepth_rt import verify
@@ -149,6 +149,25 @@ def test_an_output_behind_a_cast_keeps_its_name(tmp_path: Path) -> None:
         np.testing.assert_allclose(depth.infer(image), toy_depth(image[None])[0], atol=2e-3)
 
 
+@pytest.mark.parametrize("half", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_tensor_that_openvino_knows_by_several_names_is_found_by_the_manifest_s(
+    tmp_path: Path, half: int
+) -> None:
+    """It drops casts that it need not compute: fp16's everywhere, bf16's where a CPU has no units for it."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    for stage, end in (("encoder", "latent"), ("unet", "depth_latent"), ("decoder", "depth")):
+        name = f"graphs/fp32/{stage}.onnx"
+        model = onnx.load(directory / name)
+        model.graph.node[-1].output[0] = "whole"
+        model.graph.node.append(onnx.helper.make_node("Cast", ["whole"], ["half"], to=half))
+        model.graph.node.append(onnx.helper.make_node("Cast", ["half"], [end], to=TensorProto.FLOAT))
+        onnx.save(model, directory / name)
+        _vouch_for(directory, name)
+    image = noise(128, 192, 3)
+    with fiffdepth_rt.Depth(directory, backend="openvino", size=192, threads=1) as depth:
+        np.testing.assert_allclose(depth.infer(image), toy_depth(image[None])[0], atol=0.01)
+
+
 def test_after_close_it_says_so(toy_dir: Path) -> None:
     depth = fiffdepth_rt.Depth(toy_dir, backend="openvino")
     depth.close()
@@ -274,6 +293,16 @@ def test_describe_says_what_is_really_computed_in(toy_dir: Path) -> None:
     for precision, computes_in in (("fp32", "f32"), ("bf16", "bf16" if openvino.computes_bf16() else "f32")):
         with fiffdepth_rt.Depth(toy_dir, backend="openvino", precision=precision) as depth:
             assert depth.describe()["engine"]["computes_in"] == computes_in
+
+
+def test_a_bf16_set_on_a_cpu_without_units_for_it_is_computed_in_fp32_and_said(
+    toy_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: False)
+    for precision, said in (("fp32", []), ("bf16", ["bf16 set is computed in fp32"])):
+        with fiffdepth_rt.Depth(toy_dir, backend="openvino", precision=precision, threads=1):
+            assert [words for words in said if words not in caplog.text] == []
+            assert bool(caplog.records) == bool(said)
 
 
 @needs_bf16

@@ -81,6 +81,21 @@ def test_a_step_is_forgotten_with_the_stated_time_constant() -> None:
     np.testing.assert_allclose(offsets, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("time_constant", [2, 5, 40])
+def test_of_each_fitted_correction_the_stated_share_is_kept(time_constant: float) -> None:
+    """Of scale and shift apart, by shares that are not their own complements, against the last output."""
+    smoother, last, keep = Smoother(time_constant), scene(0), math.exp(-1 / time_constant)
+    smoother(last)
+    stretched = ((last - np.float32(0.05)) / np.float32(0.9)).astype(np.float32)
+    for _ in range(4):
+        fitted = fit_to(stretched, last)
+        assert fitted is not None and fitted[0] < 0.999 and fitted[1] > 1e-3
+        last = smoother(stretched)
+        expected = (1 + keep * (fitted[0] - 1), keep * fitted[1])
+        assert (smoother.correction.scale, smoother.correction.shift) == pytest.approx(expected, rel=1e-6)
+        np.testing.assert_allclose(last, stretched * expected[0] + expected[1], atol=1e-6)
+
+
 def test_a_known_scale_and_shift_is_found_beside_a_moving_thing() -> None:
     reference = scene(0)
     depth = ((scene(12) - 0.05) / 0.93).astype(np.float32)

@@ -350,6 +350,24 @@ def test_the_blend_may_hold_the_network_s_own_prediction_and_is_then_valid_every
     )
 
 
+@pytest.mark.parametrize("blend_depth", ["truth", "prediction"])
+def test_gamma_is_the_share_of_the_photo_s_latent_in_the_blend(blend_depth: str) -> None:
+    """With 0.5, γ and 1 − γ are the same."""
+    ones, threes = torch.ones(1, 4, 2, 2), torch.full((1, 4, 2, 2), 3.0)
+    torch.testing.assert_close(objective.blend(ones, threes, 0.25), torch.full((1, 4, 2, 2), 2.5))
+    unet = Recorder()
+    found = terms(unet, Method(gamma=0.2, blend_depth=blend_depth)).parts["k"].item()
+    d0 = SYNTHETIC.depth if blend_depth == "truth" else SYNTHETIC.image * 0.5 + PROMPT.mean()
+    b0 = 0.2 * SYNTHETIC.image + 0.8 * d0
+    diffusion = Diffusion.of()
+    torch.testing.assert_close(unet.asked[-1][0], diffusion.noisy(b0, NOISE, T))
+    predicted = Recorder()(diffusion.noisy(b0, NOISE, T), T, PROMPT).sample
+    error = (diffusion.velocity(b0, NOISE, T) - predicted).square()
+    valid = SYNTHETIC.valid.expand_as(error)
+    expected = error[valid].mean() if blend_depth == "truth" else error.mean()
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("method", "names", "timesteps"),
     [

@@ -7,6 +7,7 @@ was compiled is kept for the next time, see cache.py.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceEr
 from fiffdepth_rt.machine import default_threads, installed
 from fiffdepth_rt.processes import keep_forever
 from fiffdepth_rt.telemetry import import_openvino
+
+_log = logging.getLogger(__name__)
 
 NAME = "openvino"
 PRECISIONS = ("fp32", "bf16", "fp16")  # in order of preference: what was asked for is what is computed
@@ -80,6 +83,11 @@ def open_backend(
     if device not in (None, "cpu"):
         raise BackendUnavailableError(f"openvino runs on device='cpu' here, not on {device!r}.")
     computes_in = "bf16" if precision.startswith("bf16") else "f32"  # CPUs compute fp16 graphs in fp32
+    if computes_in == "bf16" and not computes_bf16():
+        _log.warning(
+            "This CPU has no bfloat16 units: the %s set is computed in fp32, no faster than an fp32 set.",
+            precision,
+        )
     engine = OpenVinoEngine(computes_in=computes_in, threads=threads)
     return HostBackend(engine_dir, engine, precision=precision)
 
@@ -123,7 +131,7 @@ class OpenVinoEngine(HostEngine[Any]):
             found = {(_name(port, listed), str(port.element_type.to_dtype())) for port in ports}
             if found != {(tensor.name, tensor.dtype) for tensor in listed}:
                 raise StageMismatchError(
-                    f"The graph {graph.name} {verb} {sorted(found)}; the manifest lists "
+                    f"The graph {graph.name} {verb} {found}; the manifest lists "
                     f"{[(tensor.name, tensor.dtype) for tensor in listed]}. Export the directory again."
                 )
         return model
