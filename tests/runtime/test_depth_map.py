@@ -67,6 +67,12 @@ def test_near_is_bright_and_warm_in_either_space() -> None:
     assert middle[0] > middle[2]  # more red than blue
 
 
+def test_the_colours_use_all_of_the_map_from_end_to_end() -> None:
+    inferno = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[..., ::-1]
+    levels = (np.arange(256, dtype=np.float32) / 255)[None]
+    np.testing.assert_array_equal(DepthMap(values=levels, space=Space.DISPARITY).colors(), inferno)
+
+
 # --- a value ---
 
 

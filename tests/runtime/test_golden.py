@@ -68,3 +68,13 @@ def test_a_model_that_is_mostly_rounding_is_refused(tmp_path):
     check_reference(golden_with(tmp_path, np.full(3, 0.019 * std), CHAIN))
     with pytest.raises(ParityError, match="Rounding alone moves the checkpoint's depth of photo0"):
         check_reference(golden_with(tmp_path, np.full(3, 0.021 * std), CHAIN))
+
+
+@pytest.mark.parametrize(("graph_set", "passes"), [("fp32", False), ("fp16", True), ("bf16", True)])
+def test_noise_is_a_gate_of_fp32_alone(tmp_path, graph_set, passes):
+    """Half precision may round what no camera sees as it does; fp32 computes noise like any image."""
+    np.savez(tmp_path / "golden.npz", **toy_golden())
+    values = read_golden(tmp_path / "golden.npz")["noise"]
+    where = Where(graph_set=graph_set, backend="toy", device="cpu")
+    (row,) = compare_stage({"noise": values}, "decoder", lambda _: values["decoder"].output + 0.5, where)
+    assert (row.gated, row.passed) == (not passes, passes)

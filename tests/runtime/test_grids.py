@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from fiffdepth_rt.backends.grids import (
     is_possible,
     least_wasteful,
     own_grid,
+    split,
     tensor_shape,
     wasted_share,
 )
@@ -192,3 +194,14 @@ def test_a_grid_and_a_batch_give_every_tensor_its_shape(toy_dir: Path) -> None:
     assert tensor_shape(stages["decoder"].outputs[0], (192, 320), 2) == (2, 192, 320)
     static = plans.fixed(manifest, 480, 640).stages
     assert tensor_shape(static["unet"].inputs[0], (480, 640), 1) == (1, 4, 60, 80)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(1, [1]), (16, [16]), (17, [16, 1]), (40, [16, 16, 8])])
+def test_a_part_of_a_batch_has_no_more_pixels_than_one_image_of_the_largest_size(
+    batch: int, parts: list[int]
+) -> None:
+    limits = SizeLimits(default=256, max=512, multiple=64)
+    images = np.arange(batch, dtype=np.uint8)[:, None, None, None] * np.ones((1, 128, 128, 3), np.uint8)
+    found = list(split(images, limits))
+    assert [len(part) for part in found] == parts
+    np.testing.assert_array_equal(np.concatenate(found), images)

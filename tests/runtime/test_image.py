@@ -297,3 +297,15 @@ def test_a_list_that_is_no_photo_is_refused() -> None:
     for rows in ([[0, 1], [0]], [["a"] * 20] * 20, []):
         with pytest.raises(ImageError):
             as_rgb(rows)
+
+
+def test_a_small_photo_is_enlarged_by_cubics_and_its_depth_linearly() -> None:
+    """Beside an edge a cubic overshoots, which keeps a photo crisp, and would leave a depth map's range."""
+    photo = np.full((32, 32, 3), 60, np.uint8)
+    photo[:, 16:] = 180
+    enlarged = to_grid(photo, fit((32, 32), (128, 128)))
+    assert enlarged.min() < 60 - 5 and enlarged.max() > 180 + 5
+    depth = photo[:, :, 0].astype(np.float32) / 255
+    back = to_photo(depth, fit((128, 128), (32, 32)))
+    assert back.shape == (128, 128)
+    assert (back.min(), back.max()) == pytest.approx((60 / 255, 180 / 255), abs=1e-6)

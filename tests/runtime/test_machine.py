@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fiffdepth_rt import machine
 from fiffdepth_rt.machine import (
     MIB,
     UNLIMITED,
@@ -203,6 +204,14 @@ def test_a_quota_of_cpu_time_bounds_the_threads(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n")
     assert quota_cpus(tmp_path) == (cpus or UNLIMITED)
+
+
+def test_the_default_threads_keep_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(machine, "_siblings", str)
+    for granted, threads in ((1, 1), (5, 5), (UNLIMITED, 16)):
+        monkeypatch.setattr(machine, "quota_cpus", lambda cpus=granted: cpus)
+        assert default_threads() == threads
 
 
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:

@@ -121,6 +121,33 @@ def test_a_scene_cut_resets_and_comes_through_untouched() -> None:
     assert smoother.correction.reset
 
 
+@pytest.mark.parametrize(("offset", "found"), [(0.19, True), (0.21, False), (-0.19, True), (-0.21, False)])
+def test_a_shift_beyond_a_fifth_of_the_range_is_no_flicker(offset: float, found: bool) -> None:
+    clean = scene(0) * np.float32(0.5) + np.float32(0.25)
+    assert (fit_to(clean + np.float32(offset), clean) is not None) is found
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.6, True), (0.4, False)])
+def test_half_of_the_pixels_have_to_agree(share: float, found: bool) -> None:
+    clean = scene(0)
+    other = clean.copy()
+    other[:, int(64 * share) :: 2] += np.float32(0.15)
+    other[:, int(64 * share) + 1 :: 2] -= np.float32(0.15)
+    assert (fit_to(other, clean) is not None) is found
+
+
+@pytest.mark.parametrize("clipped", ["depth", "reference"])
+@pytest.mark.parametrize("end", [0, 1])
+def test_clipped_values_have_no_say(clipped: str, end: int) -> None:
+    """What the model or the correction has cut off says nothing about scale and shift."""
+    inward = np.float32(1 - 2 * end)
+    cut, whole = scene(0), scene(0) + np.float32(0.03) * inward
+    cut[:16], whole[:16] = end, end + np.float32(0.05) * inward  # not 0.03: they would pull
+    depth, reference = (cut, whole) if clipped == "depth" else (whole, cut)
+    rest = fit_to(depth[16:], reference[16:])
+    assert rest is not None and fit_to(depth, reference) == rest
+
+
 def test_too_few_inliers_reset() -> None:
     smoother = Smoother(30)
     smoother(unrelated(0))
