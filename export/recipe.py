@@ -12,6 +12,12 @@ In the table z is the latent of the photo, u the raw output of the UNet, e the e
 
 "x0 of (u, x)" is `pred_original_sample` of diffusers' DDIMScheduler with the checkpoint's own configuration
 (or the published one written here, where the checkpoint carries none). It has to be a multiple of u.
+
+What the authors' own programs do around that and a graph does not, so that their figures differ a little:
+FiffDepth's resizes photos bilinearly and pads nothing (here: area means, and padding to multiples of 64);
+Lotus draws z from the posterior (here: its mean) and clamps each channel of the decoder's output before their
+mean (here: the mean is clipped); end-to-end Marigold stretches each depth map from its minimum to its maximum
+(here: [-1, 1] -> [0, 1], the same for every photo, which does not flicker in videos).
 """
 
 from __future__ import annotations

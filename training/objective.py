@@ -7,6 +7,11 @@
 Legend: B batch, C channels, h×w latent or picture. `valid` is bool B×1×h×w, None: all of it. Every term is a
 sum over valid elements (pixels × channels) divided by their count. The count may be that of a larger batch
 of which this one is a part: then the terms of all parts, and their gradients, add up to those of the whole.
+
+Where the paper leaves a choice: it writes L_k as a squared norm, a sum. Here L_k is a mean like L_MAE and
+L_GM, and λ_k = 0.2 weighs means: against a sum over a latent of 4×h×w, L_k counts 1 / (4·h·w) as much.
+Latents without a valid depth are left out of L_k too, where their depth is in the blend. ᾱ is the base's own,
+or Stable Diffusion's (√β linear, 0.00085 to 0.012), not that of the original DDPM (β linear, 0.0001 to 0.02).
 """
 
 from __future__ import annotations
