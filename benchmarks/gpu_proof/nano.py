@@ -48,13 +48,18 @@ def prove(task: Task) -> Iterator[Findings]:
         if not usability.usable:
             yield Findings().and_check("it runs here", None, f"{usability.why}. Run: {usability.fix}")
             return
+        request = request_for(flavour, golden_grids(BUNDLED))
+        if request.compute_capability == TURING:
+            words = f"nano is fp32, and {flavour.title} takes fp16 alone for Turing: see full-size"
+            yield Findings().and_check("it runs here", None, words)
+            return
         directory = task.folder / "engines" / f"nano-{flavour.name}"
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(BUNDLED, directory)
         golden = read_golden(directory / (read_manifest(directory).golden or ""))
         start = time.perf_counter()
         try:
-            plans = build_plans(directory, request_for(flavour, golden_grids(directory)), builder=builder)
+            plans = build_plans(directory, request, builder=builder)
         except ParityError as error:
             yield Findings().and_check("plans agree with the golden values", False, str(error))
             return

@@ -18,6 +18,7 @@ from benchmarks.gpu_proof.full_size import checkpoint, photo_px
 from benchmarks.gpu_proof.process import Findings, Task
 from benchmarks.latency import LatencySettings, Records
 from benchmarks.rows.row import Row, Spec
+from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS
 from fiffdepth_rt.machine import default_threads, installed
 
@@ -109,16 +110,12 @@ def _rank(part: str, spec: Spec, dtypes: Sequence[str]) -> tuple[int, ...]:
 
 def measure(task: Task, work: Sequence[tuple[str, Spec]]) -> Iterator[Findings]:
     """The Findings grow by a row at a time. What a missing library leaves out is said."""
-    findings, missing = Findings(), {}
-    possible = []
-    for part, spec in work:
-        absent = [name for name in NEEDS.get(spec.kind, ()) if importlib.util.find_spec(name) is None]
-        if absent:
-            missing[spec.name] = f"- {spec.name}: {', '.join(absent)} not installed"
-        else:
-            possible.append((part, spec))
-    if missing:
-        findings = msgspec.structs.replace(findings, text="Left out:\n\n" + "\n".join(missing.values()))
+    findings = Findings()
+    reasons = {spec.name: why_not(spec) for _, spec in work}
+    possible = [(part, spec) for part, spec in work if not reasons[spec.name]]
+    left_out = [f"- {name}: {why}" for name, why in reasons.items() if why]
+    if left_out:
+        findings = msgspec.structs.replace(findings, text="Left out:\n\n" + "\n".join(left_out))
     records = Records(task.folder / "rows.jsonl")
     end = time.monotonic() + task.left_s - 3  # the last row's figures are to be kept too
     limit_s = max(ROW_LIMIT_S, task.left_s / 4)
@@ -129,6 +126,18 @@ def measure(task: Task, work: Sequence[tuple[str, Spec]]) -> Iterator[Findings]:
             findings = msgspec.structs.replace(findings, **{part: (*getattr(findings, part), row)})
         yield findings
     yield with_check(findings)
+
+
+def why_not(spec: Spec) -> str:
+    """Why a row cannot be measured here, as far as that can be told beforehand; "" where it can."""
+    needs = (*NEEDS.get(spec.kind, ()), *(("polygraphy",) if "engine" in spec.options else ()))
+    absent = [name for name in needs if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed"
+    for flavour in FLAVOURS:
+        if spec.options.get("engine") == flavour.name and not (usability := here.usable(flavour)).usable:
+            return f"{usability.why}. Run: {usability.fix}"
+    return ""
 
 
 def with_check(findings: Findings) -> Findings:

@@ -18,6 +18,8 @@ import torch
 from benchmarks.polygraphy_runners import polygraphy_for, runner
 from benchmarks.rows import flops, in_torch, peers
 from benchmarks.rows.row import Row, Spec, answer, noise_photo
+from fiffdepth_rt.backends.tensorrt import here
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS
 
 PIXELS, DEPTH = "pixels", "depth"
 OPSET = 18
@@ -26,6 +28,7 @@ OPSET = 18
 def measure(spec: Spec) -> Row:
     """options: dtype, width; engine: "onnxruntime", "tensorrt" or "tensorrt-rtx"."""
     options = spec.options
+    require_engine(options["engine"])
     opening = time.perf_counter()
     torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
@@ -51,6 +54,13 @@ def measure(spec: Spec) -> Row:
             )
         gflop = flops.graph_flops(graph, {PIXELS: tuple(pixels.shape)}) / 1e9
         return dataclasses.replace(row, gflop=gflop)
+
+
+def require_engine(engine: str) -> None:
+    """Raises BackendUnavailableError, before a large graph is made, where the engine is not usable here."""
+    for flavour in FLAVOURS:
+        if engine == flavour.name:
+            here.require(flavour=flavour)
 
 
 def write_graph(network: Any, pixels: torch.Tensor, folder: Path) -> Path:

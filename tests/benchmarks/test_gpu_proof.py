@@ -16,10 +16,13 @@ from click.testing import CliRunner
 from benchmarks import latency
 from benchmarks import report as reports
 from benchmarks.gpu_proof import __main__ as gpu_proof
-from benchmarks.gpu_proof import gpu_tests, process, speed, steps, writing
+from benchmarks.gpu_proof import full_size, gpu_tests, process, speed, steps, writing
 from benchmarks.gpu_proof.process import Findings, Outcome, Task, run_step
 from benchmarks.rows.row import Row
 from fiffdepth_rt import machine
+from fiffdepth_rt.backends.tensorrt import here
+from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS
+from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.program.latency import Timing
 from tests.support import proof_steps
 from tests.support.paths import ROOT
@@ -183,6 +186,15 @@ def test_without_a_library_its_rows_are_left_out_with_the_reason(
     assert left_out in found.text and found.rows == ()
 
 
+def test_an_engine_that_is_not_here_leaves_its_row_out_before_a_graph_is_made(tmp_path: Path) -> None:
+    asked = task(tmp_path, rehearse=False, device="cuda")
+    work = speed.work_of(asked, speed.settings_for(asked, [BUNDLED], torch=True, growth=False))
+    reasons = {spec.options["engine"]: speed.why_not(spec) for _, spec in work if "engine" in spec.options}
+    for flavour in FLAVOURS:
+        usability = here.usable(flavour)
+        assert reasons[flavour.name] == ("" if usability.usable else f"{usability.why}. Run: {usability.fix}")
+
+
 def test_rows_that_there_is_no_time_for_say_so(toy_dir: Path, tmp_path: Path) -> None:
     asked = task(tmp_path, end=0.0)
     work = speed.work_of(asked, speed.settings_for(asked, [toy_dir], torch=False, growth=False))
@@ -274,6 +286,17 @@ def test_the_guide_s_table_of_steps_is_the_one_that_runs() -> None:
     guide = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([a-z-]+)` \| (\d+) s \|", guide, re.M)
     assert listed == [(step.name, f"{step.budget_s:.0f}") for step in steps.STEPS]
+
+
+@pytest.mark.soak
+def test_the_random_checkpoint_is_whole_or_not_there_and_torch_s_rows_read_it(tmp_path: Path) -> None:
+    from export.model import Given, read_checkpoint
+
+    full_size.make_random(
+        tmp_path / "random", "--layout", "folder", "--dtype", "fp16", "--weak-branches", "--width", "0.01"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["random", "random.prompt.safetensors"]
+    assert read_checkpoint(tmp_path / "random", Given()).recipe.name == "fiffdepth"
 
 
 @pytest.mark.soak
