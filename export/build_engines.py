@@ -44,13 +44,15 @@ from export.partial_folder import Make, PartialFolder, refuse_existing, writing
 from export.plans import build_plans_here
 from export.precision import Precision
 from export.recipe import RECIPES
+from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import Row, read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Licence, Manifest, SizeLimits, write_manifest
-from fiffdepth_rt.errors import FiffDepthError, ParityError
+from fiffdepth_rt.errors import BackendError, FiffDepthError, ParityError
 from fiffdepth_rt.machine import installed
+from fiffdepth_rt.memory import record_memory
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
 
@@ -65,8 +67,9 @@ class Options:
     """One export.
 
     size, size_max: the default and the largest longer side, in px, at which the model sees a photo; None for
-    what the checkpoint says. leave_out: names of folds. plans: end with plans, as far as they can be built
-    here. command: what was typed, for the manifest.
+    what the checkpoint says. leave_out: names of folds. memory: measure what the graphs take on
+    ONNX Runtime. plans: end with plans, as far as they can be built here. command: what was typed, for the
+    manifest.
     """
 
     checkpoint: Path
@@ -81,6 +84,7 @@ class Options:
     overwrite: bool = False
     resume: bool = True
     accept_parity: bool = False
+    memory: bool = True
     plans: bool = True
     command: str = ""
 
@@ -134,6 +138,8 @@ def export_engine_dir(options: Options) -> Path:
     open_engine_dir(unfinished.folder)
     unfinished.finish()
     _check_bf16_here(options)
+    if options.memory:
+        _measure_memory(options)
     if options.plans:
         build_plans_here(options.output, options.forms, command=options.command)
     return options.output
@@ -151,6 +157,21 @@ def _check_bf16_here(options: Options) -> None:
             record_parity(options.output, backend=openvino.NAME, precision=form.name)
         except ParityError as e:
             log.warning("OpenVINO on this machine: %s", e)
+
+
+def _measure_memory(options: Options) -> None:
+    """Records of what ONNX Runtime takes for each graph set, by which a machine without room refuses it."""
+    for form in options.forms:
+        if form.precision is Precision.BF16:
+            continue
+        try:
+            records = record_memory(options.output, backend=onnxruntime.NAME, precision=form.name)
+        except BackendError as e:
+            log.warning("%s", e)
+            continue
+        for record in records:
+            most = max(record.opening_bytes, record.opened_bytes + record.computing_bytes)
+            log.info("memory of %s at %sx%s: %.0f MB", form.name, *record.grid, most / 1e6)
 
 
 def _sized(model: Model, options: Options) -> Model:
@@ -302,6 +323,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")
 @click.option("--accept-parity", is_flag=True, help="Write graphs beyond the gates; the manifest says so.")
+@click.option("--memory/--no-memory", default=True,
+              help="Measure the memory that the graphs take on this machine's CPU (the default; Linux).")
 @click.option("--plans/--no-plans", default=True,
               help="End with plans of TensorRT for RTX, and of TensorRT where its GPU is (the default).")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
@@ -336,6 +359,7 @@ def main(
     overwrite: bool,
     resume: bool,
     accept_parity: bool,
+    memory: bool,
     plans: bool,
     verbose: bool,
 ) -> None:
@@ -376,6 +400,7 @@ def main(
         overwrite=overwrite,
         resume=resume,
         accept_parity=accept_parity,
+        memory=memory,
         plans=plans,
         command=ctx.meta["typed"],
     )

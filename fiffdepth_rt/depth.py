@@ -59,7 +59,8 @@ class Depth:
     pickled Depth is opened again with these arguments where it is unpickled, and a forked child opens its own
     with the first photo. On a GPU it cannot, and says so: start processes by spawn.
 
-    Raises an EngineDirError that says what is wrong with the directory, BackendUnavailableError, SizeError.
+    Raises an EngineDirError that says what is wrong with the directory, BackendUnavailableError, SizeError,
+    and HostMemoryError where the memory that was measured for this engine and size is not free here.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Depth:
             precision=precision,
             threads=threads,
             cuda_graph=cuda_graph,
+            size=self._asked,
         )
         self._model_sha256 = _model_sha256(self.manifest, self._backend.precision)
         if isinstance(self._asked, tuple):

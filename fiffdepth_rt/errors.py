@@ -27,6 +27,7 @@ FiffDepthError
     │   └── DriverError           the NVIDIA driver is missing, or too old for what is installed
     ├── BuildError                TensorRT could not build a plan; carries its log
     ├── DeviceMemoryError         a GPU has no room, at load or at inference; says what was needed and free
+    ├── HostMemoryError           a machine has no room for an engine, by what was measured
     └── InferenceError            the engine failed while running
 """
 
@@ -157,6 +158,10 @@ class DeviceMemoryError(BackendError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
         self.total_bytes = total_bytes
+
+
+class HostMemoryError(BackendError):
+    """This machine has no room for an engine, by what its manifest says was measured. Nothing was opened."""
 
 
 class InferenceError(BackendError):

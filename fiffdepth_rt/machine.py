@@ -46,12 +46,15 @@ def quota_cpus(system: Path = Path("/")) -> int:
     The least of its control group (cgroup v1 or v2) and the groups around it: a container's, or that of a
     systemd service with CPUQuota=. system: the root of the file system, in which they are looked up.
     """
-    granted = [_granted(folder) for folder in _cpu_groups(system)]
+    granted = [_granted(folder) for folder in _control_groups("cpu", system)]
     return math.ceil(min(granted, default=math.inf)) if any(map(math.isfinite, granted)) else UNLIMITED
 
 
-def _cpu_groups(system: Path) -> Iterator[Path]:
-    """The folders of this process's control group and of all around it, as far as they are mounted here."""
+def _control_groups(controller: str, system: Path) -> Iterator[Path]:
+    """The folders of this process's control group and of all around it, as far as they are mounted here.
+
+    controller: "cpu" or "memory", of which cgroup v1 has a tree each.
+    """
     try:
         mounts = (system / "proc/self/mountinfo").read_text().splitlines()
         # "0::/a/b" is of version 2, "4:cpu,cpuacct:/a/b" of version 1.
@@ -66,7 +69,9 @@ def _cpu_groups(system: Path) -> Iterator[Path]:
             own = (
                 filesystem == "cgroup2"
                 if not controllers
-                else (filesystem == "cgroup" and "cpu" in controllers.split(",") and "cpu" in options)
+                else (
+                    filesystem == "cgroup" and controller in controllers.split(",") and controller in options
+                )
             )
             if own:
                 # A container's own group is what is mounted, whatever it is called outside.
@@ -87,6 +92,44 @@ def _granted(group: Path) -> float:
         return int(quota) / int(period) if int(quota) > 0 else math.inf
     except (OSError, ValueError):  # ValueError: the quota is the word "max"
         return math.inf
+
+
+# --- memory ---
+
+
+def free_memory(system: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take before something gives way; None where the system does not say.
+
+    What Linux calls available, and free swap; at most what the limits of its control group (cgroup v1 or v2)
+    and the groups around it leave. system: the root of the file system, in which they are looked up.
+    """
+    try:
+        lines = (system / "proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    if "MemAvailable" not in kib:
+        return None
+    available = (kib["MemAvailable"] + kib.get("SwapFree", 0)) * 1024
+    limits = [_left(folder) for folder in _control_groups("memory", system)]
+    return int(min([available, *limits]))
+
+
+def _left(group: Path) -> float:
+    """Bytes that one control group may still take; infinite where it is not limited, or does not say."""
+    version_2 = (group / "memory.max").exists()
+    limit, used, cached = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version_2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    try:
+        most = int((group / limit).read_text())
+        taken = int((group / used).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # ValueError: the limit is the word "max"
+        return math.inf
+    return max(0, most - taken + int(stat.get(cached, 0)))  # cached files give way first
 
 
 # --- software ---

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Protocol
 
 from fiffdepth_rt.backends import Backend, Usability
-from fiffdepth_rt.backends.grids import families
+from fiffdepth_rt.backends.grids import Size, families
 from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
+from fiffdepth_rt.backends.room import require_host_room
 from fiffdepth_rt.backends.tensorrt import backend as tensorrt
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.backends.tensorrt import versions as tensorrt_versions
@@ -96,13 +97,16 @@ def open_backend(
     precision: str | None,
     threads: int | None,
     cuda_graph: bool = True,
+    size: Size = None,
+    check_room: bool = True,
 ) -> Backend:
     """EngineDir -> opened Backend.
 
     backend: a name, which works or raises; "auto": the first of ENGINES that is usable here and has graphs in
     the directory, or plans for this machine. precision: a graph set; None for the engine's first choice among
     those that are for it. cuda_graph: replay frames from CUDA graphs, where the engine can.
-    Raises BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
+    size: as in `Depth`; what photos of this size need must be free, unless check_room is False.
+    Raises HostMemoryError, BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         number = "; text from the environment needs int(...)" if isinstance(threads, str) else ""
@@ -131,6 +135,14 @@ def open_backend(
             reasons.append(str(error))
             continue
         if usability.usable:
+            if check_room:
+                require_host_room(
+                    manifest,
+                    backend=engine.name,
+                    device=device or "cpu",
+                    precision=chosen,
+                    size=size,
+                )
             return engine.open(
                 engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph
             )

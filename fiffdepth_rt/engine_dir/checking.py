@@ -41,12 +41,13 @@ from fiffdepth_rt.errors import (
 class CheckedGraph:
     """A graph whose bytes, and those of its weights, are the ones that the manifest lists.
 
-    name: for errors, such as "fp32/unet". stage: its tensors. files: what the graph and its weights are.
-    cure: what helps where an engine cannot read them.
+    name: for errors, such as "fp32/unet". precision: what the graph computes in. stage: its tensors.
+    files: what the graph and its weights are. cure: what helps where an engine cannot read them.
     """
 
     name: str
     path: Path
+    precision: str
     stage: Stage
     files: tuple[FileRecord, ...]
     cure: str
@@ -80,6 +81,7 @@ class EngineDir:
         return CheckedGraph(
             name=f"{graph_set}/{stage}",
             path=path,
+            precision=self.manifest.graph_sets[graph_set].precision,
             stage=listed,
             files=tuple(self.manifest.files[name] for name in names),
             cure=_PLAIN_COPY if any(file.is_symlink() for file in weights) else COPY_AGAIN,

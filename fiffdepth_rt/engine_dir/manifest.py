@@ -120,6 +120,28 @@ class PlanMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     activation_bytes: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
 
 
+class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The host memory that an engine took for one image on one grid, in bytes of resident memory, measured.
+
+    graph_set: its name. grid: (height, width) in px. backend, device: as `Depth` calls them.
+    opening_bytes: the most while it opened. opened_bytes: what stayed, weights above all; those that are
+    mapped from their file are counted, although the system can take them back.
+    computing_bytes: what was added at the most while it computed.
+    gpu_bytes: what the process held on a GPU in the end; None on the CPU, or where the driver does not say.
+    measured: JSON about it (version, threads, date); reported, and nothing reads it.
+    """
+
+    graph_set: str
+    grid: tuple[Count, Count]
+    backend: str
+    device: str
+    opening_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    opened_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    computing_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    gpu_bytes: Annotated[int, msgspec.Meta(ge=0)] | None
+    measured: Mapping[str, Any]
+
+
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One plan: a stage of a graph set, built for one version of TensorRT, or of TensorRT for RTX.
 
@@ -184,6 +206,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         (with "/").
     golden: the file of golden values, or None. plans: TensorRT's, if any were built.
     provenance, parity: JSON as it was written; the runtime reports it and reads nothing in it.
+    memory: what engines took where it was measured; what does not fit is refused by it.
     """
 
     name: str
@@ -197,6 +220,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     plans: tuple[PlanRecord, ...]
     provenance: Mapping[str, Any]
     parity: tuple[Mapping[str, Any], ...]
+    memory: tuple[MemoryRecord, ...] = ()
 
     def to_json(self) -> str:
         """manifest -> text: sorted keys, so that equal manifests are equal bytes."""
@@ -320,6 +344,9 @@ def _check_whole(manifest: Manifest) -> None:
         used |= {plan.file}
         if plan.precision not in manifest.graph_sets:
             raise _broken(f"plans[{i}]", f"is a plan of {plan.precision!r}, which is no graph set")
+    for i, record in enumerate(manifest.memory):
+        if record.graph_set not in manifest.graph_sets:
+            raise _broken(f"memory[{i}]", f"is of {record.graph_set!r}, which is no graph set")
     if unlisted := sorted(used - manifest.files.keys()):
         raise _broken("files", f"does not list {unlisted[0]!r}, which is used")
 

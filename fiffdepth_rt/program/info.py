@@ -12,7 +12,7 @@ from fiffdepth_rt.program import options
 from fiffdepth_rt.program.terminal import tell
 
 if TYPE_CHECKING:
-    from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, PlanMemory, PlanRecord, Stage
+    from fiffdepth_rt.engine_dir.manifest import FileRecord, Manifest, MemoryRecord, PlanRecord, Stage
 
 
 @click.command("info")
@@ -57,6 +57,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield "", f"  {name:8}{_stage(graphs.stages[name], manifest.files)}"
     for plan in manifest.plans:
         yield "Plan", _plan(plan, manifest.files)
+    for record in manifest.memory:
+        yield "Memory", memory_text(record)
+    yield from (("Memory", text) for text in _predicted(manifest.plans))
     yield from (("Parity", row) for row in _parity(manifest.parity))
     yield "Licence", manifest.licence.model
     for source in manifest.licence.data_sources:
@@ -73,6 +76,16 @@ def _stage(stage: Stage, files: Mapping[str, FileRecord]) -> str:
         ", ".join(f"{spec.dtype} {spec.name}" for spec in specs) for specs in (stage.inputs, stage.outputs)
     )
     return f"{megabytes:7.1f} MB  {inputs} -> {outputs}"
+
+
+def memory_text(record: MemoryRecord) -> str:
+    """ "fp32 at 512x512 on onnxruntime (cpu): 45 MB open, 98 MB more to compute; 60 MB while it opens"."""
+    gpu = "" if record.gpu_bytes is None else f"; {record.gpu_bytes / 1e6:.0f} MB on the GPU"
+    return (
+        f"{record.graph_set} at {record.grid[0]}x{record.grid[1]} on {record.backend} ({record.device}): "
+        f"{record.opened_bytes / 1e6:.0f} MB open, {record.computing_bytes / 1e6:.0f} MB more to compute, "
+        f"{record.opening_bytes / 1e6:.0f} MB while it opens{gpu}"
+    )
 
 
 def _parity(rows: tuple[Mapping[str, Any], ...]) -> Iterator[str]:
@@ -96,15 +109,35 @@ def _plan(plan: PlanRecord, files: Mapping[str, FileRecord]) -> str:
 
     gpu = plan.gpu_name if plan.hardware_compatibility == "none" else "any GPU"
     newer = " or newer" if plan.hardware_compatibility == "ampere_plus" else ""
-    memory = "" if plan.memory is None else f"; {_memory(plan.memory)} of GPU memory"
     state = "" if plan.checked else "; built, not yet run on a GPU"
     stripped = ", without weights" if plan.stripped else ""
     return (
         f"{plan.precision} {plan.stage}: {files[plan.file].bytes / 1e6:.1f} MB{stripped}, for {gpu} of "
-        f"compute capability {plan.compute_capability}{newer} and {release_of(plan)}; {shapes}{memory}{state}"
+        f"compute capability {plan.compute_capability}{newer} and {release_of(plan)}; {shapes}{state}"
     )
 
 
-def _memory(memory: PlanMemory) -> str:
-    """ "23.2 MB + 15.3 MB": weights, and what the largest shape computes in."""
-    return f"{memory.weight_bytes / 1e6:.1f} MB + {max(memory.activation_bytes) / 1e6:.1f} MB"
+def _predicted(plans: tuple[PlanRecord, ...]) -> Iterator[str]:
+    """What the plans of one graph set and one kind of GPU need together, by shape, as their builder said."""
+    from fiffdepth_rt.backends.tensorrt.lane import pinned_bytes
+    from fiffdepth_rt.engine_dir.manifest import STAGES
+
+    together: dict[tuple[str, str, str], list[PlanRecord]] = {}
+    for plan in plans:
+        together.setdefault((plan.precision, plan.flavour, plan.compute_capability), []).append(plan)
+    for (precision, flavour, capability), group in together.items():
+        if len({plan.stage for plan in group}) < len(STAGES):
+            continue
+        memories = [plan.memory for plan in group]
+        for i, profile in enumerate(group[0].profiles):
+            needs = [memory for memory in memories if memory is not None and i < len(memory.activation_bytes)]
+            if len(needs) < len(group):  # an older builder said nothing
+                continue
+            weights = sum(need.weight_bytes for need in needs) / 1e6
+            computing = max(need.activation_bytes[i] for need in needs) / 1e6
+            yield (
+                f"{precision} at {profile.grid[0]}x{profile.grid[1]} batch {profile.batch} on {flavour} "
+                f"(compute capability {capability}): {weights:.0f} MB of weights, "
+                f"{computing:.0f} MB to compute, "
+                f"{pinned_bytes(profile) / 1e6:.1f} MB of pinned host memory; predicted by the builder"
+            )

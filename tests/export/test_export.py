@@ -145,7 +145,7 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_goes_on_to_the_sa
     assert not (tmp_path / ".tiny.partial" / "manifest.json").exists()
 
     with caplog.at_level("INFO", logger="fiffdepth_export"):
-        export_engine_dir(Options(checkpoint=checkpoint, output=target, plans=False))
+        export_engine_dir(Options(checkpoint=checkpoint, output=target, plans=False, memory=False))
     assert "going on after golden" in caplog.text
     assert "tracing fp32 unet" not in caplog.text and "tracing fp32 decoder" in caplog.text
     ours, theirs = open_engine_dir(target).manifest, open_engine_dir(exported).manifest
@@ -188,7 +188,9 @@ def a_disk_that_is_full_after_100_kb():
 def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(
     checkpoint, tmp_path, a_disk_that_is_full_after_100_kb
 ):
-    run = CliRunner().invoke(main, [str(checkpoint), "-o", str(tmp_path / "tiny"), "--no-plans"])
+    run = CliRunner().invoke(
+        main, [str(checkpoint), "-o", str(tmp_path / "tiny"), "--no-plans", "--no-memory"]
+    )
     assert run.exit_code == 1
     assert "cannot be written" in run.output and "Traceback" not in run.output
     assert [p.name for p in tmp_path.iterdir()] == [".tiny.partial"]

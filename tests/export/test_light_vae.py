@@ -98,8 +98,10 @@ def distilled(tmp_path_factory):
 def exported(checkpoint, taesd, tmp_path_factory):
     """One export by the command: both halves light."""
     target = tmp_path_factory.mktemp("exported") / "light"
-    words = [str(checkpoint), "-o", str(target), "--precision", "fp32", "--no-plans"]
-    run = CliRunner().invoke(main, [*words, "--no-plans", "--encoder", str(taesd), "--decoder", str(taesd)])
+    words = [str(checkpoint), "-o", str(target), "--precision", "fp32", "--no-plans", "--no-memory"]
+    run = CliRunner().invoke(
+        main, [*words, "--no-plans", "--no-memory", "--encoder", str(taesd), "--decoder", str(taesd)]
+    )
     assert run.exit_code == 0, run.output
     return target
 
@@ -194,7 +196,9 @@ def test_a_checkpoint_that_carries_a_light_vae_is_exported_as_it_is(tmp_path):
     light = tiny_light(out_channels=1)
     path, target = tmp_path / "tiny.safetensors", tmp_path / "engines"
     save_checkpoint(path, dataclasses.replace(tiny_checkpoint(**ONE_LEVEL), vae=light))
-    run = CliRunner().invoke(main, [str(path), "-o", str(target), "--precision", "fp32", "--no-plans"])
+    run = CliRunner().invoke(
+        main, [str(path), "-o", str(target), "--precision", "fp32", "--no-plans", "--no-memory"]
+    )
     assert run.exit_code == 0, run.output
     assert "VAE light-f8" in open_engine_dir(target).manifest.provenance["description"]
     image = images(128, 64, 3)

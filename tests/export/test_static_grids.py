@@ -20,7 +20,9 @@ from training.weights.ours import save_checkpoint
 def test_an_export_for_several_grids_is_one_directory_in_which_photos_find_theirs(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint())
     words = [str(tmp_path / "tiny.safetensors"), "-o", str(tmp_path / "tiny"), "--precision", "fp32"]
-    run = CliRunner().invoke(main, [*words, "--no-plans", "--static", "64x128", "--static", "128x64"])
+    run = CliRunner().invoke(
+        main, [*words, "--no-plans", "--no-memory", "--static", "64x128", "--static", "128x64"]
+    )
     assert run.exit_code == 0, run.output
     manifest = read_manifest(tmp_path / "tiny")
     assert set(families(manifest)["fp32"]) == {(64, 128), (128, 64)}

@@ -50,7 +50,16 @@ def test_from_a_checkpoint_to_an_engine_no_tool_seeks_the_network(tmp_path: Path
     Image.new("RGB", (64, 64), "gray").save(home / "photos" / "a.png")
     for words in (
         ["training.weights.random", "c.safetensors", "--width", "0.1"],
-        ["export.build_engines", "c.safetensors", "-o", "engine", "--precision", "fp32,bf16", "--no-plans"],
+        [
+            "export.build_engines",
+            "c.safetensors",
+            "-o",
+            "engine",
+            "--precision",
+            "fp32,bf16",
+            "--no-plans",
+            "--no-memory",
+        ],
         ["training.labelling", "photos", "--teacher", "c.safetensors", "--out", "labels"],
         ["benchmarks.latency", "--help"],
     ):

@@ -104,7 +104,15 @@ def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path
     engines = tmp_path / "engines"
     exported = CliRunner().invoke(
         build_engines.main,
-        [str(run / "small-000006.safetensors"), "-o", str(engines), "--precision", "fp32", "--no-plans"],
+        [
+            str(run / "small-000006.safetensors"),
+            "-o",
+            str(engines),
+            "--precision",
+            "fp32",
+            "--no-plans",
+            "--no-memory",
+        ],
     )
     assert exported.exit_code == 0, exported.output
     with Depth(engines) as depth:

@@ -22,7 +22,7 @@ from fiffdepth_rt.backends.tensorrt.buffers import (
 )
 from fiffdepth_rt.backends.tensorrt.fit import Lane
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine, StageContext
-from fiffdepth_rt.engine_dir.manifest import STAGES, Stage
+from fiffdepth_rt.engine_dir.manifest import STAGES, PlanProfile, Stage
 from fiffdepth_rt.errors import BackendError, DeviceMemoryError, InferenceError
 from fiffdepth_rt.gpu import cuda
 
@@ -45,6 +45,12 @@ class StagingBuffer:
             self.depth = stack.enter_context(contextlib.closing(cuda.PinnedArray(image_shape[:3], "float32")))
             self.done = stack.enter_context(contextlib.closing(cuda.Event()))
             self.close = stack.pop_all().close
+
+
+def pinned_bytes(profile: PlanProfile) -> int:
+    """The pinned host memory of one lane: uint8 images and float32 depth maps of every staging buffer."""
+    height, width = profile.grid
+    return STAGING_BUFFERS * profile.batch * height * width * (3 + 4)
 
 
 class CudaGraphs:
