@@ -7,14 +7,19 @@ import functools
 import pytest
 import torch
 
+from export.graph_set import build_stage
+from export.model import read_checkpoint
 from export.onnx_graphs import GraphForm, tensor_specs, write_graph
 from export.precision import Precision
-from export.stages import UnetStage
+from export.recipe import RECIPES
+from export.stages import STAGES, UnetStage
 from fiffdepth_rt.backends.tensorrt.build_process import ProcessBuilder
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
+from fiffdepth_rt.backends.tensorrt.plan_header import check_header, read_header
 from fiffdepth_rt.engine_dir.manifest import Stage
 from tests.support.plans import RTX, profile, record
-from tests.support.tiny_models import FEW_BLOCKS, tiny_unet
+from tests.support.tiny_models import FEW_BLOCKS, tiny_checkpoint, tiny_unet
+from training.weights.ours import save_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="its wheels are not for here")
 
@@ -34,6 +39,28 @@ def unet_graph(tmp_path_factory):
     return written
 
 
+def built(folder, stage, precision, capability, into):
+    """A graph's plan, in `into` -> the memory that its builder predicts. capability: None for Ampere on."""
+    inputs, outputs = tensor_specs(stage, GraphForm(precision=precision))
+    plan = record(
+        RTX,
+        stage=stage,
+        precision=precision.value,
+        profiles=(profile(256, 256),),
+        compute_capability=capability or "8.0",
+        hardware_compatibility="same_compute_capability" if capability else "ampere_plus",
+    )
+    job = PlanJob(
+        record=plan,
+        graph=folder / f"{stage}.onnx",
+        stage=Stage(file=f"{stage}.onnx", external_data=(), inputs=inputs, outputs=outputs),
+    )
+    builder = ProcessBuilder(RTX, runner=None, versions={})
+    memory = builder.build(job, into, timing_cache=into.with_name("t"), on_progress=None)
+    check_header(into.read_bytes(), into, plan)
+    return memory
+
+
 @pytest.mark.parametrize(
     ("precision", "capability"),
     [
@@ -43,21 +70,53 @@ def unet_graph(tmp_path_factory):
     ],
 )
 def test_self_attention_of_half_precision_is_fused(unet_graph, tmp_path, precision, capability):
-    folder = unet_graph(precision)
-    inputs, outputs = tensor_specs("unet", GraphForm(precision=precision))
-    plan = record(
-        RTX,
-        precision=str(precision),
-        profiles=(profile(256, 256),),
-        compute_capability=capability or "8.0",
-        hardware_compatibility="same_compute_capability" if capability else "ampere_plus",
-    )
-    job = PlanJob(
-        record=plan,
-        graph=folder / "unet.onnx",
-        stage=Stage(file="unet.onnx", external_data=(), inputs=inputs, outputs=outputs),
-    )
-    builder = ProcessBuilder(RTX, runner=None, versions={})
-    memory = builder.build(job, tmp_path / "plan", timing_cache=tmp_path / "t", on_progress=None)
+    plan = tmp_path / "plan"
+    memory = built(unet_graph(precision), "unet", precision, capability, plan)
     assert memory is not None and memory.weight_bytes > 0 and min(memory.activation_bytes) > 0
-    assert (tmp_path / "plan").read_bytes().count(b"_gemm_mha_v2") >= 1
+    assert plan.read_bytes().count(b"_gemm_mha_v2") >= 1
+
+
+# --- every recipe ---
+
+# What its UNet has that FiffDepth's has not.
+CONFIG = {
+    "lotus-d": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 4},
+    "marigold-e2e": {"in_channels": 8},
+}
+CONFIG["lotus-d-disparity"] = CONFIG["lotus-d"]
+
+
+@pytest.fixture(scope="module")
+def recipe_graphs(tmp_path_factory):
+    """recipe -> the folder of its three fp16 graphs. Every self-attention has heads of 64 channels."""
+
+    @functools.cache
+    def written(recipe):
+        folder = tmp_path_factory.mktemp(recipe)
+        heads = {"block_out_channels": (128, 128), "attention_head_dim": (2, 2)}
+        made = tiny_checkpoint(recipe=recipe, **heads, **CONFIG.get(recipe, {}))
+        save_checkpoint(folder / "model.safetensors", made)
+        model = read_checkpoint(folder / "model.safetensors")
+        for name in STAGES:
+            write_graph(folder, name, build_stage(name, model), GraphForm(precision=Precision.FP16))
+        return folder
+
+    return written
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("capability", [None, "7.5", "8.6", "8.9", "12.0"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_becomes_plans_for_every_kind_of_card(recipe_graphs, tmp_path, recipe, capability):
+    fused = 0
+    for stage in STAGES:
+        plan = tmp_path / stage
+        memory = built(recipe_graphs(recipe), stage, Precision.FP16, capability, plan)
+        assert memory is not None and memory.weight_bytes > 0 and min(memory.activation_bytes) > 0
+        content = plan.read_bytes()
+        header = read_header(content)
+        assert header.version == (1, 7, 1, 116)
+        ampere = ("8.0", "8.6", "8.9", "12.0", "12.1")
+        assert header.capabilities == ((capability,) if capability else ampere)
+        fused += content.count(b"_gemm_mha_v2") if stage == "unet" else 0
+    assert fused >= 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.errors import FiffDepthError
+from tests.support.paths import ROOT
 from tests.support.plans import edit
 
 HEADER = 64
@@ -104,6 +106,27 @@ def _mutate(plan: bytes, others: list[bytes], kind: str, rng: random.Random) -> 
         changed[-1] ^= 1
         says = None
     return kind, bytes(changed), says
+
+
+def open_mutated(directory: Path, first: int, last: int) -> dict[int, str]:
+    """Mutations of the UNet's plan, opened in child processes -> what came of each; "died" of a process."""
+    came = dict[int, str]()
+    while first < last:
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.support.mutated_plans", str(directory), str(first), str(last)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        lines = [line.split() for line in run.stdout.splitlines()]
+        came |= {int(i): "died" if said == "opens" else said for i, said in lines}
+        assert lines, run.stderr
+        if run.returncode == 0:
+            break
+        assert run.returncode < 0, run.stderr  # a signal, no mistake of ours
+        first = int(lines[-1][0]) + 1
+    return came
 
 
 def main(directory: Path, first: int, last: int) -> None:

@@ -168,9 +168,7 @@ class TensorRtBackend:
                     self._run_host(lane, np.zeros(lane.image_shape, np.uint8))
 
     def forget_kernels(self) -> bool:
-        if self._kernels is not None:
-            self._kernels.forget()
-        return self._kernels is not None
+        return self._kernels is not None and self._kernels.forget()
 
     def close(self) -> None:
         with self._idle:

@@ -106,12 +106,14 @@ class RuntimeCache:
         if engine is self._made_for:
             self._library = self._made_for = None
 
-    def forget(self) -> None:
-        """Delete what was kept: the next start compiles anew."""
+    def forget(self) -> bool:
+        """Delete what was kept, so that the next start compiles anew; False where nothing is ever kept."""
         self._content = None
-        if self.file is not None:
-            with contextlib.suppress(OSError):
-                self.file.unlink(missing_ok=True)
+        if self.file is None:
+            return False
+        with contextlib.suppress(OSError):
+            self.file.unlink(missing_ok=True)
+        return True
 
     def _filled(self, library: Any) -> Any:
         """The library's empty cache, with what was kept, where there is some and the library takes it."""

@@ -48,7 +48,7 @@ from fiffdepth_rt.errors import (
     PlanMismatchError,
     PlanVersionError,
 )
-from tests.support.mutated_plans import mutations
+from tests.support.mutated_plans import mutations, open_mutated
 from tests.support.paths import ROOT
 from tests.support.plans import RTX, plan_files, profile, record
 from tests.support.toy import write_toy_engine_dir
@@ -352,27 +352,6 @@ def test_what_only_the_library_can_see_is_refused_in_its_words(toy: Path, tmp_pa
     (tmp_path / "foreign").write_bytes(b"x" * 64)
     with pytest.raises(PlanMismatchError, match="not a plan of this library"):
         OpenedEngine(tmp_path / "foreign", dataclasses.replace(job, record=newer))
-
-
-def open_mutated(directory: Path, first: int, last: int) -> dict[int, str]:
-    """Mutations of the UNet's plan, opened in child processes -> what came of each; "died" of a process."""
-    came = dict[int, str]()
-    while first < last:
-        run = subprocess.run(
-            [sys.executable, "-m", "tests.support.mutated_plans", str(directory), str(first), str(last)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        lines = [line.split() for line in run.stdout.splitlines()]
-        came |= {int(i): "died" if said == "opens" else said for i, said in lines}
-        assert lines, run.stderr
-        if run.returncode == 0:
-            break
-        assert run.returncode < 0, run.stderr  # a signal, no mistake of ours
-        first = int(lines[-1][0]) + 1
-    return came
 
 
 @NO_GPU

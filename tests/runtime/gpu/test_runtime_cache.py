@@ -141,7 +141,7 @@ def test_build_warm_is_refused_before_anything_is_built_where_it_has_no_meaning(
 
 
 def test_bench_gives_the_time_to_the_first_map_with_kernels_compiled_and_kept(
-    portable: Path, card: Cuda
+    portable: Path, card: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fiffdepth_rt.Depth(portable, backend="tensorrt-rtx") as depth:
         depth.infer(image())
@@ -152,6 +152,9 @@ def test_bench_gives_the_time_to_the_first_map_with_kernels_compiled_and_kept(
     assert list(starts) == ["compiled", "kept"] and all(ms > 0 for ms in starts.values())
     assert f"From opening to the first depth map, with kernels compiled: {starts['compiled']:.0f} ms." in text
     assert started(portable, card) == (KEPT, 0)
+    monkeypatch.setenv("FIFFDEPTH_CACHE", "off")
+    text = said("bench", portable, "--backend", "tensorrt-rtx", "--photo", "128x192", "--runs", 1)
+    assert json.loads(text.splitlines()[-1])["start_ms"] == {} and "with kernels" not in text
 
 
 # --- what goes wrong with the file ---
