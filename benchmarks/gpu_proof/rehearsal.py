@@ -40,10 +40,10 @@ def gpu_of(*, rehearse: bool, flavour: Flavour) -> Iterator[Builder | None]:
     import pytest
 
     from fiffdepth_rt.backends.tensorrt.here import Target
-    from tests.support import gpu_stand_in
+    from tests.support import cuda_stand_in, gpu_stand_in
     from tests.support.plans import StandInBuilder
 
-    cuda = gpu_stand_in.Cuda((GPU_NAME, *COMPUTE_CAPABILITY))
+    cuda = cuda_stand_in.Cuda((GPU_NAME, *COMPUTE_CAPABILITY))
     cuda.total = MEMORY_BYTES
     target = Target(
         flavour=flavour,

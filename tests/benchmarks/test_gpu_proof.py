@@ -121,7 +121,8 @@ def test_all_steps_and_the_report_fit_into_eight_minutes_and_each_can_be_started
 
 def test_no_file_with_a_test_for_a_gpu_is_left_out() -> None:
     marked = [path for path in gpu_tests.files_of_gpu_tests() if path != Path(__file__).relative_to(ROOT)]
-    assert marked == [Path("tests/runtime/gpu/test_on_a_gpu.py"), Path("tests/runtime/test_backends.py")]
+    on_gpu = [Path("tests/runtime/gpu") / name for name in ("test_on_a_gpu.py", "test_on_an_rtx_card.py")]
+    assert marked == [*on_gpu, Path("tests/runtime/test_backends.py")]
 
 
 CASE = '<testcase classname="tests.a" name="{}">{}</testcase>'

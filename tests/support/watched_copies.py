@@ -1,4 +1,4 @@
-"""Every copy that CUDA is told to make, for tests: on a GPU, and on the stand-in of gpu_stand_in.py alike.
+"""Every copy that CUDA is told to make, for tests: on a GPU, and on the stand-in of cuda_stand_in.py alike.
 
 CUDA's runtime is wrapped, not our code. What was captured counts each time its CUDA graph is launched.
 """

@@ -26,7 +26,7 @@ from fiffdepth_rt.backends.tensorrt.fit import Lane, lanes, ready_sets
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, Flavour
 from fiffdepth_rt.backends.tensorrt.here import cuda_device_index, require
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, PlanJob
-from fiffdepth_rt.backends.tensorrt.lane import STAGING_BUFFERS, CudaGraphs, OpenLane, StagingBuffer
+from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuffer
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
 from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.engine_dir.checking import EngineDir
@@ -158,14 +158,13 @@ class TensorRtBackend:
         }
 
     def warm_up(self) -> None:
-        """Run a blank image through every lane: kernels are compiled, and kept, and CUDA graphs captured.
+        """Run a black image through every lane, so that the kernels of all are compiled and kept.
 
         Raises InferenceError, DeviceMemoryError.
         """
         for lane in self._lanes:
-            for _ in range(STAGING_BUFFERS):  # each buffer has a CUDA graph of its own
-                with self._opened():
-                    self._run_host(lane, np.zeros(lane.image_shape, np.uint8))
+            with self._opened():
+                self._run_host(lane, np.zeros(lane.image_shape, np.uint8))
 
     def forget_kernels(self) -> bool:
         return self._kernels is not None and self._kernels.forget()

@@ -121,7 +121,8 @@ class RuntimeCache:
         if self.origin is None:
             self.origin = KEPT if taken else COMPILED
             if not taken:
-                log.info("compiling for this GPU (%s): this takes a while, and is kept", self._gpu_name)
+                once = "" if self.file is None else ", and is kept for the next start"
+                log.info("compiling for this GPU (%s): this takes a while%s", self._gpu_name, once)
         return library
 
 

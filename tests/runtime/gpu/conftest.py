@@ -10,7 +10,8 @@ import pytest
 from fiffdepth_rt.backends.tensorrt import log as trt_log
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request
-from tests.support.gpu_stand_in import Cuda, install
+from tests.support.cuda_stand_in import Cuda
+from tests.support.gpu_stand_in import install
 from tests.support.plans import GRIDS, L4, LIKE_L4, RTX, RTX_AT_GOLDEN, StandInBuilder
 from tests.support.toy import write_toy_engine_dir
 

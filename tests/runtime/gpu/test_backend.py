@@ -23,7 +23,7 @@ from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, InferenceError, PlanMismatchError
-from tests.support.gpu_stand_in import Cuda, OnGpu
+from tests.support.cuda_stand_in import Cuda, OnGpu
 from tests.support.plans import GRIDS, L4, StandInBuilder, edit, image
 from tests.support.toy import grids_seen, infer_to, toy_depth, toy_depth_latent, toy_latent, toy_unclipped
 from tests.support.watched_copies import D2D, D2H, H2D, watched_copies

@@ -18,7 +18,8 @@ from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.manifest import PlanMemory, read_manifest
 from fiffdepth_rt.errors import DeviceMemoryError, ParityError, PlanGpuError, PlanVersionError
 from fiffdepth_rt.program import program
-from tests.support.gpu_stand_in import Cuda, install
+from tests.support.cuda_stand_in import Cuda
+from tests.support.gpu_stand_in import install
 from tests.support.plans import RTX, RTX_AT_GOLDEN, StandInBuilder, as_plan, edit, image
 from tests.support.toy import toy_depth, write_toy_engine_dir
 

@@ -14,7 +14,7 @@ import pytest
 
 import fiffdepth_rt
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
-from tests.support.gpu_stand_in import Cuda, OnGpu
+from tests.support.cuda_stand_in import Cuda, OnGpu
 from tests.support.plans import GRIDS, image
 from tests.support.toy import toy_depth
 

@@ -1,4 +1,5 @@
-"""Promises of what TensorRT's log is read for: memory that ran out, and the reason of a failure.
+"""Promises of what TensorRT says: its log is read for memory that ran out, and the reason of a failure; its
+phases for how far a build is.
 
 The lines are TensorRT's own, as users reported them.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from fiffdepth_rt.backends.tensorrt.log import reason, requested_bytes, says_no_memory
+from fiffdepth_rt.backends.tensorrt.progress import Phases
 
 OUT_OF_MEMORY = [
     "ERROR: 1: [defaultAllocator.cpp::allocate::19] Error Code 1: Cuda Runtime (out of memory)",
@@ -35,3 +37,21 @@ def test_the_reason_of_a_failure_is_its_last_errors_or_the_last_lines_where_ther
     assert reason(lines) == "CRITICAL: c | ERROR: e | ERROR: f"
     assert reason(deque(["INFO: a", "WARNING: b"])) == "INFO: a | WARNING: b"
     assert reason(deque()) == "TensorRT gave no reason"
+
+
+def test_progress_never_falls_and_ends_at_one() -> None:
+    phases, seen = Phases(), []
+    phases.start("Building Engine", None, 2)
+    phases.start("Tactics", "Building Engine", 4)
+    seen += [phases.step("Tactics", step) for step in range(4)]
+    phases.finish("Tactics")
+    seen.append(phases.step("Building Engine", 0))
+    phases.start("Weights", "Building Engine", 1)
+    seen.append(phases.step("Weights", 0))
+    phases.finish("Weights")
+    seen.append(phases.step("Building Engine", 1))
+    assert seen == [("Building Engine", x) for x in (0.125, 0.25, 0.375, 0.5, 0.5, 1.0, 1.0)]
+
+
+def test_a_phase_that_nobody_started_is_no_error() -> None:
+    assert Phases().step("unheard of", 3) == ("unheard of", 0.0)

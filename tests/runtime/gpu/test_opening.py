@@ -26,7 +26,8 @@ from fiffdepth_rt.errors import (
     PlanMismatchError,
     PlanVersionError,
 )
-from tests.support.gpu_stand_in import Cuda, OnGpu, install
+from tests.support.cuda_stand_in import Cuda, OnGpu
+from tests.support.gpu_stand_in import install
 from tests.support.plans import GRIDS, L4, LIKE_L4, StandInBuilder, edit, fixed, image, profile, record
 from tests.support.toy import toy_depth
 from tests.support.watched_copies import D2D, watched_copies

@@ -250,6 +250,25 @@ def test_ctrl_c_ends_the_builder_too(tmp_path: Path) -> None:
     assert (tmp_path / "a.plan").stat().st_size == 0 and time.monotonic() - started < 60
 
 
+def test_a_builder_that_the_system_kills_is_an_error_that_names_memory(tmp_path: Path) -> None:
+    """As Linux does where memory runs out: with SIGKILL, and without a word."""
+    psutil = pytest.importorskip("psutil")
+
+    def kill(progress: BuildProgress) -> None:
+        for child in psutil.Process().children():
+            child.kill()
+
+    (tmp_path / "a.plan").touch()
+    with pytest.raises(BuildError, match=r"died \(SIGKILL\): .*Out of memory, close other programs"):
+        ProcessBuilder(RTX, runner=None, versions={}).build(
+            job_of(attention(tmp_path / "a.onnx"), (1, 4, 256, 64)),
+            tmp_path / "a.plan",
+            timing_cache=tmp_path / "t",
+            on_progress=kill,
+        )
+    assert (tmp_path / "a.plan").stat().st_size == 0
+
+
 def test_a_killed_build_goes_on_and_its_builder_is_gone(tmp_path: Path) -> None:
     directory = write_toy_engine_dir(tmp_path / "toy")
     code = """

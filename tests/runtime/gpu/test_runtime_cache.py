@@ -25,7 +25,7 @@ from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest
 from fiffdepth_rt.gpu.cuda import Gpu
 from fiffdepth_rt.program import program
-from tests.support.gpu_stand_in import Cuda
+from tests.support.cuda_stand_in import Cuda
 from tests.support.plans import RTX, as_plan, edit, graph_in, image
 from tests.support.toy import toy_depth
 
