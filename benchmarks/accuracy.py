@@ -68,7 +68,9 @@ def evaluate(work: AccuracyWork, how: How) -> SetResult:
     opened, method = frames.open(), work.choice.open()
     method.close()
     label = f"{frames.title}, {method.name}, {protocol.name}"
-    outcomes: list[Scored | Skipped] = run(work, len(opened), label=label, processes=how.processes)
+    outcomes: list[Scored | Skipped] = run(
+        work, len(opened), label=label, processes=how.processes, ray=how.ray
+    )
     scored = [one for one in outcomes if isinstance(one, Scored)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]
     if not scored:

@@ -99,7 +99,7 @@ def evaluate(work: BoundaryWork, how: How) -> BoundaryResult:
     method.close()
     on_mattes = isinstance(opened, MatteFrames)
     outcomes: list[Edges | Skipped] = run(
-        work, len(opened), label=f"{work.frames.title}, {method.name}", processes=how.processes
+        work, len(opened), label=f"{work.frames.title}, {method.name}", processes=how.processes, ray=how.ray
     )
     scored = [one for one in outcomes if isinstance(one, Edges)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]

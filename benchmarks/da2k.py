@@ -145,7 +145,7 @@ def evaluate(work: PairWork, how: How) -> PairResult:
     count, method = len(Da2k(work.folder, subset=work.subset)), work.choice.open()
     method.close()
     outcomes: list[Ordered | Skipped] = run(
-        work, count, label=f"DA-2K, {method.name}", processes=how.processes
+        work, count, label=f"DA-2K, {method.name}", processes=how.processes, ray=how.ray
     )
     scored = [one for one in outcomes if isinstance(one, Ordered)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]

@@ -5,7 +5,7 @@ A Choice says which one, and can be sent to another process; what it opens is a 
     RampChoice()                       "the lower, the nearer": needs no model
     EngineChoice(folder, grid=...)     an engine directory; None: the bundled model
     FolderChoice(folder, space=...)    predictions in files, in Marigold's layout
-    PeerChoice(which, space=...)       a model of transformers or diffusers (peers.py)
+    PeerChoice(which, space=...)       a model of transformers or diffusers (peers/)
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ GRID_MULTIPLE = 64
 class Photo:
     """What a method is given.
 
-    set: the set's name. name: the photo's path within it. pixels: at the set's processing size. full_hw: of
-    the photo as it lies there, and of its truth. prediction: the stem of a file with its map, in the set's
-    layout.
+    set: the set's name. name: the photo's path within it. pixels: at the set's processing size, if it has
+    one.
+    full_hw: of the photo as it lies there, and of its truth. prediction: the stem of a file with its map,
+    in the set's layout. at_protocol_size: whether a protocol says at which size models see the photo.
     """
 
     set: str
@@ -51,6 +52,7 @@ class Photo:
     pixels: Pixels
     full_hw: tuple[int, int]
     prediction: str
+    at_protocol_size: bool = False
 
 
 class Method(Protocol):

@@ -13,6 +13,7 @@ import click
 
 from benchmarks import commands
 from benchmarks.evaluation.methods import Choice, EngineChoice, FolderChoice, OddSize, RampChoice, grids_for
+from benchmarks.evaluation.peers import PeerChoice
 from benchmarks.report import Report
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends.grids import Size
@@ -39,17 +40,20 @@ class How:
     """What holds for every set and method of a run.
 
     engine, predictions, model: who is scored, at most one of them; none: the bundled model beside the ramp.
+    space: of a peer's output, where it is not known.
     size: for sets without a processing size of their own. keep: where predictions are kept; None: nowhere.
-    out: where files of results go; None: nowhere.
+    ray: a cluster's address, instead of processes here. out: where files of results go; None: nowhere.
     """
 
     engine: Path | None = None
     predictions: FolderChoice | None = None
     model: str | None = None
+    space: AlignmentSpace | None = None
     size: Size = None
     odd_size: OddSize = "floor"
     keep: Path | None = None
     processes: int = 1
+    ray: str | None = None
     threads: int | None = None
     out: Path | None = None
 
@@ -60,8 +64,10 @@ class How:
         """
         if self.predictions is not None:
             return [self.predictions]
-        if self.model is not None:
+        if self.model == "ramp":
             return [RampChoice()]
+        if self.model is not None:
+            return [PeerChoice(which=self.model, space=self.space, threads=self.threads)]
         engines: list[Choice] = [EngineChoice(folder=self.engine, size=self.size, threads=self.threads)]
         if (hw := processing_hw()) is not None:
             engines = list(grids_for(self.engine, hw, self.odd_size, self.threads))
@@ -75,18 +81,21 @@ def scoring(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @commands.engine
-    @click.option("--model", metavar="NAME", help='Instead of an engine: "ramp".')
+    @click.option(
+        "--model", metavar="NAME", help="Instead: ramp, or a model's folder or OWNER/NAME on the hub."
+    )
     @click.option("--predictions", metavar="DIR", type=commands.FOLDER, help="Instead: maps in files.")
     @click.option(
         "--space",
         type=click.Choice([str(space) for space in AlignmentSpace]),
-        help="Of the predictions' values; else what their PNGs say.",
+        help="Of predictions or a model's output; else what is known of it.",
     )
     @click.option("--resize-predictions", is_flag=True, help="Take predictions of another size.")
     @commands.size
     @click.option(
         "--keep", metavar="DIR", type=commands.NEW, help="Where predictions are kept; else the cache."
     )
+    @click.option("--ray", metavar="ADDRESS", help="Instead: on a Ray cluster; auto, HOST:6379, local.")
     @click.option("--processes", metavar="N", type=commands.COUNT, default=1, help="So many images at once.")
     @click.option(
         "--threads", metavar="N", type=commands.COUNT, help="Of an engine on the CPU, in a process."
@@ -103,14 +112,13 @@ def scoring(command: Callable[..., None]) -> Callable[..., None]:
         size: Size,
         keep: Path | None,
         processes: int,
+        ray: str | None,
         threads: int | None,
         out: Path | None,
         **others: Any,
     ) -> None:
         if sum(given is not None for given in (engine, model, predictions)) > 1:
             raise click.UsageError("Give one of --engine, --model and --predictions.")
-        if model not in (None, "ramp"):
-            raise click.UsageError(f'There is no model "{model}": say ramp.')
         cache = cache_folder()
         folder = None
         if predictions is not None:
@@ -120,9 +128,11 @@ def scoring(command: Callable[..., None]) -> Callable[..., None]:
             engine=engine,
             predictions=folder,
             model=model,
+            space=None if space is None else AlignmentSpace(space),
             size=size,
             keep=keep if keep is not None else None if cache is None else cache / "predictions",
             processes=processes,
+            ray=ray,
             threads=threads,
             out=out,
         )

@@ -1,6 +1,6 @@
 """A task for many images, here, in several processes, or on a Ray cluster. The results come in order.
 
-A Work is a value: it is sent to each process, which opens it once and calls it for one image after another.
+A Work (work.py) is sent to each process, which opens it once and calls it for one image after another.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-T_co = TypeVar("T_co", covariant=True)
+from benchmarks.evaluation.work import Work
+
 T = TypeVar("T")
 
 
-class Work(Protocol[T_co]):
-    """To be pickled. open: -> what makes a result of an image's index; called once per process."""
-
-    def open(self) -> Callable[[int], T_co]: ...
-
-
-def run(work: Work[T], count: int, *, label: str, processes: int = 1) -> list[T]:
+def run(work: Work[T], count: int, *, label: str, processes: int = 1, ray: str | None = None) -> list[T]:
     """Results of the images 0 … count − 1, in order, with progress.
 
-    Raises what the work raises, from whichever process.
+    ray: a cluster's address, instead of processes here. Raises what the work raises, from whichever process;
+    on a cluster a DataError that says it.
     """
+    if ray is not None:
+        from benchmarks.evaluation.on_ray import run_on_cluster  # takes seconds to import
+
+        return run_on_cluster(work, count, label=label, address=ray)
     with tqdm(total=count, desc=label, unit="image", smoothing=0.05) as progress:
         if processes == 1 or count == 1:
             call, results = work.open(), []

@@ -108,6 +108,7 @@ def photo_of(frame: MetricPair, rules: Rules) -> Photo:
         pixels=at_processing_size(frame.photo, rules.processing_px),
         full_hw=(frame.photo.shape[0], frame.photo.shape[1]),
         prediction=rules.prediction_name(frame.name),
+        at_protocol_size=rules.processing_px is not None,
     )
 
 

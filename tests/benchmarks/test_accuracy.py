@@ -304,7 +304,7 @@ def test_a_list_under_marigolds_old_name_or_beside_the_data_is_found(two: Path) 
         ),
         (["--datasets", "folder:."], "No NAME_depth_mm.png in"),
         (["--datasets", "scenes:0"], "both are at least 1"),
-        (["--datasets", "scenes:2", "--model", "rampe"], 'There is no model "rampe"'),
+        (["--datasets", "scenes:2", "--model", "rampe"], "No model at rampe: name a folder, OWNER/NAME"),
         (["--datasets", "scenes:2", "--save-errors", "3"], "needs --out DIR"),
         (
             ["--datasets", "scenes:2", "--model", "ramp", "--predictions", "."],

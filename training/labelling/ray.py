@@ -17,8 +17,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,14 @@ Rows = dict[str, NDArray[Any]]
 
 
 @contextlib.contextmanager
-def cluster(address: str) -> Iterator[None]:
-    """Connect to a Ray cluster, with this package on its workers; disconnect at the end.
+def cluster(
+    address: str, *, packages: Sequence[ModuleType] = PACKAGES, bundled: bool = False
+) -> Iterator[None]:
+    """Connect to a Ray cluster, with `packages` on its workers; disconnect at the end.
 
     address: "auto" or "host:6379" on one of its machines, "ray://host:10001" from outside, or "local" for one
-    that is started here, on all cores, and gone at the end. Raises TrainingError where nothing answers.
+    that is started here, on all cores, and gone at the end. bundled: whether the bundled model goes along.
+    Raises TrainingError where nothing answers.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
@@ -69,8 +73,8 @@ def cluster(address: str) -> Iterator[None]:
         # A copy as working_dir, not py_modules: those come behind the driver's own folders in sys.path, so
         # that a worker which starts later would import what was edited meanwhile.
         copy = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="ship-")))
-        for package in PACKAGES:
-            ignored = shutil.ignore_patterns("__pycache__", "nano")  # nano: the bundled model
+        ignored = shutil.ignore_patterns("__pycache__", *(() if bundled else ("nano",)))
+        for package in packages:
             shutil.copytree(package.__path__[0], copy / package.__name__, ignore=ignored)
         # fatal: Ray Data makes Ray say, as an error, that its own actors may fail to restart.
         undo.enter_context(_environment(RAY_BACKEND_LOG_LEVEL="fatal"))
@@ -114,7 +118,7 @@ def label_on_cluster(
     chunk = PENDING_BATCHES * batch
     shared = ray.put(photos)  # held here until the end: a restarted worker asks for it again
     skipped: list[Skipped] = []
-    with _quiet(), tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
+    with quiet(), tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
         rows = (
             ray.data.from_numpy([np.array(todo[i : i + chunk]) for i in range(0, len(todo), chunk)])
             # Another share of a core than the teacher's: else both become one task, and take turns.
@@ -137,7 +141,8 @@ def label_on_cluster(
                 progress.update()
         except ray.exceptions.RayError as error:
             raise TrainingError(
-                f"Labelling stopped: {_root(error)} What is finished is kept: run the same command again."
+                f"Labelling stopped: {root_cause(error)} What is finished is kept: run the same command "
+                "again."
             ) from error
     write_skipped(store, skipped)
     return Tally(made=len(todo) - len(skipped), there=len(photos) - len(todo), skipped=skipped)
@@ -197,7 +202,7 @@ def _nothing_at(address: str, error: Exception) -> str:
     )
 
 
-def _root(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The error that came first, in a sentence; Ray's own hold stack traces of several processes."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None and str(cause).strip():
         error = cause
@@ -205,7 +210,7 @@ def _root(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Ray Data's own progress and reports."""
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
