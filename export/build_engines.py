@@ -1,6 +1,7 @@
 """START HERE. A checkpoint -> a verified engine directory.
 
     python -m export.build_engines ckpt.safetensors        # -> engines/ckpt
+    python -m export.build_engines OWNER/NAME              # fetched first (models/fetching.py)
 
 reads the checkpoint (model.py), computes what it gives on two photos and noise (parity.py: the
 reference), folds what is constant (folding.py), traces the three stages (stages.py) to ONNX (onnx_graphs.py),
@@ -39,6 +40,7 @@ from export.folding import FOLD_NAMES
 from export.golden_photos import golden_images
 from export.graph_set import compare_graph_set, write_graph_set
 from export.model import Given, Model, read_checkpoint
+from export.models.fetching import Fetched, fetch_beside, fetch_checkpoint, named
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
 from export.partial_folder import Make, PartialFolder, refuse_existing, writing
 from export.plans import build_plans_here
@@ -55,6 +57,8 @@ from fiffdepth_rt.machine import installed
 from fiffdepth_rt.memory import record_memory
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
+from training.weights.hub import HubName
+from training.weights.prompt import TextEncoder
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
@@ -66,15 +70,20 @@ log = logging.getLogger("fiffdepth_export")
 class Options:
     """One export.
 
+    checkpoint: a path, or a name on a hub. vae_from, text_encoder_from: names to take these from, in place of
+    what `given` has. accept_licence: ask no question about a licence that is not a free one.
     size, size_max: the default and the largest longer side, in px, at which the model sees a photo; None for
     what the checkpoint says. leave_out: names of folds. memory: measure what the graphs take on
     ONNX Runtime. plans: end with plans, as far as they can be built here. command: what was typed, for the
     manifest.
     """
 
-    checkpoint: Path
+    checkpoint: Path | HubName
     output: Path
     given: Given = dataclasses.field(default_factory=Given)
+    vae_from: HubName | None = None
+    text_encoder_from: HubName | None = None
+    accept_licence: bool = False
     forms: tuple[GraphForm, ...] = (GraphForm(),)
     size: int | None = None
     size_max: int | None = None
@@ -96,7 +105,8 @@ def export_engine_dir(options: Options) -> Path:
     beside the result, and the same options go on from there.
     """
     refuse_existing(options.output, overwrite=options.overwrite)
-    model = _sized(read_checkpoint(options.checkpoint, options.given), options)
+    path, given, fetched = on_this_disk(options)
+    model = _sized(read_checkpoint(path, given), options)
     log.info("%s", model.description)
     for note in model.notes:
         log.warning("%s", note)
@@ -129,7 +139,7 @@ def export_engine_dir(options: Options) -> Path:
         files=unfinished.files(),
         golden=GOLDEN,
         plans=(),
-        provenance=_provenance(model, options),
+        provenance=_provenance(model, options, fetched),
         parity=tuple(rows),
         licence=_licence(model),
     )
@@ -261,9 +271,49 @@ def _light(model: Model) -> dict[str, dict[str, str]]:
     return {half: {"name": part.name, "sha256": part.sha256} for half, part in model.light.items()}
 
 
-def _provenance(model: Model, options: Options) -> dict[str, Any]:
+def on_this_disk(options: Options) -> tuple[Path, Given, tuple[Fetched, ...]]:
+    """What was named, fetched where it is not here. Raises HubError, CheckpointError, RecipeError."""
+    given, names = options.given, (options.vae_from, options.text_encoder_from)
+    if isinstance(options.checkpoint, Path):
+        beside = fetch_beside(vae=names[0], text=names[1])
+        given = dataclasses.replace(given, vae=given.vae or beside.vae, text=given.text or beside.text)
+        return options.checkpoint, given, beside.fetched
+    found = fetch_checkpoint(
+        options.checkpoint,
+        recipe=given.recipe,
+        licence=given.licence,
+        vae=names[0],
+        text=names[1],
+        prompt_given=given.prompt_embedding is not None,
+        agree=functools.partial(_agree, accepted=options.accept_licence),
+    )
+    given = dataclasses.replace(
+        given,
+        repository=options.checkpoint.repository,
+        vae=given.vae or found.vae,
+        text=given.text or found.text,
+    )
+    return found.folder, given, found.fetched
+
+
+def _agree(warning: str, *, accepted: bool) -> None:
+    """Asks at a terminal whether to go on; goes on where nobody can answer, or who runs it has accepted."""
+    if accepted or not _at_a_terminal():
+        return
+    click.confirm("Fetch it under this licence?", default=True, abort=True, err=True)
+
+
+def _at_a_terminal() -> bool:
+    """Whether somebody can answer a question."""
+    return sys.stdin.isatty()
+
+
+def _provenance(model: Model, options: Options, fetched: tuple[Fetched, ...]) -> dict[str, Any]:
+    checkpoint = options.checkpoint
     return {
-        "checkpoint": options.checkpoint.name,
+        "checkpoint": checkpoint.name if isinstance(checkpoint, Path) else str(checkpoint),
+        "fetched": [dataclasses.asdict(part) for part in fetched],
+        "licence_accepted": options.accept_licence,
         "checkpoint_sha256": model.sha256,
         "checkpoint_notes": list(model.notes),
         "light_vae": _light(model),
@@ -288,21 +338,24 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 # fmt: off
 @click.command(cls=RecordedCommand, context_settings=_HELP)
-@click.argument("checkpoint", type=_FILE)
+@click.argument("checkpoint")
 @click.option("-o", "--output", type=_FILE,
               help="The engine directory to write. By default engines/NAME, by the checkpoint's name.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
 @click.option("--output-space", type=click.Choice([str(space) for space in Space]),
               help="What values mean, if not what the recipe says.")
 @click.option("--name", help="The model's name in the manifest.")
-@click.option("--vae", type=_FILE, help="The VAE, where the checkpoint holds a UNet alone.")
+@click.option("--vae", help="The VAE, where the checkpoint holds a UNet alone: a path, or a name.")
 @click.option("--encoder", type=_FILE, help="Light encoder in the full one's place: TAESD, or distilled.")
 @click.option("--decoder", type=_FILE, help="Light decoder in the full one's place: TAESD, or distilled.")
 @click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")
+@click.option("--text-encoder", help="Computes that embedding where nothing has it: a path, or a name.")
 @click.option("--unet-config", type=_FILE, help="config.json of the UNet, where shapes do not tell.")
 @click.option("--vae-config", type=_FILE, help="config.json of the VAE, where shapes do not tell.")
 @click.option("--scheduler-config", type=_FILE, help="scheduler_config.json, where the checkpoint has none.")
 @click.option("--licence", help="The weights' licence, where the checkpoint does not state it.")
+@click.option("--accept-licence", is_flag=True,
+              help="Ask nothing about a licence that is not a free one; the manifest says that you did.")
 @click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
 @click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=read_precisions,
               help="Graph sets to write, with commas: fp32, fp16, bf16.")
@@ -333,19 +386,21 @@ def main(
     ctx: click.Context,
     /,
     *,
-    checkpoint: Path,
+    checkpoint: str,
     output: Path | None,
     recipe: str | None,
     output_space: str | None,
     name: str | None,
-    vae: Path | None,
+    vae: str | None,
     encoder: Path | None,
     decoder: Path | None,
     prompt_embedding: Path | None,
+    text_encoder: str | None,
     unet_config: Path | None,
     vae_config: Path | None,
     scheduler_config: Path | None,
     licence: str | None,
+    accept_licence: bool,
     licence_file: Path | None,
     precisions: tuple[Precision, ...],
     keep_fp32: tuple[str, ...],
@@ -365,47 +420,58 @@ def main(
 ) -> None:
     """Turn CHECKPOINT into an engine directory, engines/NAME beneath the current folder.
 
+    CHECKPOINT is a file or a folder, a repository on a hub (OWNER/NAME, OWNER/NAME@REVISION), or the short
+    name of a public model (python -m export.models).
+
     \b
     Examples:
       python -m export.build_engines ckpt.safetensors
+      python -m export.build_engines lotus-d-v2-0-disparity
       python -m export.build_engines ckpt.safetensors -o engines/fiffdepth --precision fp16
       python -m export.build_engines sd2-depth/ --recipe marigold-e2e
       python -m export.build_engines ckpt.safetensors --encoder taesd/ --decoder taesd/ -o engines/light
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    given = Given(
-        recipe=recipe,
-        output_space=output_space,
-        name=name,
-        vae=vae,
-        encoder=encoder,
-        decoder=decoder,
-        prompt_embedding=prompt_embedding,
-        unet_config=unet_config,
-        vae_config=vae_config,
-        scheduler_config=scheduler_config,
-        licence=licence,
-    )
-    options = Options(
-        checkpoint=checkpoint,
-        output=output or engine_dir_for(checkpoint),
-        given=given,
-        forms=graph_forms(precisions, static=static, camera=camera, target=target, keep_fp32=keep_fp32),
-        size=size,
-        size_max=size_max,
-        photos=photos,
-        licence_file=licence_file,
-        leave_out=frozenset(leave_out),
-        overwrite=overwrite,
-        resume=resume,
-        accept_parity=accept_parity,
-        memory=memory,
-        plans=plans,
-        command=ctx.meta["typed"],
-    )
-    log.info("%s -> %s", checkpoint, options.output)
     try:
+        source = named(checkpoint)
+        vae_source = None if vae is None else named(vae)
+        text_source = None if text_encoder is None else named(text_encoder)
+        given = Given(
+            recipe=recipe,
+            output_space=output_space,
+            name=name,
+            vae=vae_source if isinstance(vae_source, Path) else None,
+            encoder=encoder,
+            decoder=decoder,
+            prompt_embedding=prompt_embedding,
+            text=TextEncoder(folder=text_source) if isinstance(text_source, Path) else None,
+            unet_config=unet_config,
+            vae_config=vae_config,
+            scheduler_config=scheduler_config,
+            licence=licence,
+        )
+        options = Options(
+            checkpoint=source,
+            output=output or engine_dir_for(source if isinstance(source, Path) else Path(checkpoint)),
+            given=given,
+            vae_from=vae_source if isinstance(vae_source, HubName) else None,
+            text_encoder_from=text_source if isinstance(text_source, HubName) else None,
+            accept_licence=accept_licence,
+            forms=graph_forms(precisions, static=static, camera=camera, target=target, keep_fp32=keep_fp32),
+            size=size,
+            size_max=size_max,
+            photos=photos,
+            licence_file=licence_file,
+            leave_out=frozenset(leave_out),
+            overwrite=overwrite,
+            resume=resume,
+            accept_parity=accept_parity,
+            memory=memory,
+            plans=plans,
+            command=ctx.meta["typed"],
+        )
+        log.info("%s -> %s", checkpoint, options.output)
         export_engine_dir(options)
     except FiffDepthError as e:
         if verbose:

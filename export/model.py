@@ -6,32 +6,28 @@ What files are read, and how, is training/weights/reading.py's; what is missing 
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
 
-from export.recipe import (
-    GENPERCEPT,
-    RECIPES,
-    Recipe,
-    has_genpercept_schedule,
-    output_scale,
-    recipe_named,
-    recipes_for,
-)
+from export.known_models import known_model
+from export.models.recognising import Evidence, find_recipe, folder_evidence
+from export.recipe import Recipe, output_scale, recipe_named
 from export.stages import VAE_FACTOR
 from training.weights.errors import CheckpointError
+from training.weights.folder import UNSTATED
 from training.weights.light import HALVES, LightHalf, read_light_half
 from training.weights.reading import Beside, Ways, Weights, read_weights
 
 SIZE_DEFAULT = 512
-log = logging.getLogger("fiffdepth_export")
 OPTIONS = Ways(
-    prompt="--prompt-embedding FILE.safetensors", unet_config="--unet-config", vae_config="--vae-config"
+    prompt="--prompt-embedding FILE.safetensors, or --text-encoder with a folder or OWNER/NAME that has "
+    "text_encoder/ and tokenizer/",
+    unet_config="--unet-config",
+    vae_config="--vae-config",
 )
 
 
@@ -39,9 +35,11 @@ OPTIONS = Ways(
 class Given(Beside):
     """What the user says beside the checkpoint; it wins over what the checkpoint says. None: not said.
 
-    encoder, decoder: light ones, in place of the VAE's own.
+    encoder, decoder: light ones, in place of the VAE's own. repository: OWNER/NAME that the checkpoint's
+    folder was fetched from; None: it is called what its folder is called.
     """
 
+    repository: str | None = None
     recipe: str | None = None
     output_space: str | None = None
     name: str | None = None
@@ -123,7 +121,12 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
     finite, and RecipeError.
     """
     given = given or Given()
-    weights = read_weights(path, given, ways=OPTIONS)
+    called = given.repository or path.resolve().name
+    evidence = folder_evidence(path, called) if path.is_dir() else None
+    recipe = None if evidence is None else find_recipe(evidence, said=given.recipe)
+    weights = read_weights(path, given, ways=OPTIONS, half_first=True)
+    info, known = weights.info, known_model(called)
+    recipe = recipe or _recipe_of_file(called, given, weights)
     light = {
         half: read_light_half(file, half)
         for half, file in (("encoder", given.encoder), ("decoder", given.decoder))
@@ -134,19 +137,18 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
             f"{path.name} holds a UNet and no VAE. Give Stable Diffusion's with --vae PATH (a folder or a "
             ".safetensors), or a light one with --encoder and --decoder."
         )
-    recipe, info = _recipe(given, weights), weights.info
-    output_scale(
-        recipe, weights.scheduler_config
-    )  # a scheduler that does not fit is said now, not hours later
+    output_scale(recipe, weights.scheduler_config)  # a scheduler that does not fit is said at once
     size = weights.sample_size * VAE_FACTOR if weights.sample_size else SIZE_DEFAULT
+    size = known.size if known else size
+    licence = known.licence if known and weights.licence == UNSTATED else weights.licence
     return Model(
         layout=weights.layout,
-        name=given.name or (info.name if info else recipe.name),
+        name=given.name or (info.name if info else known.name if known else recipe.name),
         recipe=recipe,
         output_space=given.output_space or (info.output_space if info else recipe.output_space),
         size_default=info.size_default if info else size,
         size_max=info.size_max if info else 2 * size,
-        licence=given.licence or weights.licence,
+        licence=given.licence or licence,
         data_sources=weights.data_sources,
         licence_file=weights.licence_file,
         unet=weights.unet,
@@ -164,35 +166,12 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(t.numel() for t in (*module.parameters(), *module.buffers()))
 
 
-def _recipe(given: Given, weights: Weights) -> Recipe:
-    """The recipe said, or stated by the checkpoint; FiffDepth's, aloud, where nothing speaks against it.
-
-    Raises CheckpointError, with the recipes to choose from, where something does.
-    """
-    if name := given.recipe or (weights.info.recipe if weights.info else None):
-        return recipe_named(name)
-    config: Any = weights.unet.config
-    fitting = recipes_for(in_channels=config.in_channels, class_embedding=config.class_embed_type is not None)
-    if "fiffdepth" not in fitting:
-        raise CheckpointError(
-            f"This UNet takes {config.in_channels} channels"
-            + (" and a class embedding" if config.class_embed_type else "")
-            + f", so it is not FiffDepth's, and nothing says what it is. {_choose(fitting)}"
-        )
-    if has_genpercept_schedule(weights.scheduler_config):
-        raise CheckpointError(
-            "This model's scheduler (beta_start = beta_end = 1) is GenPercept's, and nothing says whether it "
-            f"gives depth or disparity. {_choose(GENPERCEPT)}"
-        )
-    others = ", ".join(name for name in fitting if name != "fiffdepth")
-    log.info("taken for FiffDepth (nothing says otherwise); another: --recipe %s", others)
-    return recipe_named("fiffdepth")
-
-
-def _choose(recipes: Sequence[str]) -> str:
-    if not recipes:
-        return f"No recipe here takes such a network; there are {', '.join(RECIPES)}."
-    return f"Say it with {' or '.join(f'--recipe {name}' for name in recipes)}."
+def _recipe_of_file(called: str, given: Given, weights: Weights) -> Recipe:
+    """The recipe that one of our own files states, or that the UNet and the name of another lead to."""
+    if weights.info is not None:
+        return recipe_named(given.recipe or weights.info.recipe)
+    evidence = Evidence(name=called, unet=weights.unet.config, scheduler=weights.scheduler_config)
+    return find_recipe(evidence, said=given.recipe)
 
 
 def _millions(module: torch.nn.Module) -> str:

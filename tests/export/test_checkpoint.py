@@ -9,15 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.model import Given, read_checkpoint
+from export.model import OPTIONS, Given, read_checkpoint
 from export.recipe import RECIPES
 from tests.support.tiny_models import sized_like_sd2, tiny_checkpoint
 from training.weights import layouts
 from training.weights.errors import CheckpointError
 from training.weights.ours import save_checkpoint
 from training.weights.random import LAYOUTS, random_unet, random_vae, write_layout
+from training.weights.reading import read_weights
 
 FIFFDEPTH = RECIPES["fiffdepth"]
+PLAIN = Given(recipe="fiffdepth")
 SAID = {
     "own": "FiffDepth, single file of training/, UNet 4→4 channels, ",
     "folder": "FiffDepth, diffusers folder, UNet 4→4 channels, ",
@@ -79,10 +81,14 @@ def test_fp16_variant_files_are_read(tmp_path, made, layout):
     assert_same_weights(read_checkpoint(path, given).unet, made.unet, tolerance=2e-3)
 
 
-def test_full_precision_files_win_over_the_fp16_variant(tmp_path, made):
-    written(tmp_path, "folder", made, dtype=torch.float16)
-    path, given = written(tmp_path, "folder", made)
-    assert_same_weights(read_checkpoint(path, given).unet, made.unet)
+@pytest.mark.parametrize("layout", ["folder", "sharded"])
+def test_the_export_reads_the_fp16_variant_where_both_are_and_training_full_precision(tmp_path, made, layout):
+    written(tmp_path, layout, made, dtype=torch.float16)
+    path, given = written(tmp_path, layout, made)
+    half = read_checkpoint(path, given).unet
+    assert_same_weights(half, made.unet, tolerance=2e-3)
+    assert all(torch.equal(v, v.half().float()) for v in half.state_dict().values())
+    assert_same_weights(read_weights(path, given, ways=OPTIONS).unet, made.unet)
 
 
 def test_a_unet_without_prefix_and_a_vae_of_old_key_names_are_read(tmp_path, made):
@@ -104,6 +110,7 @@ def test_a_unet_without_prefix_and_a_vae_of_old_key_names_are_read(tmp_path, mad
         vae_config=given.vae_config,
         unet_config=given.unet_config,
         prompt_embedding=given.prompt_embedding,
+        recipe="fiffdepth",
     )
     model = read_checkpoint(tmp_path / "bare.safetensors", given)
     assert_same_weights(model.unet, made.unet)
@@ -244,7 +251,7 @@ def test_the_prompt_embedding_is_never_guessed(tmp_path, made):
     path, _ = written(tmp_path, "folder", made)
     (tmp_path / "folder.prompt.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"--prompt-embedding FILE.*\[1, 2, 12\].*do_not_pad") as error:
-        read_checkpoint(path)
+        read_checkpoint(path, PLAIN)
     assert "as folder.prompt.safetensors beside the checkpoint" in str(error.value)
 
 
@@ -252,7 +259,7 @@ def test_a_prompt_embedding_of_another_width_is_refused(tmp_path, made):
     path, _ = written(tmp_path, "folder", made)
     save_file({"e": torch.zeros(1, 2, 13)}, tmp_path / "e.safetensors")
     with pytest.raises(CheckpointError, match=r"shape \[1, 2, 13\].*\[1, tokens, 12\]"):
-        read_checkpoint(path, Given(prompt_embedding=tmp_path / "e.safetensors"))
+        read_checkpoint(path, Given(recipe="fiffdepth", prompt_embedding=tmp_path / "e.safetensors"))
 
 
 def test_the_empty_prompt_is_computed_from_the_text_encoder_without_padding(tmp_path, made):
@@ -270,7 +277,7 @@ def test_the_empty_prompt_is_computed_from_the_text_encoder_without_padding(tmp_
     (path / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
     (path / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "folder.prompt.safetensors").unlink()
-    found = read_checkpoint(path).prompt_embedding
+    found = read_checkpoint(path, PLAIN).prompt_embedding
     with torch.no_grad():
         expected = encoder(torch.tensor([[0, 1]]))[0]
     assert found.shape == (1, 2, 12)
@@ -305,10 +312,10 @@ def test_the_checkpoints_scheduler_is_read(tmp_path, made):
 
 
 @pytest.mark.parametrize("layout", ["ldm", "prefixed"])
-def test_a_plain_fiffdepth_file_needs_no_option(tmp_path, layout):
+def test_a_plain_fiffdepth_file_needs_its_recipe_alone(tmp_path, layout):
     made = sized_like_sd2()
     write_layout(tmp_path / "ckpt.safetensors", layout, made)
-    model = read_checkpoint(tmp_path / "ckpt.safetensors")
+    model = read_checkpoint(tmp_path / "ckpt.safetensors", PLAIN)
     assert (model.recipe, model.name, model.output_space) == (FIFFDEPTH, "fiffdepth", "depth")
     assert_same_weights(model.unet, made.unet)
     assert_same_weights(model.vae, made.vae)
@@ -327,4 +334,4 @@ def test_a_prompt_embedding_inside_a_plain_file_is_taken(tmp_path, name):
     write_layout(path, "ldm", made)
     (tmp_path / "ckpt.safetensors.prompt.safetensors").unlink()
     save_file(load_file(path) | {name: made.prompt_embedding}, path)
-    assert torch.equal(read_checkpoint(path).prompt_embedding, made.prompt_embedding)
+    assert torch.equal(read_checkpoint(path, PLAIN).prompt_embedding, made.prompt_embedding)

@@ -80,11 +80,11 @@ def test_a_second_run_is_refused_with_both_ways_on(plain_export, monkeypatch):
 
 
 @pytest.mark.soak
-def test_a_plain_single_file_of_fiffdepth_needs_no_option_either(tmp_path):
+def test_a_plain_single_file_of_fiffdepth_needs_its_recipe_alone(tmp_path):
     """UNet and VAE under LDM's names, and the prompt embedding beside the file."""
     made = exact_in_half(sized_like_sd2())
     write_layout(tmp_path / "plain.safetensors", "ldm", made)
-    run = typed("plain.safetensors", folder=tmp_path)
+    run = typed("plain.safetensors", "--recipe", "fiffdepth", folder=tmp_path)
     assert run.returncode == 0, run.stderr
     image = np.random.default_rng(5).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     found = np.asarray(fiffdepth_rt.Depth(tmp_path / "engines" / "plain", size=128).infer(image))

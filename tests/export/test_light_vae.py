@@ -288,7 +288,7 @@ def test_a_unet_alone_needs_no_vae_where_both_halves_are_light(tmp_path, taesd):
     made = tiny_checkpoint(**ONE_LEVEL)
     made.unet.save_pretrained(tmp_path / "unet")
     save_file({"e": made.prompt_embedding}, tmp_path / "e.safetensors")
-    given = {"prompt_embedding": tmp_path / "e.safetensors", "encoder": taesd}
+    given = {"recipe": "fiffdepth", "prompt_embedding": tmp_path / "e.safetensors", "encoder": taesd}
     with pytest.raises(CheckpointError, match=r"no VAE.*--encoder and --decoder"):
         read_checkpoint(tmp_path / "unet", Given(**given))
     model = read_checkpoint(tmp_path / "unet", Given(**given, decoder=taesd))

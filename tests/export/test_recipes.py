@@ -1,7 +1,4 @@
-"""Each sibling's own computation, built out of diffusers' classes, against our stages with every fold.
-
-The siblings' code is written down here as their repositories have it, with none of the export's own.
-"""
+"""Each sibling's own computation (tests/support/siblings.py) against our stages with every fold."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
 from export import parity, recipe
 from export.errors import RecipeError, UnsupportedModelError
@@ -18,8 +14,8 @@ from export.graph_set import build_stage
 from export.model import Given, read_checkpoint
 from export.recipe import RECIPES, output_scale
 from export.stages import STAGES, UnetStage
+from tests.support.siblings import SIBLINGS
 from tests.support.tiny_models import tiny_checkpoint
-from training.weights.errors import CheckpointError
 from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout
 
@@ -29,27 +25,6 @@ CONFIG = {
 }
 
 
-def written(folder, **config):
-    """A diffusers folder. scheduler: its configuration, or none."""
-    scheduler = config.pop("scheduler", None)
-    write_layout(folder / "model", "folder", tiny_checkpoint(7, **config), scheduler=scheduler)
-    return folder / "model"
-
-
-@pytest.mark.parametrize("scheduler", [None, recipe.SD2_SCHEDULER])
-def test_four_channels_and_nothing_said_are_taken_for_fiffdepth_aloud(tmp_path, caplog, scheduler):
-    folder = written(tmp_path, scheduler=scheduler)
-    with caplog.at_level("INFO", logger="fiffdepth_export"):
-        assert read_checkpoint(folder).recipe.name == "fiffdepth"
-    assert caplog.messages == [
-        "taken for FiffDepth (nothing says otherwise); another: --recipe genpercept, genpercept-disparity"
-    ]
-    caplog.clear()
-    with caplog.at_level("INFO", logger="fiffdepth_export"):
-        assert read_checkpoint(folder, Given(recipe="fiffdepth")).recipe.name == "fiffdepth"
-    assert not caplog.messages
-
-
 def test_a_checkpoint_of_ours_says_what_it_is_and_is_not_asked(tmp_path, caplog):
     save_checkpoint(tmp_path / "ours.safetensors", tiny_checkpoint(7, recipe="genpercept-disparity"))
     with caplog.at_level("INFO", logger="fiffdepth_export"):
@@ -57,97 +32,8 @@ def test_a_checkpoint_of_ours_says_what_it_is_and_is_not_asked(tmp_path, caplog)
     assert not caplog.messages
 
 
-def test_genpercepts_scheduler_is_recognised_and_depth_or_disparity_is_asked_for(tmp_path):
-    """Read as FiffDepth, near and far would be the wrong way round."""
-    folder = written(tmp_path, scheduler=recipe.GENPERCEPT_SCHEDULER)
-    with pytest.raises(
-        CheckpointError, match=r"GenPercept's.*--recipe genpercept or --recipe genpercept-disparity\.$"
-    ):
-        read_checkpoint(folder)
-    for name in recipe.GENPERCEPT:
-        assert read_checkpoint(folder, Given(recipe=name)).recipe.name == name
-
-
-@pytest.mark.parametrize(
-    ("config", "choice"),
-    [
-        ({"in_channels": 8}, r"8 channels,.*Say it with --recipe marigold-e2e\.$"),
-        (CONFIG["lotus-d"], r"class embedding,.*--recipe lotus-d or --recipe lotus-d-disparity\.$"),
-        ({"in_channels": 5}, r"5 channels,.*No recipe here takes such a network; there are fiffdepth, "),
-    ],
-)
-def test_what_the_network_cannot_be_is_left_out_of_the_choice(tmp_path, config, choice):
-    with pytest.raises(CheckpointError, match=choice):
-        read_checkpoint(written(tmp_path, **config))
-
-
 def made_for(name):
     return tiny_checkpoint(7, **CONFIG.get(name.removesuffix("-disparity"), {}))
-
-
-def pixels(image):
-    return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 * 2 - 1
-
-
-def fiffdepth(made, image):
-    """yunpeng1998/FiffDepth, direct_pipeline.py: one call at t = 0, the raw output is the depth latent."""
-    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
-    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
-    latent = made.unet(latent, torch.zeros(len(image)).long(), encoder_hidden_states=prompt).sample
-    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
-
-
-def genpercept(made, image):
-    """aim-uofa/GenPercept, genpercept_pipeline.py: v-prediction at t = 1 of a schedule without signal."""
-    scheduler = DDIMScheduler(
-        beta_start=1.0,
-        beta_end=1.0,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-    scheduler.set_timesteps(1000)
-    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
-    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
-    raw = made.unet(latent, 1, encoder_hidden_states=prompt).sample
-    latent = scheduler.step(raw, 1, latent).pred_original_sample
-    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
-
-
-def lotus_d(made, image):
-    """EnVision-Research/Lotus, infer.py and pipeline.py: t = 999 and the task (1, 0) as sines and cosines."""
-    task = torch.tensor([1.0, 0.0])[None].repeat(len(image), 1)
-    task = torch.cat([torch.sin(task), torch.cos(task)], dim=-1)
-    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
-    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
-    latent = made.unet(latent, 999, encoder_hidden_states=prompt, class_labels=task).sample
-    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
-
-
-def marigold_e2e(made, image):
-    """VisualComputingInstitute/diffusion-e2e-ft, marigold_pipeline.py: zeros for noise, one trailing step."""
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing",
-    )  # fmt: skip
-    scheduler.set_timesteps(1)
-    (timestep,) = scheduler.timesteps
-    latent = made.vae.encode(pixels(image)).latent_dist.mean * 0.18215
-    zeros = torch.zeros_like(latent)
-    prompt = made.prompt_embedding.repeat(len(image), 1, 1)
-    raw = made.unet(torch.cat([latent, zeros], dim=1), timestep, encoder_hidden_states=prompt).sample
-    latent = scheduler.step(raw, timestep, zeros).pred_original_sample
-    return made.vae.decode(latent / 0.18215).sample.mean(dim=1)
-
-
-SIBLINGS = {
-    "fiffdepth": fiffdepth,
-    "genpercept": genpercept,
-    "genpercept-disparity": genpercept,
-    "lotus-d": lotus_d,
-    "lotus-d-disparity": lotus_d,
-    "marigold-e2e": marigold_e2e,
-}
 
 
 @pytest.fixture(params=list(RECIPES))

@@ -92,13 +92,13 @@ def tiny_checkpoint(
     return Checkpoint(unet=unet, vae=tiny_vae(seed), prompt_embedding=prompt, info=info)
 
 
-def sized_like_sd2(seed: int = 11) -> Checkpoint:
+def sized_like_sd2(seed: int = 11, **config: Any) -> Checkpoint:
     """Few layers, and Stable Diffusion 2's heads of 64 channels and groups of 32, so that shapes tell all.
 
     The residual branches are weak, so that rounding is not amplified beyond the gates at 512 px.
     """
     heads = {"block_out_channels": (64, 64), "attention_head_dim": (1, 1), "norm_num_groups": 32}
-    made = tiny_checkpoint(seed, cross_attention_dim=1024, **heads)
+    made = tiny_checkpoint(seed, cross_attention_dim=1024, **heads, **config)
     vae = tiny_vae(seed, block_out_channels=(32,) * 4, norm_num_groups=32)
     weaken_branches(made.unet, vae)
     return dataclasses.replace(made, vae=vae)

@@ -177,14 +177,14 @@ def _folder(path: Path) -> _Parts:
     folder = path / "vae" if (path / "vae").is_dir() else path
     config = read_config(folder)
     part = read_part(folder)
-    licence, data_sources = read_model_card(path / "README.md")
+    card = read_model_card(path / "README.md")
     return _Parts(
         files=[folder / "config.json", *part.files],
         tensors=part.tensors,
         config=config,
         name=path.name,
-        licence=licence,
-        data_sources=data_sources,
+        licence=card.licence,
+        data_sources=card.data_sources,
     )
 
 

@@ -3,9 +3,11 @@
     our own            one .safetensors of training/: `unet.*`, `vae.*`, `prompt_embedding`, and metadata
     diffusers folder   `unet/`, `vae/` with config.json and weights (fp32 or fp16 variant, sharded or not)
     UNet folder        a `unet/` alone; the VAE is given beside it
+    folder of a file   one .safetensors and its model card, as a hub keeps them
     LDM                one .safetensors with `model.diffusion_model.*`, `first_stage_model.*`
     state dict         one .safetensors with diffusers' names, under any prefix (`unet.`, `module.`, `model.`)
-    Hub id             OWNER/NAME, downloaded once to a diffusers folder (training alone)
+
+A name on a hub (OWNER/NAME) is fetched to such a folder first: hub.py.
 
 The layout is recognised by keys and files, never by a name, and said back by `Weights.layout`. What is
 missing is asked for, never guessed: the prompt embedding, a configuration that shapes cannot tell. Pickles
@@ -29,9 +31,17 @@ from training.config import Base
 from training.weights import hub, layouts
 from training.weights.configuration import Config, read_json
 from training.weights.errors import CheckpointError
-from training.weights.folder import UNSTATED, read_config, read_model_card, read_part
+from training.weights.folder import (
+    UNSTATED,
+    files_below,
+    read_config,
+    read_model_card,
+    read_part,
+    single_file,
+    unet_part,
+)
 from training.weights.ours import FORMAT, CheckpointInfo, OwnParts, split_own
-from training.weights.prompt import PROMPT_BESIDE, check_prompt, encode_empty_prompt, read_prompt
+from training.weights.prompt import PROMPT_BESIDE, TextEncoder, check_prompt, encode_empty_prompt, read_prompt
 from training.weights.tensors import (
     Tensors,
     build_module,
@@ -46,13 +56,13 @@ from training.weights.tensors import (
 class Beside:
     """Files given beside the checkpoint; each wins over what the checkpoint holds. None: not given.
 
-    vae: a folder, a diffusers folder that has one, or a .safetensors. text_folder: with text_encoder/ and
-    tokenizer/.
+    vae: a folder, a diffusers folder that has one, or a .safetensors. text: computes the embedding of the
+    empty prompt, where none is given.
     """
 
     vae: Path | None = None
     prompt_embedding: Path | None = None
-    text_folder: Path | None = None
+    text: TextEncoder | None = None
     unet_config: Path | None = None
     vae_config: Path | None = None
     scheduler_config: Path | None = None
@@ -106,7 +116,7 @@ class _Parts:
     vae_config: Config | None = None
     vae_is_light: bool = False
     prompt_embedding: torch.Tensor | None = None
-    text_folder: Path | None = None
+    text: TextEncoder | None = None
     scheduler_config: Config | None = None
     info: CheckpointInfo | None = None
     licence: str = UNSTATED
@@ -115,15 +125,17 @@ class _Parts:
     notes: tuple[str, ...] = ()
 
 
-def read_weights(path: Path, beside: Beside | None = None, *, ways: Ways) -> Weights:
-    """path -> Weights.
+def read_weights(
+    path: Path, beside: Beside | None = None, *, ways: Ways, half_first: bool = False
+) -> Weights:
+    """path -> Weights. half_first: of a folder with both, the fp16 variant is read, else full precision.
 
     Raises CheckpointError for what cannot be read, is missing, surplus, misshapen, of a wrong dtype or not
     finite.
     """
     beside = beside or Beside()
-    parts = _folder(path) if path.is_dir() else _file(path)
-    _put_beside(parts, beside)
+    parts = _folder(path, half_first=half_first) if path.is_dir() else _file(path)
+    _put_beside(parts, beside, half_first=half_first)
     unet_where, vae_where = f"{path.name} (UNet)", f"{(beside.vae or path).name} (VAE)"
     unet_config = parts.unet_config or layouts.unet_config(parts.unet, unet_where, way=ways.unet_config)
     unet = build_module(UNet2DConditionModel, unet_config, parts.unet, unet_where)
@@ -162,21 +174,23 @@ def read_base(base: Base) -> Weights:
 
     Raises CheckpointError, with the ways to get weights where there are none.
     """
-    path, from_hub = Path(base.model), not Path(base.model).exists()
-    if from_hub:
-        if not hub.is_hub_id(base.model):
-            raise CheckpointError(
-                f'base.model = "{base.model}" is neither a folder nor a file here, nor a Hub id '
-                f"(OWNER/NAME).\n{hub.WAYS}"
-            )
-        path = hub.download_model(base.model, revision=base.revision)
-    text = Path(base.text)
-    if base.text and not base.prompt_embedding and not text.is_dir():
-        text = hub.download_text_encoder(base.text)
+    path, text = Path(base.model), None
+    name = None if path.exists() else hub.parse_hub_name(base.model)
+    if name is not None:
+        name = dataclasses.replace(name, revision=base.revision or name.revision)
+        path, text = hub.download_base(name)
+    elif not path.exists():
+        raise CheckpointError(
+            f'base.model = "{base.model}" is neither a folder nor a file here, nor a Hub id '
+            f"(OWNER/NAME).\n{hub.WAYS}"
+        )
+    if base.text and not base.prompt_embedding:
+        text_name = hub.parse_hub_name(base.text)
+        text = hub.download_text_encoder(text_name) if text_name else TextEncoder(folder=Path(base.text))
     config = Path(base.config)
     beside = Beside(
         prompt_embedding=Path(base.prompt_embedding) if base.prompt_embedding else None,
-        text_folder=text if base.text else None,
+        text=text,
         unet_config=config / "unet" / "config.json" if base.config else None,
         vae_config=config / "vae" / "config.json" if base.config else None,
     )
@@ -193,8 +207,8 @@ def read_base(base: Base) -> Weights:
             f"The UNet of {base.model} takes {weights.unet.config['in_channels']} channels, its VAE gives "
             f"{weights.vae.config['latent_channels']}: not a text-to-image model, nor one of ours."
         )
-    if from_hub:
-        source = f"{base.model}, revision {base.revision or 'main'}"
+    if name is not None:
+        source = f"{name.repository}, revision {name.revision or 'main'}"
         weights = dataclasses.replace(weights, source=source)
     return weights
 
@@ -255,39 +269,51 @@ def _own(path: Path, own: OwnParts) -> _Parts:
     )
 
 
-def _folder(path: Path) -> _Parts:
+def _folder(path: Path, *, half_first: bool) -> _Parts:
+    files = files_below(path)
+    part = unet_part(files)
+    if part is None and "config.json" not in files and (one := single_file(files)) is not None:
+        return _with_card(_file(path / one), path)
     there = [name for name in ("unet", "unet_ema") if (path / name).is_dir()]
-    folder = path / there[0] if there else path
+    folder = path / part if part else path / there[0] if there else path
     config = read_config(folder)
     if (found := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
         raise CheckpointError(f"{folder.name} holds a {shortened(found)}, not a UNet2DConditionModel.")
-    unet = read_part(folder)
+    unet = read_part(folder, half_first=half_first)
     notes = {
         ("unet", "unet_ema"): ("left out: unet_ema/, a moving average (EMA) of unet/, which is taken",),
         ("unet_ema",): ("unet_ema/, a moving average (EMA) of the weights, is taken: there is no unet/",),
     }
     parts = _Parts(
-        layout="diffusers folder" if there else "diffusers UNet folder",
+        layout="diffusers folder" if part else "diffusers UNet folder",
         files=[*unet.files],
         unet=unet.tensors,
         unet_config=config,
         notes=(*notes.get(tuple(there), ()), *unet.notes),
     )
     if (path / "vae").is_dir():
-        _put_vae(parts, path / "vae")
+        _put_vae(parts, path / "vae", half_first=half_first)
     if (path / "scheduler" / "scheduler_config.json").is_file():
         parts.scheduler_config = read_json(path / "scheduler" / "scheduler_config.json")
     if (path / "text_encoder").is_dir() and (path / "tokenizer").is_dir():
-        parts.text_folder = path
-    parts.licence, parts.data_sources = read_model_card(path / "README.md")
-    parts.licence_file = next((p for p in sorted(path.glob("LICEN[SC]E*")) if p.is_file()), None)
+        parts.text = TextEncoder(folder=path, half_first=half_first)
+    return _with_card(parts, path)
+
+
+def _with_card(parts: _Parts, folder: Path) -> _Parts:
+    """What the folder's model card and its licence file say, where the weights do not."""
+    card = read_model_card(folder / "README.md")
+    if parts.licence == UNSTATED:
+        parts.licence = card.licence
+    parts.data_sources = parts.data_sources or card.data_sources
+    parts.licence_file = next((p for p in sorted(folder.glob("LICEN[SC]E*")) if p.is_file()), None)
     return parts
 
 
-def _put_beside(parts: _Parts, beside: Beside) -> None:
+def _put_beside(parts: _Parts, beside: Beside, *, half_first: bool) -> None:
     """The VAE and the configurations that were given, in place of the checkpoint's own."""
     if beside.vae is not None:
-        _put_vae(parts, beside.vae)
+        _put_vae(parts, beside.vae, half_first=half_first)
         parts.vae_is_light = False
     if beside.unet_config is not None:
         parts.unet_config = read_json(beside.unet_config)
@@ -297,11 +323,11 @@ def _put_beside(parts: _Parts, beside: Beside) -> None:
         parts.scheduler_config = read_json(beside.scheduler_config)
 
 
-def _put_vae(parts: _Parts, path: Path) -> None:
+def _put_vae(parts: _Parts, path: Path, *, half_first: bool) -> None:
     """Put the VAE of a folder, a diffusers folder or a .safetensors in the place of the checkpoint's."""
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
-        part = read_part(folder)
+        part = read_part(folder, half_first=half_first)
         parts.vae, parts.vae_config = layouts.modern_vae(part.tensors), read_config(folder)
         parts.files += part.files
         parts.notes += part.notes
@@ -316,17 +342,17 @@ def _prompt(path: Path, parts: _Parts, beside: Beside, channels: int, way: str) 
     """The prompt embedding and where it was found: given, carried, beside, or from a text encoder."""
     neighbour = path.with_name(path.name + PROMPT_BESIDE)
     file = beside.prompt_embedding
-    if file is None and beside.text_folder is None and parts.prompt_embedding is None:
+    if file is None and beside.text is None and parts.prompt_embedding is None:
         file = neighbour if neighbour.is_file() else None
     if file is not None:
         parts.files.append(file)
         return read_prompt(file), file.name
-    if beside.text_folder is not None:
-        return encode_empty_prompt(beside.text_folder, way=way), beside.text_folder.name
+    if beside.text is not None:
+        return encode_empty_prompt(beside.text, way=way), beside.text.folder.name
     if parts.prompt_embedding is not None:
         return parts.prompt_embedding, path.name
-    if parts.text_folder is not None:
-        return encode_empty_prompt(parts.text_folder, way=way), path.name
+    if parts.text is not None:
+        return encode_empty_prompt(parts.text, way=way), path.name
     raise CheckpointError(
         f"{path.name} carries no embedding of the empty prompt, and no text encoder to compute it. Give "
         f"{way}: "

@@ -21,7 +21,7 @@ _FLOATS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
 )
-_PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 _PICKLE_BEGINS = (
     b"PK\x03\x04",
     b"\x80\x02",
@@ -73,7 +73,7 @@ def looks_like_pickle(path: Path) -> bool:
         raise CheckpointError(f"{shortened(path)} cannot be read ({shortened(e)}).") from e
     if begin[8:] == b"{":  # safetensors: the length of the header in 8 bytes, and JSON
         return False
-    return begin.startswith(_PICKLE_BEGINS) or path.suffix.lower() in _PICKLES
+    return begin.startswith(_PICKLE_BEGINS) or path.suffix.lower() in PICKLES
 
 
 def hash_files(paths: Iterable[Path]) -> str:

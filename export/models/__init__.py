@@ -1,0 +1,1 @@
+"""Public models: what they are called, fetched from a hub, and recognised. START HERE: fetching.py."""
