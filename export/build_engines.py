@@ -308,7 +308,7 @@ def _at_a_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _provenance(model: Model, options: Options, fetched: tuple[Fetched, ...]) -> dict[str, Any]:
+def _provenance(model: Model, options: Options, fetched: tuple[Fetched, ...] = ()) -> dict[str, Any]:
     checkpoint = options.checkpoint
     return {
         "checkpoint": checkpoint.name if isinstance(checkpoint, Path) else str(checkpoint),

@@ -30,6 +30,8 @@ from training.weights.errors import CheckpointError
 from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout
 
+PLAIN = Given(recipe="fiffdepth")
+
 
 @pytest.fixture(scope="module")
 def made():
@@ -184,7 +186,7 @@ NEEDLESS = {
 def test_surplus_tensors_that_depth_does_not_need_are_left_out_by_name(tmp_path, plain, layout):
     write_layout(path := tmp_path / "x.safetensors", layout, plain)
     save_file(load_file(path) | {k: torch.zeros(3) for k in NEEDLESS}, path)
-    model = read_checkpoint(path)
+    model = read_checkpoint(path, PLAIN)
     assert_same_weights(model.unet, plain.unet)
     assert_same_weights(model.vae, plain.vae)
     for key, words in NEEDLESS.items():
@@ -198,10 +200,10 @@ def test_plain_weights_are_taken_where_a_moving_average_lies_beside_them(tmp_pat
     tensors = load_file(path)
     ema = {k.replace("module.unet.", "ema."): v * 2 for k, v in tensors.items() if "unet." in k}
     save_file(tensors | ema, path)
-    assert_same_weights(read_checkpoint(path).unet, plain.unet)
+    assert_same_weights(read_checkpoint(path, PLAIN).unet, plain.unet)
     alone = {k: v for k, v in (tensors | ema).items() if not k.startswith("module.unet.")}
     save_file(alone, path)
-    model = read_checkpoint(path)
+    model = read_checkpoint(path, PLAIN)
     assert torch.equal(model.unet.conv_in.weight, plain.unet.conv_in.weight * 2)
     assert model.notes == ("the moving average (EMA) of the weights is taken: there are no plain ones",)
 
@@ -278,7 +280,7 @@ def test_the_command_for_a_pickle_converts_what_lightning_wrote(tmp_path, plain,
     found = load_file(tmp_path / "out.safetensors")
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[k], tensors[k]) for k in found)
-    given = Given(prompt_embedding=tmp_path / "x.safetensors.prompt.safetensors")
+    given = Given(recipe="fiffdepth", prompt_embedding=tmp_path / "x.safetensors.prompt.safetensors")
     assert_same_weights(read_checkpoint(tmp_path / "out.safetensors", given).unet, plain.unet)
 
 
@@ -331,7 +333,7 @@ def test_a_folder_with_pickles_only_is_refused_too(tmp_path, made):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(CheckpointError, match="is a pickle"):
-        read_checkpoint(path)
+        read_checkpoint(path, PLAIN)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02garbage", b"\x80\x04."])

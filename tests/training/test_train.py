@@ -396,7 +396,7 @@ def test_a_teacher_s_labels_in_another_space_are_refused(sets: Path, tmp_path: P
 
 
 def test_a_base_that_is_nowhere_is_an_error_with_the_ways_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for model in ("nobody/nothing-at-all", "not/here/either", "missing.safetensors"):
         with pytest.raises(CheckpointError, match="hf download OWNER/NAME"):
             read_base(config.Base(model=model))

@@ -70,9 +70,9 @@ def instead(files: Iterable[str]) -> str:
     names = sorted(files)
     if pickles := [f for f in names if f.endswith(PICKLES)]:
         return (
-            f"It holds pickles ({listed(pickles)}), which can run any program when they are opened, so none "
-            "was fetched. Ask its owner for .safetensors; where you trust its origin, download it with "
-            "`hf download` and convert it: the error for the file says how."
+            f"It holds pickles ({listed(pickles)}), and whoever opens a pickle runs the program in it, so "
+            "none was fetched. Ask its owner for .safetensors, or `hf download` it and make them of it, "
+            "which runs nothing: python -m training.weights.from_pickle IN.bin OUT.safetensors."
         )
     if any(f.startswith("transformer/") for f in names):
         return (

@@ -29,7 +29,7 @@ from training.weights.errors import CheckpointError
 from training.weights.prompt import TextEncoder
 from training.weights.random import write_layout
 
-FAST = ("lotus-d-v1-0", "marigold-e2e", "genpercept-disparity")
+FAST = ("lotus-d-v2-0-disparity", "marigold-e2e", "genpercept-disparity")
 ROWS = [
     pytest.param(row, id=row.name, marks=() if row.name in FAST else pytest.mark.soak)
     for row in KNOWN_MODELS.values()
@@ -72,6 +72,7 @@ def test_a_known_model_computes_what_its_sibling_computes(hub, row):
     assert (value[1] - expected).abs().max() <= 1e-4 and expected.std() > 0.01
 
 
+@pytest.mark.soak
 def test_the_front_pages_command_ends_with_the_siblings_depth(hub):
     row = KNOWN_MODELS["lotus-d-v2-0-disparity"]
     check_export(row, CliRunner().invoke(main, [row.name, *SMALL]), hub)
