@@ -1,4 +1,4 @@
-"""Each sibling's own computation (tests/support/siblings.py) against our stages with every fold."""
+"""Each sibling's own computation (tests/support/public_models/siblings.py) against our stages with every fold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.graph_set import build_stage
 from export.model import Given, read_checkpoint
 from export.recipe import RECIPES, output_scale
 from export.stages import STAGES, UnetStage
-from tests.support.siblings import SIBLINGS
+from tests.support.public_models.siblings import SIBLINGS
 from tests.support.tiny_models import tiny_checkpoint
 from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout

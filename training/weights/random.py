@@ -3,8 +3,7 @@
     python -m training.weights.random random.safetensors --layout ldm --width 0.25
     python -m training.weights.random sd21-random --layout folder --dtype fp16      # SD 2.1's full size
     python -m training.weights.random taesd-random --layout light                   # TAESD's architecture
-    python -m export.build_engines sd21-random --recipe fiffdepth --encoder taesd-random \
-      --decoder taesd-random
+    python -m export.build_engines sd21-random --recipe fiffdepth --decoder taesd-random
 
 Width 1 is SD 2.1 (866 M parameters in the UNet, 84 M in the VAE) and TAESD (2.4 M). The depth of
 such a model means nothing.

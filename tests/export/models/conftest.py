@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.loopback_hub import LoopbackHub, serving
-from tests.support.published import PUBLISHED, hosted
+from tests.support.public_models.loopback_hub import LoopbackHub, serving
+from tests.support.public_models.published import PUBLISHED, hosted
 
 
 @pytest.fixture

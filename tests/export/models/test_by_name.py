@@ -21,9 +21,9 @@ from export.model import Given, read_checkpoint
 from export.models.fetching import named
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from tests.support.loopback_hub import HostedRepository
-from tests.support.published import LOTUS_LABELS, hosted, made_for
-from tests.support.siblings import SIBLINGS
+from tests.support.public_models.loopback_hub import HostedRepository
+from tests.support.public_models.published import LOTUS_LABELS, hosted, made_for
+from tests.support.public_models.siblings import SIBLINGS
 from tests.support.tiny_models import tiny_checkpoint
 from training.weights.errors import CheckpointError
 from training.weights.prompt import TextEncoder

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from export.build_engines import Options, main, on_this_disk
 from export.model import read_checkpoint
 from export.models.fetching import named
-from tests.support.loopback_hub import HostedRepository
-from tests.support.published import made_for
+from tests.support.public_models.loopback_hub import HostedRepository
+from tests.support.public_models.published import made_for
 from training.weights.errors import CheckpointError, HubError
 
 NAME = "jingheya/lotus-depth-d-v1-0"

@@ -9,7 +9,7 @@ from export.known_models import KNOWN_MODELS, known_model
 from export.models.__main__ import main
 from export.models.licences import warning_of
 from export.recipe import RECIPES
-from tests.support.published import PUBLISHED
+from tests.support.public_models.published import PUBLISHED
 from training.weights.folder import UNSTATED
 
 

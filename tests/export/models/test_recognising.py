@@ -12,7 +12,7 @@ from export.known_models import KNOWN_MODELS
 from export.model import Given, read_checkpoint
 from export.models.recognising import STRANGERS, Evidence, find_recipe, folder_evidence
 from export.recipe import GENPERCEPT, GENPERCEPT_SCHEDULER, RECIPES, SD2_SCHEDULER
-from tests.support.published import E2E_SCHEDULER, LOTUS_LABELS, PUBLISHED
+from tests.support.public_models.published import E2E_SCHEDULER, LOTUS_LABELS, PUBLISHED
 from tests.support.tiny_models import sized_like_sd2, tiny_checkpoint
 from training.weights.errors import CheckpointError
 from training.weights.random import write_layout

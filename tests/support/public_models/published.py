@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.support.loopback_hub import HostedRepository
+from tests.support.public_models.loopback_hub import HostedRepository
 from tests.support.tiny_models import exact_in_half, sized_like_sd2, tiny_checkpoint
 from training.weights.ours import Checkpoint
 
