@@ -1,4 +1,4 @@
-"""Each sibling's own computation (tests/support/public_models/siblings.py) against our stages with every fold."""
+"""Each sibling's own computation (tests/support/public_models/) against our stages with every fold."""
 
 from __future__ import annotations
 
