@@ -34,7 +34,7 @@ ROWS = [
     pytest.param(row, id=row.name, marks=() if row.name in FAST else pytest.mark.soak)
     for row in KNOWN_MODELS.values()
 ]
-SMALL = ("--precision", "fp32", "--no-plans", "--size", "128")
+SMALL = ("--precision", "fp32", "--no-plans", "--no-memory", "--size", "128")
 
 
 def model_named(text, **options):
