@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,13 +13,14 @@ from benchmarks.report import Report
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.machine import machine_card
 from fiffdepth_rt.program import options
+from fiffdepth_rt.program.terminal import printable
 from training.provenance import command_without_folders
 
 COUNT = click.IntRange(min=1)
-FOLDER: Any = click.Path(path_type=Path, exists=True, file_okay=False)
-FILE: Any = click.Path(path_type=Path, exists=True, dir_okay=False)
-EXISTING: Any = click.Path(path_type=Path, exists=True)
-NEW: Any = click.Path(path_type=Path)
+FOLDER: Any = options.NamedPath(exists=True, file_okay=False)
+FILE: Any = options.NamedPath(exists=True, dir_okay=False)
+EXISTING: Any = options.NamedPath(exists=True)
+NEW: Any = options.NamedPath()
 
 engine = options.engine
 parse_hw = options.parse_hw
@@ -36,7 +36,7 @@ class Benchmark(click.Command):
         try:
             return super().invoke(ctx)
         except FiffDepthError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
 
 
 def command(help_text: str | None) -> Callable[[Callable[..., None]], click.Command]:

@@ -55,6 +55,8 @@ from fiffdepth_rt.engine_dir.manifest import Licence, Manifest, SizeLimits, writ
 from fiffdepth_rt.errors import BackendError, FiffDepthError, ParityError
 from fiffdepth_rt.machine import installed
 from fiffdepth_rt.memory import record_memory
+from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.terminal import printable
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
 from training.weights.hub import HubName
@@ -332,7 +334,7 @@ def _tool_versions() -> dict[str, str]:
     return {name: found.get(name, "none") for name in TOOLS}
 
 
-_FILE: Callable[..., Any] = click.Path(path_type=Path)
+_FILE: Callable[..., Any] = NamedPath()
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -476,7 +478,7 @@ def main(
     except FiffDepthError as e:
         if verbose:
             raise
-        raise click.ClickException(str(e)) from e
+        raise click.ClickException(printable(str(e))) from e
     click.echo(f"{options.output}: ready. Try: fiffdepth infer photo.jpg --engine {options.output}")
 
 

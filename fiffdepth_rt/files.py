@@ -97,11 +97,18 @@ def write_npy(
     """
     if not overwrite:
         refuse_existing(path)
-    with replacing(path.with_name(f"{path.name}.json")) as file:
+    beside = path.with_name(f"{path.name}.json")
+    new = not os.path.lexists(beside)
+    with replacing(beside) as file:
         file.write(json.dumps(dict(text), indent=1).encode() + b"\n")
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    _write(path, buffer.getvalue(), overwrite=overwrite)
+    try:
+        _write(path, buffer.getvalue(), overwrite=overwrite)
+    except OutputError:
+        if new:
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def write_color_png(path: Path, pixels: Pixels, *, overwrite: bool = False) -> None:

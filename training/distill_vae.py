@@ -35,6 +35,8 @@ from numpy.typing import NDArray
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.program.options import named_path
+from fiffdepth_rt.program.terminal import printable
 from fiffdepth_rt.space import Space
 from training import loop, objective
 from training.config import Base
@@ -414,7 +416,7 @@ def main() -> None:
     say("checkpoint", help="the teacher: a diffusers folder, a single .safetensors, or a Hub id")
     say("--photos", action="append", default=[], help="photos for the encoder; may be repeated")
     say("--depth", action="append", default=[], help="depth maps for the decoder; may be repeated")
-    say("--run", type=Path, required=True, help="folder of this run; an interrupted one goes on")
+    say("--run", type=named_path, required=True, help="folder of this run; an interrupted one goes on")
     say(
         "--width",
         type=int,
@@ -466,7 +468,7 @@ def main() -> None:
             licence=args.licence,
         )  # fmt: skip
     except (DataError, TrainingError, FiffDepthError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(printable(f"Error: {error}"))
     print(path)
 
 

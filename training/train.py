@@ -34,6 +34,8 @@ from msgspec import structs
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.program.options import named_path
+from fiffdepth_rt.program.terminal import printable
 from training import cost, run_folder, sources
 from training.config import Config, ConfigError, load, plain
 from training.data.mixing import Batch, loader
@@ -358,7 +360,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, help="the run, as TOML: training/configs/fiffdepth.toml")
+    parser.add_argument("config", type=named_path, help="the run, as TOML: training/configs/fiffdepth.toml")
     parser.add_argument("--max-steps", type=int, help="stop at this step, instead of run.steps")
     parser.add_argument(
         "--dry-run", action="store_true", help="load everything, compute one step, report, write nothing"
@@ -374,7 +376,7 @@ def main() -> None:
         with logging_redirect_tqdm():
             done = dry_run(config) if args.dry_run else train(config)
     except (TrainingError, ConfigError, DataError, SampleError, FiffDepthError) as error:
-        sys.exit(f"training.train: {error}")
+        sys.exit(printable(f"training.train: {error}"))
     if torch.distributed.is_initialized():
         main_process = torch.distributed.get_rank() == 0
         torch.distributed.destroy_process_group()

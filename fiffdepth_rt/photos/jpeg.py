@@ -24,12 +24,16 @@ _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # not a stuffed FF, nor a
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 
 
-def check_scans(data: bytes) -> None:
-    """Raises ImageError for more than MAX_SCANS passes over the picture; nothing is decoded."""
-    scans = _markers(data).count(_SOS)
-    if scans > MAX_SCANS:
+def check_scans(data: bytes, *, pictures: int | None = None) -> None:
+    """Raises ImageError for more than MAX_SCANS passes over the picture; nothing is decoded.
+
+    pictures: None for a JPEG; of a TIFF whose strips or tiles are JPEGs, how many there are of them.
+    """
+    scans = _markers(data).count(_SOS) if pictures is None else data.count(bytes([0xFF, _SOS]))
+    most = MAX_SCANS * (pictures or 1)
+    if scans > most:
         raise ImageError(
-            f"It asks for {scans} passes over the picture, and at most {MAX_SCANS} are done: save it again."
+            f"It asks for {scans} passes over the picture, and at most {most} are done: save it again."
         )
 
 

@@ -141,6 +141,8 @@ def _jpeg(path: Path, strict: bool) -> LoadedPhoto:
 def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
     layout = tiff.read_layout(path)
     check_extent(*layout.hw)
+    if layout.jpegs:
+        jpeg.check_scans(path.read_bytes(), pictures=layout.jpegs)
     if layout.reader == "tifffile":
         values, orientation = tiff.read_by_tifffile(path, layout), layout.orientation
     elif layout.reader == "opencv":

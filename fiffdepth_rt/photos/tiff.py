@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 Reader = Literal["pillow", "pillow's values", "opencv", "tifffile"]
 
 _UNSIGNED, _FLOAT = 1, 3  # SampleFormat
+_JPEG = 7  # Compression
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # PhotometricInterpretation
 
 
@@ -27,7 +28,7 @@ class Layout:
 
     hw: (height, width) as stored. bits: of each sample. bands: samples of a pixel. kind: SampleFormat, 1 is
     unsigned, 2 signed, 3 float. planar: each band by itself. meaning: PhotometricInterpretation.
-    orientation: as EXIF's.
+    orientation: as EXIF's. jpegs: how many JPEGs hold the pixels; 0 where another compression does.
     """
 
     hw: tuple[int, int]
@@ -37,6 +38,7 @@ class Layout:
     planar: bool
     meaning: int
     orientation: int
+    jpegs: int = 0
 
     @property
     def reader(self) -> Reader:
@@ -78,6 +80,7 @@ def read_layout(path: Path) -> Layout:
         planar=tags.get(284, 1) == 2,
         meaning=int(tags.get(262, _BLACK_IS_ZERO)),
         orientation=int(tags.get(274, 1)),
+        jpegs=len(_all(tags.get(273, tags.get(324, 0)))) if tags.get(259) == _JPEG else 0,
     )
 
 

@@ -62,13 +62,20 @@ def engine_choice(command: Callable[..., None]) -> Callable[..., None]:
 class NamedPath(click.Path):
     """A path that is not empty: what a shell makes of an unset variable would be the current folder."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
             self.fail("'' is no name: name a file or a folder.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def named_path(text: str) -> Path:
+    """The same for argparse's `type`, which says what raises ValueError."""
+    if not text:
+        raise ValueError("an empty path")
+    return Path(text)
 
 
 def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -13,6 +13,8 @@ import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.terminal import printable
 from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
 from training.data.check import Report, check
@@ -37,16 +39,16 @@ def program() -> None:
 
 @program.command()
 @click.argument("kind", type=click.Choice(["hypersim"]))
-@click.argument("raw", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("raw", type=NamedPath(exists=True, file_okay=False))
+@click.argument("out", type=NamedPath(file_okay=False))
 @click.option(
     "--split-csv",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=NamedPath(exists=True, dir_okay=False),
     help=f"The table of frames, if it is not RAW/{hypersim_raw.SPLIT_CSV}.",
 )
 @click.option(
     "--camera-parameters",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=NamedPath(exists=True, dir_okay=False),
     help="metadata_camera_parameters.csv: each scene's own camera, instead of one focal length for all.",
 )
 @click.option(
@@ -81,7 +83,7 @@ def prepare(
             raw, out, split_csv=split_csv, camera_parameters=camera_parameters, splits=splits, workers=workers
         )
     except (DataError, OutputError) as error:
-        raise _Refused(str(error)) from error
+        raise _Refused(printable(str(error))) from error
     click.echo(f"{done.used} frames to train on or to test with, in {out}")
     for reason, count in sorted(done.excluded.items()):
         click.echo(f"{count} not: {reason}")
@@ -106,9 +108,7 @@ def prepare(
     show_default=True,
     help="What the pictures show.",
 )
-@click.option(
-    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to a JSON file too."
-)
+@click.option("--report", type=NamedPath(dir_okay=False), help="Write all of it to a JSON file too.")
 @_workers
 def check_command(kind: str, place: str, split: str, space: Space, report: Path | None, workers: int) -> None:
     """Read every file of the dataset in PLACE: a folder, or a pattern such as 'laion/{00000..00799}.tar'.
@@ -126,7 +126,7 @@ def check_command(kind: str, place: str, split: str, space: Space, report: Path 
             with replacing(report) as file:
                 file.write(json.dumps([dataclasses.asdict(one) for one in reports], indent=2).encode())
     except (DataError, OutputError) as error:
-        raise _Refused(str(error)) from error
+        raise _Refused(printable(str(error))) from error
     for one in reports:
         _show(one, report)
     bad, samples = sum(len(one.bad) for one in reports), sum(one.samples for one in reports)
@@ -147,7 +147,8 @@ class _Refused(click.ClickException):
 
 
 def _show(one: Report, report: Path | None) -> None:
-    click.echo(f"{one.name}: {one.samples} samples, {len(one.bad)} bad; licence: {one.licence}")
+    title = f"{one.name}: {one.samples} samples, {len(one.bad)} bad; licence: {one.licence}"
+    click.echo(printable(title))
     for shape, count in list(one.shapes.items())[:SHOWN]:
         click.echo(f"  {count} of {shape}")
     if len(one.shapes) > SHOWN:
@@ -159,7 +160,7 @@ def _show(one: Report, report: Path | None) -> None:
 
 def _list_bad(bad: tuple[str, ...], report: Path | None) -> None:
     for line in bad[:SHOWN]:
-        click.echo(f"  bad: {line}")
+        click.echo(printable(f"  bad: {line}"))
     if len(bad) > SHOWN:
         where = f"{report} has all" if report else "--report FILE lists all"
         click.echo(f"  and {len(bad) - SHOWN} more; {where}")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from fiffdepth_rt.program.options import named_path
 from fiffdepth_rt.space import Space
 from training.data.normalise import normalise as normalise_depth
 from training.data.samples import DataError, Pair, SampleError
@@ -175,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=named_path)
     parser.add_argument(
         "--count", type=int, required=True, help="scenes to render, rounded up to whole shards"
     )

@@ -23,6 +23,8 @@ import transformers
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.terminal import printable
 from fiffdepth_rt.space import Space
 from training.data.images import open_photos
 from training.data.labels import LabelStore
@@ -41,11 +43,11 @@ Examples:
   python -m training.labelling --images photos --teacher depth-anything/Depth-Anything-V2-Small-hf
   python -m training.labelling --images photos --teacher fiffdepth_rt/nano --out labels
 """)
-@click.option("--images", required=True, type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--images", required=True, type=NamedPath(), metavar="DIR",
     help="Folder of photos; or WebDataset shards: their folder, or a pattern in quotes.")
 @click.option("--teacher", required=True, metavar="PATH_OR_ID",
     help="Depth Anything as a folder or hub id, or a model of ours as an engine directory or checkpoint.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", show_default="IMAGES-labels",
+@click.option("--out", type=NamedPath(), metavar="DIR", show_default="IMAGES-labels",
     help="Folder of the labels. Labels that are there already are kept.")
 @click.option("--space", type=click.Choice([str(space) for space in Space]), default="depth",
     help="What the labels and the student that learns from them say.")
@@ -102,7 +104,7 @@ def main(
                 with ray.cluster(address):
                     tally = ray.label_on_cluster(photos, make_teacher, store, batch=batch, actors=actors)
     except (FiffDepthError, DataError, TeacherError, TrainingError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     click.echo(f"{out}: {tally.made} labels made, {tally.there} were there, {len(tally.skipped)} skipped.")
     if tally.skipped:
         click.echo(f"{store.folder / steps.SKIPPED} says which photos were skipped, and why.")

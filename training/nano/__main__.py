@@ -25,10 +25,10 @@ Without photos there is no teacher, and the last stage is the synthetic half of 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import cv2
 
+from fiffdepth_rt.program.options import named_path
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.nano.stages import STAGES, TINY, Settings, train
@@ -44,13 +44,15 @@ def main() -> None:
         help="how far to go; what it needs comes first",
     )
     parser.add_argument(
-        "--run", type=Path, required=True, help="folder of this run; an interrupted one goes on"
+        "--run", type=named_path, required=True, help="folder of this run; an interrupted one goes on"
     )
     parser.add_argument(
-        "--photos", type=Path, help="folder of photos, the real half; without it: the synthetic half alone"
+        "--photos",
+        type=named_path,
+        help="folder of photos, the real half; without it: the synthetic half alone",
     )
     parser.add_argument(
-        "--labels", type=Path, help="their labels by another teacher (training.labelling), in depth"
+        "--labels", type=named_path, help="their labels by another teacher (training.labelling), in depth"
     )
     parser.add_argument(
         "--photos-licence", default="licence not stated", help="where they come from, for the model's card"

@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError, shortened
+from fiffdepth_rt.program.options import NamedPath
 from training.weights.errors import CheckpointError
 from training.weights.tensors import Tensors, listed, looks_like_pickle
 
@@ -88,8 +89,8 @@ def _first_line(error: Exception) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("pickle", type=click.Path(path_type=Path))
-@click.argument("result", type=click.Path(path_type=Path))
+@click.argument("pickle", type=NamedPath())
+@click.argument("result", type=NamedPath())
 @click.option("--overwrite", is_flag=True, help="Replace RESULT if it is there.")
 def main(pickle: Path, result: Path, overwrite: bool) -> None:
     """Write the tensors of PICKLE, a .ckpt, .pt or .bin, to RESULT, a .safetensors. Nothing in it is run."""

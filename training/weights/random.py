@@ -22,6 +22,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from fiffdepth_rt.program.options import NamedPath
 from training.weights.light import new_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 from training.weights.prompt import PROMPT_BESIDE
@@ -225,7 +226,7 @@ def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Tensors:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=NamedPath())
 @click.option("--layout", type=click.Choice([*LAYOUTS, LIGHT]), default="own", show_default=True)
 @click.option(
     "--width", type=click.FloatRange(0.01, 4), default=1.0, show_default=True, help="1: SD 2.1, TAESD."

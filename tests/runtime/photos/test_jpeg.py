@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,25 @@ def test_a_stream_of_scans_is_refused_before_anything_is_decoded(tmp_path: Path)
     last = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match=r"a\.jpg: .*asks for 3\d\d passes .*at most 100"):
         load(tmp_path, data[:-2] + last * 300 + data[-2:])
+
+
+def test_a_tiff_of_jpegs_is_bounded_too(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    for scans, refused in ((0, False), (300, True)):
+        strip = data[:-2] + last * scans + data[-2:]
+        values = {256: 64, 257: 64, 258: 8, 259: 7, 262: 1, 273: 0, 277: 1, 278: 64, 279: len(strip)}
+        values[273] = 8 + 2 + 12 * len(values) + 4
+        tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+        head = b"II*\0" + struct.pack("<IH", 8, len(values))
+        (tmp_path / "a.tif").write_bytes(head + tags + bytes(4) + strip)
+        if refused:
+            with pytest.raises(ImageError, match=r"a\.tif: .*passes .*at most 100"):
+                load_photo(tmp_path / "a.tif")
+        else:
+            assert abs(int(load_photo(tmp_path / "a.tif").pixels[9, 9, 0]) - 90) <= 1
 
 
 def test_what_lies_in_segments_or_behind_the_end_is_no_scan(tmp_path: Path, data: bytes) -> None:

@@ -1,0 +1,37 @@
+"""Promises of structure: one door for paths that come from a command line, and one for what is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from tests.support.paths import ROOT
+from training.weights.random import main as random_checkpoint
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_every_path_of_every_command_goes_through_the_type_that_refuses_an_empty_one() -> None:
+    """An unset variable of the shell would be the current folder."""
+    others = re.compile(r"click\.Path\(|\btype=Path\b")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in sources("fiffdepth_rt", "export", "training", "benchmarks")
+        if others.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+    result = CliRunner().invoke(random_checkpoint, [""])
+    assert result.exit_code == 2 and "'' is no name" in result.stderr
+
+
+def test_the_program_prints_through_the_door_that_makes_control_characters_visible() -> None:
+    found = [
+        path.name
+        for path in sources("fiffdepth_rt/program")
+        if re.search(r"click\.s?echo\(|\bprint\(", path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["terminal.py"]
