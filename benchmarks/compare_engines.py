@@ -31,7 +31,8 @@ from benchmarks.polygraphy_runners import ENGINES, polygraphy_for, runner
 from benchmarks.report import table
 from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
-from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
+from fiffdepth_rt.engine_dir.golden import is_photo
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import STAGES
 from fiffdepth_rt.errors import ParityError
 

@@ -42,14 +42,15 @@ from export.graph_set import compare_graph_set, write_graph_set
 from export.model import Given, Model, read_checkpoint
 from export.models.fetching import Fetched, fetch_beside, fetch_checkpoint, named
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
-from export.partial_folder import Make, PartialFolder, refuse_existing, writing
+from export.partial_folder import Make, PartialFolder, only_export, refuse_existing, writing
 from export.plans import build_plans_here
 from export.precision import Precision
 from export.recipe import RECIPES
 from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
 from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import Row, read_golden
+from fiffdepth_rt.engine_dir.golden import Row
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Licence, Manifest, SizeLimits, write_manifest
 from fiffdepth_rt.errors import BackendError, FiffDepthError, ParityError
@@ -106,6 +107,11 @@ def export_engine_dir(options: Options) -> Path:
     Raises ExportError, OutputError, ImageError. What was done before a failure is kept in a hidden folder
     beside the result, and the same options go on from there.
     """
+    with only_export(options.output):
+        return _export(options)
+
+
+def _export(options: Options) -> Path:
     refuse_existing(options.output, overwrite=options.overwrite)
     path, given, fetched = on_this_disk(options)
     model = _sized(read_checkpoint(path, given), options)

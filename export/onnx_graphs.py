@@ -24,6 +24,9 @@ from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
 from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Dim, TensorSpec
+from fiffdepth_rt.engine_dir.onnx_graph import read_graph
+from fiffdepth_rt.engine_dir.operators import check_operators
+from fiffdepth_rt.errors import GraphError
 
 GRID_MULTIPLE = 64
 # Protobuf ends at 2 GiB, and several readers copy the whole file: weights beyond this lie beside the graph.
@@ -86,7 +89,7 @@ def write_graph(
 ) -> WrittenGraph:
     """stage in fp32 -> folder/<stage>.onnx (+ <stage>.onnx.data) in the form, replacing what is there.
 
-    Raises GraphExportError when the tracer or onnx's checker refuses, OSError when the disk does.
+    Raises GraphExportError when the tracer, onnx's checker or the runtime refuses, OSError from the disk.
     """
     inputs, outputs = tensor_specs(stage_name, form)
     ready = _ready(stage_name, stage, form)
@@ -233,6 +236,14 @@ def _check(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
         raise GraphExportError(f"{path.name} was written, but onnx's checker refuses it: {e}") from e
+    files = (path, *(file for file in path.parent.glob(f"{path.name}.data")))
+    try:
+        check_operators(path, read_graph(path), listed_bytes=sum(file.stat().st_size for file in files))
+    except GraphError as e:
+        raise GraphExportError(
+            f"The runtime would refuse what was written: {e} Use the versions of torch and onnxscript that "
+            "pyproject.toml names."
+        ) from e
 
 
 @contextlib.contextmanager

@@ -2,21 +2,30 @@
 
     engines/.nano.partial/     graphs, golden values and state.json, which lists the pieces that are done
     engines/nano/              appears by one rename, with its manifest
+    engines/.nano.lock         held while an export runs, gone at its end
 
-A killed export leaves only the temporary folder, which has no manifest. The same command finds the pieces in
-that folder, checks their hashes, and goes on; a command with another checkpoint or other folds starts again.
+A killed export leaves the temporary folder. The same command finds the pieces in that folder, checks their
+hashes, and goes on; a command with another checkpoint or other folds starts again.
+
+A directory that is replaced changes places with the temporary folder, in one step: at every moment the old
+one or the new one is there under its name. The list of pieces leaves the result last, so that a run which
+was stopped after that step is known by it: the same command takes the pieces from there.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
@@ -46,6 +55,7 @@ class PartialFolder:
         refuse_existing(target, overwrite=overwrite)
         with writing(target):
             if resume:
+                _take_back(target, self.folder)
                 self._found = self._pieces_left()
             if not self._found:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -79,14 +89,14 @@ class PartialFolder:
         return {name: FileRecord(**r) for piece in self._done.values() for name, r in piece["files"].items()}
 
     def finish(self) -> None:
-        """Folder -> target, by rename, with its manifest and its pieces' files only.
+        """Folder -> target, by one rename, with its manifest and its pieces' files only.
 
         What was there before is removed after the new one stands.
         """
         with writing(self.target):
             for path in [p for p in self.folder.rglob("*") if p.is_file()]:
                 name = path.relative_to(self.folder).as_posix()
-                if name != MANIFEST_NAME and name not in self.files():
+                if name not in (MANIFEST_NAME, STATE_NAME) and name not in self.files():
                     path.unlink()
             for path in sorted((p for p in self.folder.rglob("*") if p.is_dir()), reverse=True):
                 if not any(path.iterdir()):
@@ -94,12 +104,8 @@ class PartialFolder:
             for path in (p for p in self.folder.rglob("*") if p.is_file()):
                 with path.open("rb") as f:
                     os.fsync(f.fileno())  # the rename must not outlive the contents
-            old = self.target.with_name(f".{self.target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if self.target.exists():
-                self.target.rename(old)
-            self.folder.rename(self.target)
-            shutil.rmtree(old, ignore_errors=True)
+            _replace(self.folder, self.target)
+            (self.target / STATE_NAME).unlink()
 
     def _pieces_left(self) -> dict[str, Any]:
         """The pieces of an earlier run with the same key whose files are as they were written."""
@@ -117,8 +123,12 @@ class PartialFolder:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raises OutputError unless `target` is free, or an engine directory (or empty) that may be replaced."""
-    if not target.exists():
+    """Raises OutputError unless `target` is free, or an engine directory (or empty) that may be replaced.
+
+    So it is too where a run was stopped after its last rename, or between the two renames of a system that
+    cannot exchange folders: the same command finishes it.
+    """
+    if not target.exists() or (target / STATE_NAME).is_file():
         return
     if not overwrite:
         raise OutputError(
@@ -129,6 +139,31 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
             f"{target} is not an engine directory, so it is not overwritten. Remove it yourself, or choose "
             "another place with -o."
         )
+
+
+@contextmanager
+def only_export(target: Path) -> Iterator[None]:
+    """This process is the only one that exports to `target` until the end of the block.
+
+    The system gives the lock back when a process ends, however it ends.
+    Raises OutputError where another process does, or the place cannot be written.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    lock = filelock.FileLock(path)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as e:
+            raise OutputError(
+                f"Another export to {target} is at work. Wait for its end, or choose another place with -o."
+            ) from e
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            path.unlink(missing_ok=True)  # before it is given back: whoever comes next makes a new one
+        lock.release()
 
 
 @contextmanager
@@ -147,3 +182,70 @@ def writing(target: Path) -> Iterator[None]:
 
 def _is(path: Path, record: FileRecord) -> bool:
     return path.is_file() and path.stat().st_size == record.bytes and hash_file(path) == record
+
+
+# --- one directory in the place of another ---
+
+
+def _old(target: Path) -> Path:
+    """Where the replaced directory is for a moment, on a system that cannot exchange two."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Folder -> target; what was there is removed. A kill leaves the old or the new one under its name.
+
+    Where the system cannot exchange two directories there is a moment without either; `_take_back` ends it.
+    """
+    if not target.exists():
+        folder.rename(target)
+    elif _exchange(folder, target):
+        _remove(folder)
+    else:
+        _remove(_old(target))
+        target.rename(_old(target))
+        folder.rename(target)
+        _remove(_old(target))
+
+
+def _take_back(target: Path, folder: Path) -> None:
+    """What a run left that was stopped in its last step -> as it was before that step."""
+    old = _old(target)
+    if not target.exists() and old.exists():
+        old.rename(target)
+    if (target / STATE_NAME).is_file():  # the new one stands; in the folder lies the old one, or a part of it
+        _remove(folder)
+        shutil.copytree(target, folder)
+    if target.exists():
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():  # the place of the result may be a link
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+_UNABLE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+_CURRENT_FOLDER, _LINUX_EXCHANGE, _MACOS_SWAP = -100, 2, 2  # AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Two directories change places, in one step. False where the system or its file system cannot do that.
+
+    renameat2 of Linux 3.15, renamex_np of macOS 10.12. Raises OSError.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    if os.name != "posix":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        failed = library.renameat2(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _LINUX_EXCHANGE)
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(names[0], names[1], _MACOS_SWAP)
+    else:
+        return False
+    if failed and (code := ctypes.get_errno()) not in _UNABLE:
+        raise OSError(code, os.strerror(code), str(other))
+    return not failed

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fiffdepth_rt.errors import shortened
+
 T = TypeVar("T")
 
 
@@ -54,10 +56,11 @@ def _invalid(content: Any, kind: Any, message: str) -> InvalidError:
     if (field := re.search(r"missing required field `(.*)`", what)) is not None:
         return InvalidError(where, f"lacks {field[1]}")
     if (field := re.search(r"unknown field `(.*)`", what)) is not None:
+        name = shortened(field[1], 80)
         structs = msgspec.json.schema(kind)["$defs"].values()
         known = sorted({name for struct in structs for name in struct.get("properties", ())})
-        near = difflib.get_close_matches(field[1], known, n=1)
-        return InvalidError(where, f"has unknown {field[1]}" + "".join(f" (did you mean {n}?)" for n in near))
+        near = difflib.get_close_matches(name, known, n=1)
+        return InvalidError(where, f"has unknown {name}" + "".join(f" (did you mean {n}?)" for n in near))
     found = content
     for key in keys:
         found = found[key]
@@ -93,6 +96,7 @@ def _in_words(expected: str) -> str:
 
 
 _WORDS: Mapping[str, str] = {
+    "`str` of length <= ([0-9]+)": r"a text of at most \1 characters",
     " of length >= 1": " that is not empty",
     " of length <= ([0-9]+)": r" of at most \1",
     " of length ([0-9]+)": r" of \1",

@@ -34,8 +34,8 @@ from fiffdepth_rt.engine_dir.golden import (
     compare_stage,
     is_photo,
     judge,
-    read_golden,
 )
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
 from fiffdepth_rt.errors import ParityError
 
@@ -116,7 +116,7 @@ def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[Row]:
     """One graph set's rows. Raises ParityError where no golden photo is on a grid that it takes."""
     if engine_dir.manifest.golden is None:
         raise ParityError(f"{engine_dir.path} holds no golden values. Export it again.")
-    everything = read_golden(engine_dir.file(engine_dir.manifest.golden))
+    everything = read_golden(engine_dir.file(engine_dir.manifest.golden), engine_dir.manifest)
     golden = {image: values for image, values in everything.items() if _takes(engine_dir, key, values)}
     if not any(is_photo(image) for image in golden):
         raise ParityError(f"No golden photo of {engine_dir.path} is on a grid of {key}. Export it again.")

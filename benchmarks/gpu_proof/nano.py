@@ -26,7 +26,8 @@ from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.flavour import Flavour, flavour_named
 from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.backends.tensorrt.versions import TURING
-from fiffdepth_rt.engine_dir.golden import grid_of, is_photo, read_golden
+from fiffdepth_rt.engine_dir.golden import grid_of, is_photo
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, read_manifest
 from fiffdepth_rt.errors import ParityError
 from fiffdepth_rt.files import read_photo

@@ -39,7 +39,8 @@ from benchmarks.rows.row import (
 )
 from export.model import Given, Model, read_checkpoint
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
+from fiffdepth_rt.engine_dir.golden import is_photo
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -26,7 +26,8 @@ from benchmarks.rows.row import (
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends.select import ENGINES
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
-from fiffdepth_rt.engine_dir.golden import is_photo, read_golden
+from fiffdepth_rt.engine_dir.golden import is_photo
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, STAGES
 from fiffdepth_rt.image import as_rgb, fit, to_grid

@@ -1,7 +1,8 @@
 """Directory -> EngineDir: are its files those of the manifest, and do its graphs fit together?
 
 Nothing of a directory reaches an engine before it was checked here: the manifest, where files may lie, their
-sizes and hashes, the files that graphs name for their weights, and the tensors between the stages.
+sizes and hashes, what graphs compute with, the files that they name for their weights, and the tensors
+between the stages.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from fiffdepth_rt.engine_dir.manifest import (
     TensorSpec,
     read_manifest,
 )
-from fiffdepth_rt.engine_dir.onnx_locations import external_locations
+from fiffdepth_rt.engine_dir.onnx_graph import read_graph
+from fiffdepth_rt.engine_dir.operators import check_operators
 from fiffdepth_rt.errors import (
     HashMismatchError,
     ManifestError,
     MissingFileError,
     StageMismatchError,
     UnsafePathError,
+    shortened,
 )
 
 
@@ -77,7 +80,7 @@ class EngineDir:
         listed = self.manifest.graph_sets[graph_set].stages[stage]
         names = (listed.file, *listed.external_data)
         path, *weights = [self.file(name) for name in names]
-        _check_external_data(self.path, listed)  # of the bytes that were hashed just now
+        _check_graph(self.path, self.manifest, listed)  # of the bytes that were hashed just now
         return CheckedGraph(
             name=f"{graph_set}/{stage}",
             path=path,
@@ -110,13 +113,14 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
     in the directory, not behind a link to a folder, is there, and has the listed size. Beside the graphs no
-    other file may lie, and a graph may take its weights only from files beside it that its stage lists.
+    other file may lie; a graph may hold only what exports write, and take its weights only from files beside
+    it that its stage lists.
 
     verify: hash every file now. False: each file is hashed when it is first used, by `EngineDir.file` and
     `EngineDir.graph`, unless its hash is remembered and it has not changed since.
 
     Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError; GraphError
-    for a graph that is damaged although its hash is right.
+    for a graph that is damaged, or holds what no export writes, although its hash is right.
     """
     root = Path(path)
     manifest = read_manifest(root)
@@ -131,7 +135,7 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
         engine_dir.verify()
     for graph_set in manifest.graph_sets.values():
         for stage in graph_set.stages.values():
-            _check_external_data(root, stage)
+            _check_graph(root, manifest, stage)
     return engine_dir
 
 
@@ -150,29 +154,33 @@ def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
             )
 
 
-def _check_external_data(root: Path, stage: Stage) -> None:
-    """Raises unless the graph takes its weights from files beside it alone, which its stage lists.
+def _check_graph(root: Path, manifest: Manifest, stage: Stage) -> None:
+    """Raises unless a graph holds what exports write, and takes its weights from listed files beside it.
 
     Checked here, since an engine may follow a location out of the directory: ONNX Runtime before 1.24 does.
     """
     graph = root / stage.file
     if graph.suffix != ".onnx":  # an engine would read another format, whose weights are not looked for here
         raise ManifestError(
-            f"{MANIFEST_NAME} lists {stage.file!r} as a graph, and graphs are .onnx files. "
+            f"{MANIFEST_NAME} lists {shortened(repr(stage.file))} as a graph, and graphs are .onnx files. "
             "Export the directory again."
         )
-    for location in external_locations(graph):
+    contents = read_graph(graph)
+    for location in contents.locations:
+        named = f"{graph} takes weights from {shortened(repr(location))}"
         if not _is_plain(location):
             raise UnsafePathError(
-                f"{graph} takes weights from {location!r}, which is not the plain name of a file beside it. "
+                f"{named}, which is not the plain name of a file beside it. "
                 "Do not use this directory unless you know who made it; export it again."
             )
         name = str(PurePosixPath(stage.file).with_name(location))
         if name not in stage.external_data:
             raise ManifestError(
-                f"{graph} takes weights from {location!r}, which {MANIFEST_NAME} does not list as its "
+                f"{named}, which {MANIFEST_NAME} does not list as its "
                 "external data: nothing vouches for it. Export the directory again."
             )
+    names = (stage.file, *stage.external_data)
+    check_operators(graph, contents, listed_bytes=sum(manifest.files[name].bytes for name in names))
 
 
 # --- files: where they may lie, and what they must be ---
@@ -211,7 +219,7 @@ def _inside(root: Path, name: str) -> Path:
     parts = name.split("/")
     if not all(map(_is_plain, parts)):
         raise UnsafePathError(
-            f"{MANIFEST_NAME} lists {name!r}, which is not a plain path inside the directory. "
+            f"{MANIFEST_NAME} lists {shortened(repr(name))}, which is not a plain path inside the directory. "
             "Do not use this directory unless you know who made it; export it again."
         )
     path = root

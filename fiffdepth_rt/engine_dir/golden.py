@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,39 +116,6 @@ class Row(Where):
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-def read_golden(path: Path) -> Golden:
-    """golden.npz -> every stage's values. Raises ParityError where it cannot be read or lacks some."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = dict.fromkeys(key.split("/")[0] for key in file.files)
-            return {image: _read_image(file, image) for image in images}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ParityError(
-            f"The golden values in {path} cannot be read ({error}). Export the directory again."
-        ) from error
-
-
-def _read_image(file: Mapping[str, Array], image: str) -> dict[str, StageValues]:
-    values = {
-        stage: StageValues(
-            input=file[f"{image}/{stage}/input"],
-            output=file[f"{image}/{stage}/output"],
-            rounding=_read_rounding(file, image, stage),
-        )
-        for stage in STAGES
-    }
-    return with_chain(values, _read_rounding(file, image, CHAIN))
-
-
-def _read_rounding(file: Mapping[str, Array], image: str, stage: str) -> Errors | None:
-    if (key := f"{image}/{stage}/rounding") not in file:
-        return None
-    max_abs, p999, mean_abs = np.asarray(file[key], np.float64).reshape(3).tolist()
-    if not 0 <= mean_abs <= max_abs < np.inf or not 0 <= p999 <= max_abs:  # also for NaN
-        raise ValueError(f"{key} are no errors")
-    return Errors(max_abs=max_abs, p999=p999, mean_abs=mean_abs)
 
 
 def with_chain(stages: Mapping[str, StageValues], rounding: Errors | None) -> dict[str, StageValues]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ from fiffdepth_rt.errors import OutputError
 
 # A file may change twice within one tick of the file system's clock (10 ms on Linux), unseen by its times.
 _SETTLED_NS = 100_000_000
+_SAID_FROM_BYTES = 2**30  # from here on, seconds
+log = logging.getLogger(__name__)
 
 
 class _Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +77,8 @@ class KnownHashes:
 
 def hash_file(path: Path) -> FileRecord:
     """file -> its size and SHA-256."""
+    if (length := path.stat().st_size) > _SAID_FROM_BYTES:
+        log.info("hashing %s, %.1f GB", path, length / 1e9)
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(2**20):

@@ -14,6 +14,7 @@ checking.py.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.errors import ManifestError
+from fiffdepth_rt.errors import ManifestError, shortened
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.structs import InvalidError, convert, one_of, shown, text_like
 
@@ -32,7 +33,17 @@ MANIFEST_NAME = "manifest.json"
 GRAPHS = "graphs"
 MANIFEST_MAX_BYTES = 4 * 2**20
 NAME_AT_MOST = 200
-"""Characters of a model's name."""
+"""Characters of a name, of a model or of anything in it."""
+SIDE_AT_MOST = 16_384
+"""Of a processing size, in px."""
+GRAPH_MAX_BYTES = 2**31
+"""Protobuf's own limit; larger weights lie beside the graph."""
+GOLDEN_MAX_BYTES = 2**32
+"""Three images of 4096 px and their latents take a quarter of it."""
+FILE_NAME_MAX_BYTES = 255
+"""Of one part of a path, on every usual file system."""
+FILE_MAX_BYTES = 2**37
+"""Of weights beside a graph, and of plans: nobody waits for the hash of more."""
 BUNDLED = Path(__file__).parents[1] / "nano"
 
 # The journey, stage by stage: what each one takes and gives, by tensor name.
@@ -58,7 +69,9 @@ Form = Annotated[str, one_of(*FORMS)]
 StageName = Annotated[str, one_of(*STAGES)]
 FlavourName = Annotated[str, one_of(*FLAVOURS)]
 HardwareCompatibility = Annotated[str, one_of(*HARDWARE_COMPATIBILITIES)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_AT_MOST)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_AT_MOST)]
 Sha256 = Annotated[str, text_like("^[0-9a-f]{64}$", "64 lower-case hexadecimal digits")]
 VersionText = Annotated[str, text_like("^[0-9]{1,9}([.][0-9]{1,9})+$", "numbers with dots between them")]
 Symbol = Annotated[
@@ -72,18 +85,18 @@ Dim = Count | Symbol
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input or output of a graph."""
 
-    name: str
+    name: Name
     dtype: Dtype
-    shape: tuple[Dim, ...]
+    shape: Annotated[tuple[Dim, ...], msgspec.Meta(max_length=8)]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One graph: its file, the files its weights lie in if not in the graph, and its tensors."""
 
     file: str
-    external_data: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    external_data: Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=8)]
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=8)]
 
 
 class GraphSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,10 +172,10 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     stage: StageName
-    precision: str
+    precision: Name
     file: str
     flavour: FlavourName
-    gpu_name: str | None
+    gpu_name: Name | None
     compute_capability: VersionText
     tensorrt_version: VersionText
     profiles: Annotated[tuple[PlanProfile, ...], msgspec.Meta(min_length=1)]
@@ -179,9 +192,9 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class SizeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Processing size in px, along the longer side; both sides of a grid are multiples of `multiple`."""
 
-    default: Count
-    max: Count
-    multiple: Count
+    default: Side
+    max: Side
+    multiple: Side
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,8 +222,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory: what engines took where it was measured; what does not fit is refused by it.
     """
 
-    name: str
-    recipe: str
+    name: Name
+    recipe: Name
     output_space: Space
     size: SizeLimits
     graph_sets: Annotated[Mapping[str, GraphSet], msgspec.Meta(min_length=1)]
@@ -235,9 +248,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         wrong kind; the error names its place, such as graph_sets.fp32.opset.
         """
         try:
-            content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+            content = json.loads(
+                text,
+                parse_constant=_refuse_constant,
+                parse_int=_whole,
+                parse_float=_finite,
+                object_pairs_hook=_object,
+            )
+            json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is no text
         except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{MANIFEST_NAME} is not JSON ({error}). {COPY_AGAIN}") from error
+            raise ManifestError(f"{MANIFEST_NAME} is not JSON ({shortened(error)}). {COPY_AGAIN}") from error
         _check_schema(content, directory)
         del content["schema"]
         try:
@@ -295,13 +315,25 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"the number {digits[:20]}… has more than 64 bits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"the number {shortened(digits, 40)} is beyond what a float can hold")
+    return number
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, in which no key may come twice: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {shortened(repr(twice))} is there twice")
     return found
 
 
@@ -331,6 +363,7 @@ def _check_whole(manifest: Manifest) -> None:
     if size.max % size.multiple or size.default > size.max:
         raise _broken("size", "does not hold: max is a multiple of multiple, and default is within max")
     used = {manifest.golden} if manifest.golden is not None else set()
+    _check_names_and_sizes(manifest)
     for key, graph_set in manifest.graph_sets.items():
         if sorted(graph_set.stages) != sorted(STAGES):
             there = ", ".join(sorted(graph_set.stages)) or "none"
@@ -344,11 +377,32 @@ def _check_whole(manifest: Manifest) -> None:
         used |= {plan.file}
         if plan.precision not in manifest.graph_sets:
             raise _broken(f"plans[{i}]", f"is a plan of {plan.precision!r}, which is no graph set")
+        if plan.memory is not None and len(plan.memory.activation_bytes) != len(plan.profiles):
+            raise _broken(f"plans[{i}].memory.activation_bytes", "is not one number for each profile")
     for i, record in enumerate(manifest.memory):
         if record.graph_set not in manifest.graph_sets:
             raise _broken(f"memory[{i}]", f"is of {record.graph_set!r}, which is no graph set")
     if unlisted := sorted(used - manifest.files.keys()):
         raise _broken("files", f"does not list {unlisted[0]!r}, which is used")
+
+
+def _check_names_and_sizes(manifest: Manifest) -> None:
+    """Raises ManifestError for names that no file or set can have, and for files that nobody waits for."""
+    if long := [key for key in manifest.graph_sets if len(key) > NAME_AT_MOST]:
+        raise _broken("graph_sets", f"has a name of {len(long[0])} characters")
+    stages = [stage for graphs in manifest.graph_sets.values() for stage in graphs.stages.values()]
+    graphs = {stage.file for stage in stages}
+    for name, record in manifest.files.items():
+        if max(len(part.encode()) for part in name.split("/")) > FILE_NAME_MAX_BYTES or len(name) > 1000:
+            raise _broken("files", f"lists {shortened(repr(name))}, which is too long for a file's name")
+        if name in graphs:
+            most, what = GRAPH_MAX_BYTES, "a graph has"
+        elif name == manifest.golden:
+            most, what = GOLDEN_MAX_BYTES, "golden values have"
+        else:
+            most, what = FILE_MAX_BYTES, "a file has"
+        if record.bytes > most:
+            raise _broken(f"files.{name}.bytes", f"is {record.bytes}, and {what} at most {most}")
 
 
 def _divisors(stage: Stage) -> Iterator[int]:
@@ -359,4 +413,4 @@ def _divisors(stage: Stage) -> Iterator[int]:
 
 
 def _broken(where: str, what: str) -> ManifestError:
-    return ManifestError(f"{MANIFEST_NAME}: {where} {what}. {COPY_AGAIN}")
+    return ManifestError(f"{MANIFEST_NAME}: {shortened(where)} {shortened(what)}. {COPY_AGAIN}")

@@ -25,7 +25,8 @@ from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.backends.tensorrt.build import LOCK
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import CHAIN, Row, StageValues, Where, check_reference, read_golden
+from fiffdepth_rt.engine_dir.golden import CHAIN, Row, StageValues, Where, check_reference
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.errors import OutputError, ParityError
 from tests.support.paths import ROOT
 from tests.support.tiny_models import depth_by_diffusers

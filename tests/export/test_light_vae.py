@@ -27,7 +27,7 @@ from export.recipe import RECIPES
 from export.stages import STAGES, DecoderStage, EncoderStage
 from fiffdepth_rt import Depth
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import read_golden
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.image import to_grid, to_photo
 from tests.support.tiny_models import ONE_LEVEL, shake, tiny_checkpoint
 from training.weights.errors import CheckpointError

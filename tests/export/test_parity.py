@@ -21,7 +21,8 @@ from export.graph_set import build_stage
 from export.model import Given, Model, read_checkpoint
 from export.precision import Precision
 from export.stages import STAGES
-from fiffdepth_rt.engine_dir.golden import CHAIN, Golden, Where, compare_stage, read_golden
+from fiffdepth_rt.engine_dir.golden import CHAIN, Golden, Where, compare_stage
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import JOURNEY
 from fiffdepth_rt.errors import ParityError
 from tests.support.paths import ROOT

@@ -194,10 +194,10 @@ def test_bfloat16_graphs_that_claim_to_run_on_onnxruntime_are_a_graph_error(tmp_
     file = directory / "graphs/fp32/unet.onnx"
     model = onnx.load(file)
     cast = onnx.helper.make_node("Cast", ["latent"], ["half"], to=onnx.TensorProto.BFLOAT16)
-    sine = onnx.helper.make_node("Sin", ["half"], ["sine"])
-    back = onnx.helper.make_node("Cast", ["sine"], ["depth_latent"], to=onnx.TensorProto.FLOAT)
+    bell = onnx.helper.make_node("Erf", ["half"], ["bell"])
+    back = onnx.helper.make_node("Cast", ["bell"], ["depth_latent"], to=onnx.TensorProto.FLOAT)
     del model.graph.node[:]
-    model.graph.node.extend([cast, sine, back])
+    model.graph.node.extend([cast, bell, back])
     onnx.save(model, file)
     manifest = read_manifest(directory)
     files = {name: hash_file(directory / name) for name in manifest.files}
@@ -269,7 +269,7 @@ def test_the_default_threads_are_within_what_this_process_may_use() -> None:
 def test_weights_outside_the_directory_are_refused_before_an_engine_is_asked(
     tmp_path: Path, backend: str
 ) -> None:
-    """ONNX Runtime refuses them itself only since 1.24. test_onnx_locations.py has the other ways out."""
+    """ONNX Runtime refuses them itself only since 1.24. test_onnx_graph.py has the other ways out."""
     directory = write_toy_engine_dir(tmp_path / "toy")
     (tmp_path / "secret").write_bytes(np.float32(1).tobytes())
     file = directory / "graphs/fp32/unet.onnx"

@@ -75,7 +75,11 @@ def vouch(directory: Path) -> None:
 
 texts = st.text(max_size=12)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
@@ -102,7 +106,7 @@ graph_sets = st.builds(
     stages=st.fixed_dictionaries({"encoder": stages, "unet": stages, "decoder": stages}),
 )
 records = st.builds(
-    FileRecord, sha256=st.text("0123456789abcdef", min_size=64, max_size=64), bytes=st.integers(0, 2**40)
+    FileRecord, sha256=st.text("0123456789abcdef", min_size=64, max_size=64), bytes=st.integers(0, 2**31)
 )
 sizes = st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 64)).map(
     lambda n: SizeLimits(multiple=8 * n[0], max=8 * n[0] * n[1], default=min(n[2], 8 * n[0] * n[1]))
@@ -153,6 +157,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
             used |= {stage.file, *stage.external_data}
     plans = draw(st.lists(plan_records, max_size=2))
     plans = [msgspec.structs.replace(plan, precision=min(sets)) for plan in plans]
+    for i, plan in enumerate(plans):  # one number for each profile
+        if plan.memory is not None:
+            memory = msgspec.structs.replace(plan.memory, activation_bytes=(1,) * len(plan.profiles))
+            plans[i] = msgspec.structs.replace(plan, memory=memory)
     used |= {plan.file for plan in plans}
     return Manifest(
         name=draw(texts),
@@ -394,6 +402,16 @@ def test_a_missing_key_is_named(toy_dir: Path, path: str) -> None:
             "graph_sets.fp32.stages.unet.inputs[0].shape[2] should be a size, or a symbol",
         ),
         ("files/golden.npz/sha256", "ABC", "files.golden.npz.sha256 should be 64 lower-case"),
+        ("size/max", 2**40, "size.max should be a whole number of at most 16384, but is 1099511627776."),
+        ("name", "x" * 201, "name should be a text of at most 200 characters, but is"),
+        ("recipe", "x" * 10**6, "recipe should be a text of at most 200 characters, but is"),
+        (
+            "graph_sets/fp32/stages/unet/inputs/0/name",
+            "x" * 10**6,
+            "graph_sets.fp32.stages.unet.inputs[0].name",
+        ),
+        ("files/" + "x" * 300, {"sha256": "0" * 64, "bytes": 1}, "files lists 'xxxx"),
+        ("x" * 10**6, 1, "the top level has unknown xxxx"),
         ("licence/data_sources", "photos", 'licence.data_sources should be a list, but is "photos".'),
     ],
 )
@@ -406,6 +424,52 @@ def test_what_is_wrong_is_said_with_its_place(toy_dir: Path, path: str, value: A
     with pytest.raises(ManifestError) as error:
         Depth(toy_dir)
     assert str(error.value).startswith(f"manifest.json: {said}")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('"\\ud800"', "surrogates not allowed"),
+        ("1" + "0" * 400, "has more than 64 bits"),
+        ("18446744073709551616", "has more than 64 bits"),
+        ("1e400", "beyond what a float can hold"),
+        ("-Infinity", "is not a JSON number"),
+    ],
+)
+@pytest.mark.parametrize("place", ["provenance", "name"])
+def test_texts_and_numbers_that_are_none_are_refused_wherever_they_are(
+    toy_dir: Path, place: str, value: str, said: str
+) -> None:
+    """The runtime reads nothing in the provenance, and reports it."""
+    edit(toy_dir, lambda content: content.update({place: "HERE" if place == "name" else {"x": "HERE"}}))
+    file = toy_dir / "manifest.json"
+    file.write_text(file.read_text().replace('"HERE"', value))
+    with pytest.raises(ManifestError, match=rf"manifest\.json is not JSON \(.*{said}"):
+        Depth(toy_dir)
+
+
+def test_no_error_repeats_more_of_a_manifest_than_a_few_hundred_characters(toy_dir: Path) -> None:
+    long = "x" * 10**6
+    whole = (toy_dir / "manifest.json").read_text()
+    for path in (
+        "name",
+        long,
+        f"size/{long}",
+        f"files/{long}",
+        f"graph_sets/{long}",
+        "golden",
+        "output_space",
+    ):
+        (toy_dir / "manifest.json").write_text(whole)
+
+        def change(content: dict[str, Any], path: str = path) -> None:
+            parent, key = at(path)(content)
+            parent[key] = long
+
+        edit(toy_dir, change)
+        with pytest.raises(EngineDirError) as error:
+            Depth(toy_dir)
+        assert len(str(error.value)) < 1200, path
 
 
 @pytest.mark.parametrize("key", ["schema", "golden", "default"])

@@ -11,8 +11,8 @@ from fiffdepth_rt.engine_dir.golden import (
     check_reference,
     compare_stage,
     judge,
-    read_golden,
 )
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.errors import ParityError
 from tests.support.toy import toy_golden
 

@@ -112,7 +112,7 @@ def test_another_device_than_the_cpu_is_refused(toy_dir: Path) -> None:
 def test_a_graph_that_openvino_cannot_read_is_named(toy_dir: Path, tmp_path: Path) -> None:
     directory = write_toy_engine_dir(tmp_path / "cut")
     graph = directory / "graphs" / "fp32" / "unet.onnx"
-    graph.write_bytes(graph.read_bytes().replace(b"Mul", b"Nul"))  # an operator that there is not
+    graph.write_bytes(graph.read_bytes().replace(b"Mul", b"Pad"))  # with inputs that are none of its
     _vouch_for(directory, "graphs/fp32/unet.onnx")
     with pytest.raises(GraphError, match=r"OpenVINO cannot read .*unet\.onnx"):
         fiffdepth_rt.Depth(directory, backend="openvino")

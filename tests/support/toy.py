@@ -224,7 +224,15 @@ def _unet(shift: float) -> onnx.ModelProto:
 
 def _decoder() -> onnx.ModelProto:
     nodes = [
-        helper.make_node("ConvTranspose", ["depth_latent", "kernel"], ["planes"], strides=[8, 8]),
+        helper.make_node("ReduceMean", ["depth_latent", "channel_axis"], ["mean"], keepdims=1),
+        helper.make_node(
+            "Resize",
+            ["mean", "", "scales"],
+            ["planes"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
         helper.make_node("Squeeze", ["planes", "channel_axis"], ["depth_unclipped"]),
         helper.make_node("Clip", ["depth_unclipped", "minus_one", "one"], ["clipped"]),
         helper.make_node("Mul", ["clipped", "half"], ["halved"]),
@@ -234,7 +242,7 @@ def _decoder() -> onnx.ModelProto:
         nodes,
         (DEPTH_LATENT,),
         (DEPTH, DEPTH_UNCLIPPED),
-        kernel=np.full((4, 1, 8, 8), 0.25),
+        scales=np.array([1.0, 1.0, 8.0, 8.0]),
         minus_one=-1.0,
         one=1.0,
         half=0.5,

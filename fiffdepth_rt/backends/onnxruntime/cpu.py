@@ -9,7 +9,13 @@ from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.host import HostEngine, OpenedSet
 from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage, TensorSpec
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    GraphError,
+    InferenceError,
+    StageMismatchError,
+    shortened,
+)
 from fiffdepth_rt.machine import default_threads
 from fiffdepth_rt.telemetry import import_onnxruntime
 
@@ -81,7 +87,8 @@ def open_session(
         )
     except Exception as error:  # as in run_stage
         raise GraphError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot read {graph.path}: {error}. {graph.cure}"
+            f"ONNX Runtime {onnxruntime.__version__} cannot read {graph.path}: "
+            f"{shortened(error)}. {graph.cure}"
         ) from error
     if session.get_providers()[0] != provider[0]:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailableError(f"ONNX Runtime could not start {provider[0]}. Run: fiffdepth doctor")
@@ -100,7 +107,9 @@ def run_session(session: Any, stage: str, value: Array, output: str, options: An
 
 def failure(error: Exception, stage: str, value: Array) -> InferenceError:
     """What ONNX Runtime raised in a stage -> the error that names both."""
-    return InferenceError(f"ONNX Runtime failed in the {stage} on {value.dtype} {value.shape}: {error}")
+    return InferenceError(
+        f"ONNX Runtime failed in the {stage} on {value.dtype} {value.shape}: {shortened(error)}"
+    )
 
 
 def session_options(*, threads: int) -> Any:
@@ -150,5 +159,6 @@ def _agrees(listed: TensorSpec, actual: Any) -> bool:
 
 def _mismatch(where: str, found: str, listed: str) -> StageMismatchError:
     return StageMismatchError(
-        f"The graph {where} {found}; the manifest lists {listed}. Export the directory again."
+        f"The graph {where} {shortened(found)}; the manifest lists {shortened(listed)}. "
+        "Export the directory again."
     )

@@ -26,7 +26,13 @@ from fiffdepth_rt.backends.host import HostEngine, OpenedSet
 from fiffdepth_rt.backends.onnxruntime.cpu import NAME, failure, open_session, run_session, session_options
 from fiffdepth_rt.engine_dir.checking import CheckedGraph
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
-from fiffdepth_rt.errors import BackendUnavailableError, DeviceMemoryError, GraphError, InferenceError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    GraphError,
+    InferenceError,
+    shortened,
+)
 from fiffdepth_rt.machine import MIB, default_threads, gpu_memory
 from fiffdepth_rt.processes import CUDA_IN_CHILD
 from fiffdepth_rt.telemetry import import_onnxruntime
@@ -146,7 +152,9 @@ class BoundSet(OpenedSet[Any]):
             return self._bound.run(image_BHW3)
         except Exception as error:  # as in run_stage
             self._cuda_engine.raise_if_out_of_memory(error, "what it computes")
-            raise InferenceError(f"ONNX Runtime failed on an image of {image_BHW3.shape}: {error}") from error
+            raise InferenceError(
+                f"ONNX Runtime failed on an image of {image_BHW3.shape}: {shortened(error)}"
+            ) from error
 
 
 def _provider(gpu: int, *, cuda_graph: bool) -> tuple[str, dict[str, Any]]:

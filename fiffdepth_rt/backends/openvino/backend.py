@@ -17,7 +17,13 @@ from fiffdepth_rt.backends.openvino.cache import Cache
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
 from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet, TensorSpec
-from fiffdepth_rt.errors import BackendUnavailableError, GraphError, InferenceError, StageMismatchError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    GraphError,
+    InferenceError,
+    StageMismatchError,
+    shortened,
+)
 from fiffdepth_rt.machine import default_threads, installed
 from fiffdepth_rt.processes import keep_forever
 from fiffdepth_rt.telemetry import import_openvino
@@ -123,7 +129,9 @@ class OpenVinoEngine(HostEngine[Any]):
             else:
                 model = self._cache.compile(_core(), graph.path, self._config, graph.files)
         except Exception as error:  # OpenVINO raises RuntimeError for everything
-            raise GraphError(f"OpenVINO cannot read {graph.path}: {error}. {graph.cure}") from error
+            raise GraphError(
+                f"OpenVINO cannot read {graph.path}: {shortened(error)}. {graph.cure}"
+            ) from error
         for verb, listed, ports in (
             ("takes", graph.stage.inputs, model.inputs),
             ("gives", graph.stage.outputs, model.outputs),
@@ -131,7 +139,7 @@ class OpenVinoEngine(HostEngine[Any]):
             found = {(_name(port, listed), str(port.element_type.to_dtype())) for port in ports}
             if found != {(tensor.name, tensor.dtype) for tensor in listed}:
                 raise StageMismatchError(
-                    f"The graph {graph.name} {verb} {found}; the manifest lists "
+                    f"The graph {graph.name} {verb} {shortened(found)}; the manifest lists "
                     f"{[(tensor.name, tensor.dtype) for tensor in listed]}. Export the directory again."
                 )
         return model
@@ -144,7 +152,7 @@ class OpenVinoEngine(HostEngine[Any]):
             result: Array = request.get_tensor(output).data.copy()
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise InferenceError(
-                f"OpenVINO failed in the {stage} on {value.dtype} {value.shape}: {error}"
+                f"OpenVINO failed in the {stage} on {value.dtype} {value.shape}: {shortened(error)}"
             ) from error
         return result
 

@@ -21,6 +21,7 @@ from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, number_format
 from fiffdepth_rt.engine_dir import golden as parity
 from fiffdepth_rt.engine_dir.checking import EngineDir
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import STAGES, GraphSet, PlanProfile, PlanRecord
 from fiffdepth_rt.errors import ParityError
 from fiffdepth_rt.image import fit, to_grid
@@ -65,7 +66,7 @@ def read_reference(engine_dir: EngineDir) -> parity.Golden:
         raise ParityError(
             f"{engine_dir.path} holds no golden values, so a plan could not be checked. Export it again."
         )
-    golden = parity.read_golden(engine_dir.path / engine_dir.manifest.golden)
+    golden = read_golden(engine_dir.file(engine_dir.manifest.golden), engine_dir.manifest)
     parity.check_reference(golden)
     return golden
 

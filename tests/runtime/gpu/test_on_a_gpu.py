@@ -24,6 +24,7 @@ from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.jobs import Request
 from fiffdepth_rt.engine_dir import golden as parity
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
+from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, read_manifest
 from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
@@ -59,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model, with plans of this machine at the grids of its golden images."""
     directory = Path(shutil.copytree(BUNDLED, tmp_path_factory.mktemp("engines") / "nano"))
-    golden = parity.read_golden(directory / "golden.npz")
+    golden = read_golden(directory / "golden.npz")
     grids = tuple(dict.fromkeys(parity.grid_of(values) for values in golden.values()))
     build_plans(directory, Request(grids=grids, precision="fp32"))
     return directory
@@ -88,7 +89,7 @@ def image(seed: int = 0, grid: tuple[int, int] = GRIDS[0]) -> np.ndarray:
 
 
 def test_every_stage_and_the_journey_agree_with_the_golden_values(nano: Path) -> None:
-    golden = parity.read_golden(nano / "golden.npz")
+    golden = read_golden(nano / "golden.npz")
     with fiffdepth_rt.Depth(nano, backend="tensorrt", precision="fp32") as depth:
         backend = depth.backend
         runners: dict[str, parity.RunStage] = {

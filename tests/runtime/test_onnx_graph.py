@@ -1,4 +1,4 @@
-"""Promises of the search for weights outside a graph: every tensor is found, and damage has one error."""
+"""Promises about what a graph holds: every tensor and node is found, and damage has one error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
-from fiffdepth_rt.engine_dir import onnx_locations
+from fiffdepth_rt.engine_dir import onnx_graph
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import read_manifest, write_manifest
-from fiffdepth_rt.engine_dir.onnx_locations import external_locations
+from fiffdepth_rt.engine_dir.onnx_graph import read_graph
 from fiffdepth_rt.errors import (
     EngineDirError,
     GraphError,
@@ -27,6 +27,10 @@ from tests.runtime.test_engine_dir import edit, vouch
 from tests.support.toy import write_toy_engine_dir
 
 UNET = "graphs/fp32/unet.onnx"
+
+
+def external_locations(file: Path) -> tuple[str, ...]:
+    return read_graph(file).locations
 
 
 def tensor(location: str) -> TensorProto:
@@ -116,7 +120,7 @@ def test_the_table_of_places_is_the_one_of_onnx_itself() -> None:
     }
     entries = onnx.TensorProto.DESCRIPTOR.fields_by_name["external_data"].number
     expected["TensorProto"] = {entries: "StringStringEntryProto"}
-    assert expected == onnx_locations._LEADS_TO
+    assert expected == onnx_graph._LEADS_TO
 
 
 def test_graphs_without_other_files_have_no_locations(toy_dir: Path, file: Path) -> None:
@@ -130,17 +134,17 @@ def test_values_are_skipped_and_not_read(file: Path) -> None:
     big = 2**33
     before = GraphProto(initializer=[tensor("before")]).SerializeToString()
     after = GraphProto(initializer=[tensor("after")]).SerializeToString()
-    raw_data = b"\x4a" + _varint(big)  # field 9 of TensorProto
-    initializer = b"\x2a" + _varint(len(raw_data) + big) + raw_data  # field 5 of GraphProto
+    raw_data = b"\x4a" + varint(big)  # field 9 of TensorProto
+    initializer = b"\x2a" + varint(len(raw_data) + big) + raw_data  # field 5 of GraphProto
     graph = len(before) + len(initializer) + big + len(after)
     with file.open("wb") as written:
-        written.write(b"\x3a" + _varint(graph) + before + initializer)  # field 7 of ModelProto
+        written.write(b"\x3a" + varint(graph) + before + initializer)  # field 7 of ModelProto
         written.seek(big, 1)
         written.write(after)
     assert external_locations(file) == ("before", "after")
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     low = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
     return bytes([*(byte | 0x80 for byte in low[:-1]), low[-1]])
 
@@ -149,7 +153,7 @@ def test_fields_that_onnx_does_not_know_are_skipped(file: Path) -> None:
     """Later versions of the format add fields; each kind of field has its own length."""
     unknown = b"\xf8\x07\x85\x01" + b"\xf9\x07" + bytes(8) + b"\xfd\x07" + bytes(4) + b"\xfa\x07\x02hi"
     graph = unknown + GraphProto(initializer=[tensor("w")]).SerializeToString() + unknown
-    file.write_bytes(unknown + b"\x3a" + _varint(len(graph)) + graph)
+    file.write_bytes(unknown + b"\x3a" + varint(len(graph)) + graph)
     assert onnx.ModelProto.FromString(file.read_bytes()).graph.initializer[0].name == "w"
     assert external_locations(file) == ("w",)
 
@@ -157,10 +161,10 @@ def test_fields_that_onnx_does_not_know_are_skipped(file: Path) -> None:
 def test_of_a_name_written_twice_the_last_counts_as_in_protobuf(file: Path) -> None:
     entry = onnx.StringStringEntryProto(key="length", value="first").SerializeToString()
     entry += onnx.StringStringEntryProto(key="location", value="last").SerializeToString()
-    content = b"\x6a" + _varint(len(entry)) + entry  # field 13 of TensorProto
+    content = b"\x6a" + varint(len(entry)) + entry  # field 13 of TensorProto
     assert TensorProto.FromString(content).external_data[0].value == "last"
-    graph = b"\x2a" + _varint(len(content)) + content
-    file.write_bytes(b"\x3a" + _varint(len(graph)) + graph)
+    graph = b"\x2a" + varint(len(content)) + content
+    file.write_bytes(b"\x3a" + varint(len(graph)) + graph)
     assert external_locations(file) == ("last",)
 
 
@@ -200,8 +204,8 @@ def test_graphs_within_graphs_end_in_an_error_and_not_in_a_full_stack(
     graph = GraphProto(initializer=[tensor("deepest")]).SerializeToString()
     for _ in range(depth):
         for tag in (b"\x32", b"\x2a", b"\x0a"):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
-            graph = tag + _varint(len(graph)) + graph
-    file.write_bytes(b"\x3a" + _varint(len(graph)) + graph)
+            graph = tag + varint(len(graph)) + graph
+    file.write_bytes(b"\x3a" + varint(len(graph)) + graph)
     if is_read:
         assert external_locations(file) == ("deepest",)
     else:
