@@ -15,7 +15,7 @@ from fiffdepth_rt.errors import shortened
 from training.weights.configuration import empty_module
 from training.weights.errors import CheckpointError
 
-LISTED_AT_MOST = 20
+LISTED_AT_MOST = 8
 # What a weight can be in, and fp32 holds exactly, but for float64.
 _FLOATS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -157,6 +157,6 @@ def low_precision(tensors: Mapping[str, torch.Tensor]) -> str | None:
 def listed(names: Sequence[str]) -> str:
     """Names for a message: the first LISTED_AT_MOST, and how many more."""
     more = len(names) - LISTED_AT_MOST
-    return ", ".join(shortened(name, 120) for name in names[:LISTED_AT_MOST]) + (
+    return ", ".join(shortened(name, 80) for name in names[:LISTED_AT_MOST]) + (
         f" and {more} more" if more > 0 else ""
     )
