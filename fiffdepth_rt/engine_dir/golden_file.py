@@ -52,7 +52,7 @@ def read_golden(path: Path, manifest: Manifest | None = None) -> Golden:
         reason = f"it lacks {shortened(error.args[0])}"
     except _DamagedError as error:
         reason = shortened(error)
-    # of zipfile: RuntimeError for a password, NotImplementedError for a compression that it does not know
+    # RuntimeError: zipfile's, for a password
     except (
         OSError,
         ValueError,
@@ -73,6 +73,8 @@ def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, _Header]]:
         raise _DamagedError(f"it holds {len(entries)} arrays")
     for entry in entries:
         key = entry.filename.removesuffix(".npy")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _DamagedError(f"{key} is packed as numpy packs nothing")
         with archive.open(entry) as file:
             shape, fortran, dtype = _header(file, key)
             begin = file.tell()

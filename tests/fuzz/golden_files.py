@@ -45,7 +45,7 @@ SHAPES = (
     "(" * 300,
     "(1.5,)",
 )
-PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+PACKINGS = (*(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) * 4, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 class Fuzzed(Kind):
@@ -69,7 +69,7 @@ class Fuzzed(Kind):
         made = io.BytesIO()
         with zipfile.ZipFile(made, "w", chance.choice(PACKINGS)) as archive:
             for name, content in entries.items():
-                archive.writestr(zipfile.ZipInfo(name), content, compress_type=chance.choice(PACKINGS[:2]))
+                archive.writestr(zipfile.ZipInfo(name), content, compress_type=chance.choice(PACKINGS))
         return made.getvalue() if chance.random() < 0.6 else mutated_bytes(made.getvalue(), chance)
 
     def _mutate(self, entries: dict[str, bytes], chance: random.Random) -> None:
