@@ -13,7 +13,7 @@ from tests.fuzz.trial import CRASH, HANG, LONG, OUTCOMES, OUTSIDE, TRACEBACK, TY
 
 
 class Fuzzed(Kind):
-    seconds = 1.0
+    seconds = 0.5
 
     def __init__(self, folder: Path) -> None:
         self._secret = folder.parent.parent / "outside" / Outside.SECRET
@@ -32,7 +32,8 @@ class Fuzzed(Kind):
             while True:  # in Python: left by the process itself
                 pass
         if outcome == HANG:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as native code: the parent's to end
+            # As native code, which is the parent's to end.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGPROF})
             time.sleep(1000)
         if outcome == OUTSIDE:
             self._secret.read_bytes()

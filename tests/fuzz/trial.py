@@ -38,11 +38,12 @@ KINDS = ("manifests", "graphs", "images", "checkpoints", "golden_files")
 MESSAGE_AT_MOST = 2500
 MEMORY_BYTES = 16 * 2**30
 """Of a child: so that a tensor of terabytes is an error, and not the machine's end."""
-_CHILD_GETS_READY_S = 120.0
+_CHILD_GETS_READY_S = 600.0
+_WAITING = 10  # times as long a case may wait as compute: a busy machine is no finding
 
 
 class Kind(abc.ABC):
-    """One kind of input. seconds: beyond these a case hangs.
+    """One kind of input. seconds: of the processor, beyond which a case hangs.
 
     folder: for its files. `folder.parent / "outside"` is where nothing may be read.
     """
@@ -175,18 +176,27 @@ class _OutOfTimeError(BaseException):
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Python code that takes longer is left. Native code is not: that is for the parent of a child."""
+    """Python code that takes longer is left: so many seconds of the processor, or ten times as many in all.
+
+    Native code is not left: that is for the parent of a child.
+    """
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         raise _OutOfTimeError
 
-    before = signal.signal(signal.SIGALRM, leave)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    clocks = (
+        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
+        (signal.SIGALRM, signal.ITIMER_REAL, seconds * _WAITING),
+    )
+    before = [signal.signal(number, leave) for number, _, _ in clocks]
+    for _, clock, limit in clocks:
+        signal.setitimer(clock, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
 
 
 class Outside:
@@ -227,7 +237,7 @@ def _main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     print(
         "ready",
-        importlib.import_module(f"tests.fuzz.{name}").Fuzzed.seconds * 2,
+        importlib.import_module(f"tests.fuzz.{name}").Fuzzed.seconds * _WAITING * 1.5,
         sep="\t",
         file=answers,
         flush=True,

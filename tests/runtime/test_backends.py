@@ -206,6 +206,20 @@ def test_bfloat16_graphs_that_claim_to_run_on_onnxruntime_are_a_graph_error(tmp_
         fiffdepth_rt.Depth(directory)
 
 
+def test_a_graph_whose_names_are_no_text_is_a_graph_error(tmp_path: Path) -> None:
+    """ONNX Runtime loads it, and fails when it is asked for the names."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    file = directory / "graphs/fp32/unet.onnx"
+    content = file.read_bytes()
+    assert content.count(b"height/8") == 2
+    file.write_bytes(content.replace(b"height/8", b"height\xe8\xe8"))
+    manifest = read_manifest(directory)
+    files = {name: hash_file(directory / name) for name in manifest.files}
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(GraphError, match=r"unet\.onnx holds a name that is no text"):
+        fiffdepth_rt.Depth(directory)
+
+
 def test_the_number_of_threads_changes_no_more_than_rounding(toy_dir: Path) -> None:
     results = []
     for threads in (1, 2):

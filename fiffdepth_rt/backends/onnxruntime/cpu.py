@@ -92,7 +92,10 @@ def open_session(
         ) from error
     if session.get_providers()[0] != provider[0]:  # ONNX Runtime falls back to the CPU without an error
         raise BackendUnavailableError(f"ONNX Runtime could not start {provider[0]}. Run: fiffdepth doctor")
-    _check_tensors(graph.name, graph.stage, session)
+    try:
+        _check_tensors(graph.name, graph.stage, session)
+    except UnicodeDecodeError as error:  # of a name in the graph, which ONNX Runtime does not look at
+        raise GraphError(f"{graph.path} holds a name that is no text: {error}. {graph.cure}") from error
     return session
 
 
