@@ -117,21 +117,24 @@ def _child(name: str, seeds: range, folder: Path, tally: Tally) -> tuple[int, st
     ):
         assert process.stdout is not None
         selector.register(process.stdout, selectors.EVENT_READ)
-        done, limit = 0, _CHILD_GETS_READY_S
+        done, limit, answers = 0, _CHILD_GETS_READY_S, b""
         while done < len(seeds):
-            if not selector.select(limit):
-                process.kill()
-                return done, HANG, f"no answer within {limit:g} s"
-            line = process.stdout.readline().decode(errors="replace")
-            if not line:
-                process.wait()
-                said.seek(0)
-                return done, CRASH, f"exit status {process.returncode}: {said.read()[-500:]!r}"
-            words = line.rstrip("\n").split("\t")
-            if words[0] == "ready":
-                limit = float(words[1])
-            elif words[0] == "case":
-                tally.note(int(words[1]), words[2], words[3])
+            if b"\n" not in answers:
+                if not selector.select(limit):
+                    process.kill()
+                    return done, HANG, f"no answer within {limit:g} s"
+                if not (more := os.read(process.stdout.fileno(), 65_536)):
+                    process.wait()
+                    said.seek(0)
+                    return done, CRASH, f"exit status {process.returncode}: {said.read()[-500:]!r}"
+                answers += more
+                continue
+            line, _, answers = answers.partition(b"\n")
+            what, *rest = line.decode(errors="replace").split("\t")
+            if what == "ready":
+                limit = float(rest[0])
+            elif what == "case":
+                tally.note(int(rest[0]), rest[1], rest[2])
                 done += 1
         return done, None, ""
 
