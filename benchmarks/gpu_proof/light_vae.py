@@ -48,7 +48,7 @@ def light_vae(task: Task) -> Path:
     """A light VAE with random weights, made if it is not there."""
     path = task.folder / "light-random"
     if not path.exists():
-        make_random(path, "--layout", "light", "--width", "0.1" if task.rehearse else "1")
+        make_random(path, "--layout", "light", "--width", "0.1" if task.rehearse else "1", "--dtype", "fp16")
     return path
 
 

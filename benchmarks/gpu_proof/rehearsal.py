@@ -21,10 +21,10 @@ VERSIONS = {"tensorrt": "10.16.1.11", "tensorrt-rtx": "1.7.1.116"}
 
 def write_checkpoint(path: Path) -> None:
     """A checkpoint with few layers, of the shapes of Stable Diffusion 2's, with random weights."""
-    from tests.support.tiny_models import sized_like_sd2
+    from tests.support.tiny_models import exact_in_half, sized_like_sd2
     from training.weights.ours import save_checkpoint
 
-    save_checkpoint(path, sized_like_sd2())
+    save_checkpoint(path, exact_in_half(sized_like_sd2()))
 
 
 @contextlib.contextmanager

@@ -257,7 +257,7 @@ def main(
     torch.manual_seed(seed)
     if layout == LIGHT:
         light = centre_depth(new_light_vae(width=max(1, round(64 * width)), out_channels=3).eval())
-        light.save_pretrained(path)
+        light.to(DTYPES[dtype]).save_pretrained(path)
         click.echo(f"{path}: {_count(light)} M random parameters, a light VAE")
         return
     info = CheckpointInfo(
