@@ -86,7 +86,8 @@ def export(task: Task, directory: Path, findings: Findings, *, light: Path | Non
     start = time.perf_counter()
     given = Given(encoder=light, decoder=light)
     if task.checkpoint is None:
-        given = dataclasses.replace(given, recipe="fiffdepth", name="random", licence="CC0-1.0")
+        name = "random" if light is None else "random, light VAE"
+        given = dataclasses.replace(given, recipe="fiffdepth", name=name, licence="CC0-1.0")
         make_checkpoint(task)
     options = Options(
         checkpoint=checkpoint(task),

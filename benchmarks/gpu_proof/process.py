@@ -158,7 +158,8 @@ def _state(code: int | None, said: str, findings: Findings, budget_s: float) -> 
         return "failed", why_ended(code, said, round(budget_s, 1))
     failed = [check for check in findings.checks if check.passed is False]
     if failed:
-        return "failed", "; ".join(check.name for check in failed)
+        whys = (f"{check.name}: {check.words}" if check.words else check.name for check in failed)
+        return "failed", "; ".join(whys)
     if not any(check.passed for check in findings.checks):
         return "skipped", "; ".join(dict.fromkeys(check.words for check in findings.checks))
     return "passed", ""

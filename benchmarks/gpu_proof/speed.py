@@ -118,7 +118,7 @@ def measure(task: Task, work: Sequence[tuple[str, Spec]]) -> Iterator[Findings]:
         findings = msgspec.structs.replace(findings, text="Left out:\n\n" + "\n".join(left_out))
     records = Records(task.folder / "rows.jsonl")
     end = time.monotonic() + task.left_s - 3  # the last row's figures are to be kept too
-    limit_s = max(ROW_LIMIT_S, task.left_s / 4)
+    limit_s = max(ROW_LIMIT_S, round(task.left_s / 4))
     for part, row in latency.measured(possible, records, limit_s=limit_s, end=end):
         if part == "ceiling":
             findings = msgspec.structs.replace(findings, ceiling=row)

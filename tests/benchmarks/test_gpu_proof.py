@@ -83,7 +83,7 @@ def test_a_step_is_what_its_checks_are(checks: list[bool | None], state: str) ->
         findings = findings.and_check("it", passed, "no GPU")
     found, why = process._state(0, "", findings, 60)
     assert found == state
-    assert why == {"passed": "", "failed": "it", "skipped": "no GPU" if checks else ""}[state]
+    assert why == {"passed": "", "failed": "it: no GPU", "skipped": "no GPU" if checks else ""}[state]
 
 
 @pytest.mark.parametrize(
