@@ -217,7 +217,10 @@ def test_the_report_has_every_step_its_reason_and_what_a_failed_one_printed_last
 ) -> None:
     monkeypatch.setattr(latency, "import_ms", lambda: 30.0)
     ceiling = Row(
-        name="ceiling", kind="ceiling", size_hw=(512, 512), ceiling={"flops": {"fp16": 5e13}, "copy": 1e12}
+        name="ceiling",
+        kind="ceiling",
+        size_hw=(512, 512),
+        ceiling={"flops": {"fp16": 5e13}, "emulated": [], "copy": 1e12},
     )
     speedy = Findings(ceiling=ceiling, rows=(timed_row("ours: full"),)).and_check("ours was timed", True)
     done = [
