@@ -49,18 +49,20 @@ def test_from_a_checkpoint_to_an_engine_no_tool_seeks_the_network(tmp_path: Path
     (home / "photos").mkdir(parents=True)
     Image.new("RGB", (64, 64), "gray").save(home / "photos" / "a.png")
     for words in (
-        ["training.weights.random", "c.safetensors", "--width", "0.1"],
+        ["training.weights.random", "c.safetensors", "--width", "0.02"],
         [
             "export.build_engines",
             "c.safetensors",
             "-o",
             "engine",
             "--precision",
-            "fp32,bf16",
+            "fp32",
+            "--size",
+            "128",
             "--no-plans",
             "--no-memory",
         ],
-        ["training.labelling", "photos", "--teacher", "c.safetensors", "--out", "labels"],
+        ["training.labelling", "--images", "photos", "--teacher", "c.safetensors", "--out", "labels"],
         ["benchmarks.latency", "--help"],
     ):
         seen = watch([sys.executable, "-m", *words], home)

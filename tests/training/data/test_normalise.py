@@ -50,6 +50,15 @@ def test_what_is_invalid_moves_no_quantile_and_keeps_its_place_in_the_order(spac
     assert picture[-1, 1] == picture[5, 0] == -near  # infinitely far, and the sky
 
 
+@pytest.mark.parametrize("space", ["depth", "disparity"])
+def test_infinities_that_were_called_valid_move_no_quantile(space: str) -> None:
+    holes = RAMP.copy()
+    holes[:10] = np.inf  # more than the 2 % beyond a quantile
+    picture = normalise(holes, EVERYWHERE, space=space)
+    np.testing.assert_array_equal(picture[10:], normalise(RAMP[10:], EVERYWHERE[10:], space=space))
+    assert (picture[:10] == (1 if space == "depth" else -1)).all()
+
+
 def test_zeros_that_were_called_valid_do_not_count_as_near() -> None:
     holes = RAMP.copy()
     holes[:10] = 0
