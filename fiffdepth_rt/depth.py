@@ -89,15 +89,16 @@ class Depth:
             cuda_graph=cuda_graph,
             verify=verify,
         )
-        self._backend = open_backend(
-            self._engine_dir,
-            backend=backend,
-            device=device,
-            precision=precision,
-            threads=threads,
-            cuda_graph=cuda_graph,
-            size=self._asked,
-        )
+        with self._calls:
+            self._backend = open_backend(
+                self._engine_dir,
+                backend=backend,
+                device=device,
+                precision=precision,
+                threads=threads,
+                cuda_graph=cuda_graph,
+                size=self._asked,
+            )
         self._model_sha256 = _model_sha256(self.manifest, self._backend.precision)
         if isinstance(self._asked, tuple):
             try:
@@ -269,7 +270,7 @@ class Depth:
         return Stream(
             frames,
             fit=lambda photo: self._fit(photo, size),
-            run=self._run,
+            run=self._run_for_stream,
             as_depth_map=self._as_depth_map,
             color=color,
             inflight=inflight,
@@ -372,6 +373,10 @@ class Depth:
             model=self.manifest.name,
             model_sha256=self._model_sha256,
         )
+
+    def _run_for_stream(self, image_BHW3: Pixels) -> Values:
+        with self._calls:
+            return self._run(image_BHW3)
 
     def _run(self, image_BHW3: Pixels) -> Values:
         return self._sound(self._backend.run(image_BHW3))

@@ -56,7 +56,10 @@ def keep_forever(parents: object) -> None:
 
 
 class Calls:
-    """`with calls:` around native work that threads of the caller's may do.
+    """`with calls:` around native work, one call at a time in a thread; they do not nest.
+
+    A fork waits for the calls of other threads and holds new ones back, since an engine that is forked in the
+    middle of its work leaves locks behind that nobody will open.
 
     When the program ends, it waits for the calls that run. A thread that begins one later waits for the end,
     as every daemon thread does then; the main thread, in which functions of `atexit` run, does not wait.
@@ -68,42 +71,80 @@ class Calls:
     def __enter__(self) -> None:
         tell_of_fork(self)
         tell_of_exit(self)
-        with self._idle:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
             if self._over and threading.current_thread() is not threading.main_thread():
-                self._idle.wait_for(lambda: False)
-            self._running += 1
+                self._changed.wait_for(lambda: False)
+            self._threads.add(threading.get_ident())
 
     def __exit__(self, *_: object) -> None:
-        with self._idle:
-            self._running -= 1
-            self._idle.notify_all()
+        with self._changed:
+            self._threads.discard(threading.get_ident())
+            self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Returns when no other thread is in a call; none begins until the fork is over."""
+        with self._changed:
+            self._forking += 1
+            self._wait_for_others()
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._forking -= 1
+            self._changed.notify_all()
 
     def after_fork(self) -> None:
-        self._idle, self._running, self._over = threading.Condition(), 0, False
+        self._changed = threading.Condition()
+        self._threads: set[int] = set()  # that are in a call
+        self._forking, self._over = 0, False
 
     def at_exit(self) -> None:
-        with self._idle:
+        with self._changed:
             self._over = True
-            self._idle.wait_for(lambda: self._running == 0)
+            self._wait_for_others()
+
+    def _wait_for_others(self) -> None:
+        """Not for this thread's own call: a handler of a signal may fork, or exit, in the middle of one."""
+        self._changed.wait_for(lambda: not self._threads - {threading.get_ident()})
 
 
 _forks: weakref.WeakSet[Forks] = weakref.WeakSet()
 _ends: weakref.WeakSet[Ends] = weakref.WeakSet()
 
 
+_held: list[Calls] = []
+"""Whose `before_fork` was called, for the fork that is under way."""
+
+
 @functools.cache
 def _listen() -> None:
     """Once for the process, and not before something is opened: importing changes nothing."""
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork
+        )
     atexit.register(_at_exit)
 
 
+def _before_fork() -> None:
+    for one in list(_forks):
+        if isinstance(one, Calls):
+            _held.append(one)
+            one.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().after_fork_in_parent()
+
+
 def _after_fork() -> None:
+    _held.clear()
     for one in list(_forks):
         one.after_fork()
 
 
 def _at_exit() -> None:
-    for one in list(_ends):
+    """Streams first: their threads are in calls."""
+    for one in sorted(list(_ends), key=lambda one: isinstance(one, Calls)):
         one.at_exit()

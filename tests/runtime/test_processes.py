@@ -125,7 +125,7 @@ def child(work):
 
 if busy:
     threading.Thread(target=lambda: [depth.infer(photo) for _ in itertools.count()], daemon=True).start()
-for work in (use, close, drop, open_another, go_on_with_a_stream, fork_again) * (5 if busy else 1):
+for work in (use, close, drop, open_another, go_on_with_a_stream, fork_again) * (2 if busy else 1):
     child(work)
 same(depth)
 next(stream)
