@@ -17,7 +17,8 @@ from benchmarks import accuracy
 from benchmarks.sets import depth_sets
 from tests.support import tiny_sets
 from tests.support.tables import cells
-from tests.support.tiny_sets import ABS_REL, DELTA1, LISTED, NYUV2, SCALE, SHIFT, TinySet
+from tests.support.tiny_sets import ABS_REL, DELTA1, ETH3D, LISTED, NYUV2, SCALE, SHIFT, TinySet
+from tests.support.toy import write_static_toy
 
 
 def invoke(*words: str | Path) -> Result:
@@ -183,6 +184,36 @@ def test_an_engine_without_the_protocols_grid_is_scored_on_the_padded_one(
     result = result_of(tmp_path, "marigold", "nyuv2")
     assert result["method"] == "toy, padded grid" and result["choices"]["grid"] == "padded"
     assert len(result["choices"]["model_sha256"]) == 64
+
+
+def test_an_engine_with_both_grids_is_scored_on_both(tmp_path: Path) -> None:
+    engine = write_static_toy(tmp_path / "toy", (480, 640), (512, 640))
+    tiny_sets.write(NYUV2, tmp_path)
+    words = ("--data", tmp_path, "--datasets", "nyuv2", "--subset", "--engine", engine, "--out", tmp_path)
+    ended = invoke(*words, "--keep", tmp_path / "kept")
+    assert ended.exit_code == 0, ended.output
+    both = json.loads((tmp_path / "result.json").read_text())["scores"]["marigold"]["nyuv2"]
+    assert [(one["method"], one["choices"]["grid"]) for one in both] == [
+        ("toy", "exact"),
+        ("toy, padded grid", "padded"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("odd_size", "grid", "map_hw"), [("floor", (504, 752), (504, 752)), ("ceil", (504, 760), (504, 756))]
+)
+def test_eth3ds_756_px_are_752_as_in_marigolds_repository_or_760_as_in_diffusers(
+    odd_size: str, grid: tuple[int, int], map_hw: tuple[int, int], tmp_path: Path
+) -> None:
+    engine = write_static_toy(tmp_path / "toy", grid)
+    tiny_sets.write(ETH3D, tmp_path)
+    words = ("--data", tmp_path, "--datasets", "eth3d", "--subset", "--engine", engine, "--out", tmp_path)
+    ended = invoke(*words, "--odd-size", odd_size, "--keep", tmp_path / "kept")
+    assert ended.exit_code == 0, ended.output
+    result = result_of(tmp_path, "marigold", "eth3d")
+    assert (result["choices"]["grid"], result["choices"]["odd_size"]) == ("exact", odd_size)
+    (kept,) = (tmp_path / "kept").rglob("*.npy")  # both photos have the same pixels
+    assert np.load(kept).shape == map_hw
 
 
 def test_predictions_are_made_once(toy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
