@@ -41,6 +41,7 @@ from export.model import Given, Model, read_checkpoint
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import is_photo
 from fiffdepth_rt.engine_dir.golden_file import read_golden
+from fiffdepth_rt.engine_dir.manifest import read_manifest
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -71,10 +72,12 @@ def measure(spec: Spec) -> Row:
     options = spec.options
     opening = time.perf_counter()
     torch.set_num_threads(spec.threads)
-    given = options["prompt_embedding"]
-    model = read_checkpoint(
-        Path(options["checkpoint"]), Given(prompt_embedding=None if given is None else Path(given))
+    prompt, directory = options["prompt_embedding"], options["directory"]
+    given = Given(
+        recipe="fiffdepth" if directory is None else read_manifest(directory).recipe,
+        prompt_embedding=None if prompt is None else Path(prompt),
     )
+    model = read_checkpoint(Path(options["checkpoint"]), given)
     with fresh_compilations(), torch.inference_mode():
         parts = diffusers_parts(
             model,
