@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -47,7 +48,8 @@ def test_importing_every_tool_seeks_no_network_and_leaves_no_file(tmp_path: Path
 def test_from_a_checkpoint_to_an_engine_no_tool_seeks_the_network(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "photos").mkdir(parents=True)
-    Image.new("RGB", (64, 64), "gray").save(home / "photos" / "a.png")
+    noise = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(home / "photos" / "a.png")
     for words in (
         ["training.weights.random", "c.safetensors", "--width", "0.02"],
         [
