@@ -150,6 +150,7 @@ def only_export(target: Path) -> Iterator[None]:
     """
     path = target.with_name(f".{target.name}.lock")
     lock = filelock.FileLock(path)
+    made = [folder for folder in target.parents if not folder.exists()]
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -164,6 +165,9 @@ def only_export(target: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             path.unlink(missing_ok=True)  # before it is given back: whoever comes next makes a new one
         lock.release()
+        with suppress(OSError):  # where something is kept in them, they stay
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager

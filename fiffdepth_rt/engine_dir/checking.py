@@ -28,7 +28,7 @@ from fiffdepth_rt.engine_dir.manifest import (
     TensorSpec,
     read_manifest,
 )
-from fiffdepth_rt.engine_dir.onnx_graph import read_graph
+from fiffdepth_rt.engine_dir.onnx_graph import GraphContents, read_graph
 from fiffdepth_rt.engine_dir.operators import check_operators
 from fiffdepth_rt.errors import (
     HashMismatchError,
@@ -80,7 +80,9 @@ class EngineDir:
         listed = self.manifest.graph_sets[graph_set].stages[stage]
         names = (listed.file, *listed.external_data)
         path, *weights = [self.file(name) for name in names]
-        _check_graph(self.path, self.manifest, listed)  # of the bytes that were hashed just now
+        # Of the bytes that were hashed just now:
+        contents = _check_weights_of(self.path, listed)
+        check_operators(path, contents, listed_bytes=sum(self.manifest.files[name].bytes for name in names))
         return CheckedGraph(
             name=f"{graph_set}/{stage}",
             path=path,
@@ -135,7 +137,7 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
         engine_dir.verify()
     for graph_set in manifest.graph_sets.values():
         for stage in graph_set.stages.values():
-            _check_graph(root, manifest, stage)
+            _check_weights_of(root, stage)
     return engine_dir
 
 
@@ -154,8 +156,8 @@ def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
             )
 
 
-def _check_graph(root: Path, manifest: Manifest, stage: Stage) -> None:
-    """Raises unless a graph holds what exports write, and takes its weights from listed files beside it.
+def _check_weights_of(root: Path, stage: Stage) -> GraphContents:
+    """Raises unless a graph takes its weights from listed files beside it. The result: what the graph holds.
 
     Checked here, since an engine may follow a location out of the directory: ONNX Runtime before 1.24 does.
     """
@@ -179,8 +181,7 @@ def _check_graph(root: Path, manifest: Manifest, stage: Stage) -> None:
                 f"{named}, which {MANIFEST_NAME} does not list as its "
                 "external data: nothing vouches for it. Export the directory again."
             )
-    names = (stage.file, *stage.external_data)
-    check_operators(graph, contents, listed_bytes=sum(manifest.files[name].bytes for name in names))
+    return contents
 
 
 # --- files: where they may lie, and what they must be ---

@@ -26,10 +26,11 @@ KNOWN: Mapping[str, tuple[int, int]] = {
     "Clip": (1, 3),
     "Resize": (1, 4),
     "Concat": (1, 1000),
-    **dict.fromkeys(("Add", "Div", "Gather", "MatMul", "Mul", "Reshape", "Sub", "Unsqueeze"), (2, 2)),
-    **dict.fromkeys(("Conv", "LayerNormalization"), (2, 3)),
+    **dict.fromkeys(("Add", "Div", "Equal", "Expand", "Gather", "MatMul", "Mul"), (2, 2)),
+    **dict.fromkeys(("Reshape", "Sub", "Unsqueeze"), (2, 2)),
+    **dict.fromkeys(("Conv", "Gemm", "LayerNormalization"), (2, 3)),
     "Pad": (2, 4),
-    **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), (3, 3)),
+    **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "Where"), (3, 3)),
     "Slice": (3, 5),
 }
 # fmt: on
@@ -97,7 +98,13 @@ def _small_scales(node: Node, contents: GraphContents) -> bool:
     return bool(sizes) and math.prod(contents.small.get(sizes, ())) <= _SIZED_AT_MOST
 
 
+def _small_result(node: Node, contents: GraphContents) -> bool:
+    """To a shape that is constant and small, or computed in the graph."""
+    return math.prod(contents.small.get(node.inputs[1], ())) <= _SIZED_AT_MOST
+
+
 _GROWS: Mapping[str, Callable[[Node, GraphContents], bool]] = {
     "ConstantOfShape": _small_shape,
+    "Expand": _small_result,
     "Resize": _small_scales,
 }

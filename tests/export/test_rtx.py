@@ -65,7 +65,7 @@ def built(folder, stage, precision, capability, into):
     ("precision", "capability"),
     [
         (Precision.FP16, None),
-        (Precision.FP16, "7.5"),
+        pytest.param(Precision.FP16, "7.5", marks=pytest.mark.soak),
         pytest.param(Precision.BF16, None, marks=pytest.mark.soak),
     ],
 )

@@ -42,7 +42,6 @@ class Fuzzed(Kind):
     seconds = 30.0
 
     def __init__(self, folder: Path) -> None:
-        logging.disable(logging.WARNING)  # diffusers tells of every key that it does not know
         made = tiny_checkpoint()
         made = dataclasses.replace(made, vae=tiny_vae(block_out_channels=(4,) * 4, norm_num_groups=2))
         self._own, self._case, whole = folder / "own.safetensors", folder / "case", folder / "whole"
@@ -158,10 +157,15 @@ def _mutated_file(content: bytes, chance: random.Random) -> bytes:
 
 @contextlib.contextmanager
 def _quiet():
-    """One thread: the cases are small, and threads wait for one another."""
-    threads = torch.get_num_threads()
+    """One thread: the cases are small, and threads wait for one another. And no word of diffusers's.
+
+    It tells of every key that it does not know.
+    """
+    threads, disabled = torch.get_num_threads(), logging.root.manager.disable
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        logging.disable(disabled)

@@ -63,6 +63,7 @@ def test_ten_thousand_files_of_a_stranger_are_read_or_refused(
 # --- the fuzzer itself ---
 
 
+@pytest.mark.soak
 def test_the_fuzzer_sees_every_kind_of_finding(tmp_path: Path) -> None:
     """A program with every fault: what is counted is what each case was made to do."""
     seeds = range(20)

@@ -158,9 +158,11 @@ def test_a_tensor_that_openvino_knows_by_several_names_is_found_by_the_manifest_
     for stage, end in (("encoder", "latent"), ("unet", "depth_latent"), ("decoder", "depth")):
         name = f"graphs/fp32/{stage}.onnx"
         model = onnx.load(directory / name)
-        model.graph.node[-1].output[0] = "whole"
-        model.graph.node.append(onnx.helper.make_node("Cast", ["whole"], ["half"], to=half))
-        model.graph.node.append(onnx.helper.make_node("Cast", ["half"], [end], to=TensorProto.FLOAT))
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = ["whole" if one == end else one for one in names]
+        model.graph.node.append(onnx.helper.make_node("Cast", ["whole"], ["narrow"], to=half))
+        model.graph.node.append(onnx.helper.make_node("Cast", ["narrow"], [end], to=TensorProto.FLOAT))
         onnx.save(model, directory / name)
         _vouch_for(directory, name)
     image = noise(128, 192, 3)

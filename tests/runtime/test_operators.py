@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "the operator 'RandomNormal'",
     ),
     "one hot": (nodes(helper.make_node("OneHot", ["a", "b", "c"], ["y"])), "the operator 'OneHot'"),
-    "expand": (nodes(helper.make_node("Expand", ["latent", "shape"], ["y"]), **SHAPE), "'Expand'"),
+    "expand": (nodes(helper.make_node("Expand", ["latent", "shape"], ["y"]), **SHAPE), "Expand with"),
     "tile": (nodes(helper.make_node("Tile", ["latent", "shape"], ["y"]), **SHAPE), "'Tile'"),
     "sequence": (nodes(helper.make_node("SequenceEmpty", [], ["y"])), "'SequenceEmpty'"),
     "string": (nodes(helper.make_node("StringConcat", ["a", "b"], ["y"])), "'StringConcat'"),
@@ -171,7 +171,7 @@ def test_what_no_export_writes_is_refused_by_name(
 ) -> None:
     directory = with_unet(toy_dir, change)
     with pytest.raises(GraphError, match=rf"unet\.onnx holds .*{said}.*Export the directory again") as error:
-        open_engine_dir(directory, verify=verify)
+        open_engine_dir(directory, verify=verify).graph("fp32", "unet")
     assert len(str(error.value)) < 600
 
 
@@ -183,9 +183,9 @@ def test_constants_within_nodes_bound_a_shape_as_others_do(toy_dir: Path) -> Non
             helper.make_node("ConstantOfShape", ["shape"], ["y"]),
         )
 
-    open_engine_dir(with_unet(toy_dir, added(4)))
+    open_engine_dir(with_unet(toy_dir, added(4))).graph("fp32", "unet")
     with pytest.raises(GraphError, match="ConstantOfShape with"):
-        open_engine_dir(with_unet(toy_dir, added(2**40)))
+        open_engine_dir(with_unet(toy_dir, added(2**40))).graph("fp32", "unet")
 
 
 def test_a_shape_whose_last_value_is_another_is_the_last_as_engines_read_it(toy_dir: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_shape_whose_last_value_is_another_is_the_last_as_engines_read_it(toy_
     (toy_dir / UNET).write_bytes(content)
     vouch(toy_dir)
     with pytest.raises(GraphError, match="ConstantOfShape with"):
-        open_engine_dir(toy_dir)
+        open_engine_dir(toy_dir).graph("fp32", "unet")
 
 
 def test_the_domain_ai_onnx_is_onnx_itself(toy_dir: Path) -> None:
