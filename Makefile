@@ -29,7 +29,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores
-	$(VENV)/bin/python -m pytest -q tests
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests
 
 # Both ends of every range in pyproject.toml, for what a robot installs: the runtime and its engines, without torch.
 $(OLDEST)/ready: pyproject.toml

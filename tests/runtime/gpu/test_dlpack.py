@@ -71,7 +71,7 @@ def test_what_we_give_is_read_without_a_copy(dtype: Any) -> None:
     assert taken[0, 0, 0] == 99
 
 
-@pytest.mark.parametrize("take", [np.from_dlpack, Giver.__dlpack__], ids=str)
+@pytest.mark.parametrize("take", [np.from_dlpack, Giver.__dlpack__], ids=["numpy", "by hand"])
 def test_memory_given_out_is_free_when_nobody_uses_it(take: Any) -> None:
     giver = Giver(np.zeros((2, 3), np.float32))
     gone = weakref.ref(giver)
