@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fiffdepth_rt.backends import Array
@@ -37,8 +37,21 @@ class CpuEngine(HostEngine[Any]):
     def __init__(self, *, threads: int | None) -> None:
         self._threads = default_threads() if threads is None else threads
 
+    def open_set(self, graphs: Mapping[str, CheckedGraph]) -> OpenedSet[Any]:
+        large = any(graph.stage.external_data for graph in graphs.values())
+        opened = {stage: self._open(graph, large=large) for stage, graph in graphs.items()}
+        return OpenedSet(self, opened, graphs)
+
     def open_stage(self, graph: CheckedGraph) -> Any:
+        return self._open(graph, large=bool(graph.stage.external_data))
+
+    def _open(self, graph: CheckedGraph, *, large: bool) -> Any:
+        """large: of a model whose activations are not laid out anew in a second block, after the first frame.
+
+        The second block takes 2.2 GB for Stable Diffusion's size at 512×512, and gains 2 % of nano's time.
+        """
         options = session_options(threads=self._threads)
+        options.enable_mem_pattern = not large
         if not keeps_half(graph):
             return open_session(graph, options, (_PROVIDER, {}))
         # Each weight becomes fp32 right before its use. In the default order all of them would do so first.
