@@ -200,15 +200,14 @@ class Stream:
             assert frame.fitted is not None
             frame.value = as_depth_map(to_photo(values, frame.fitted))
 
-        self._threads = [
-            threading.Thread(target=work, args=arguments, name=f"fiffdepth-{name}", daemon=True)
-            for name, work, arguments in (
-                ("read", _read, (line, frames, photos, color, latest)),
-                ("fit", _work, (line, to_image, photos, images, latest)),
-                ("compute", _work, (line, to_depth, images, maps, False)),
-                ("finish", _work, (line, to_result, maps, self._finished, False)),
-            )
-        ]
+        self._threads: list[threading.Thread] = []
+        # A Thread object of before a fork does not start in the child (Python 3.13), so there is none yet.
+        self._to_start: tuple[tuple[str, Callable[..., None], tuple[Any, ...]], ...] = (
+            ("read", _read, (line, frames, photos, color, latest)),
+            ("fit", _work, (line, to_image, photos, images, latest)),
+            ("compute", _work, (line, to_depth, images, maps, False)),
+            ("finish", _work, (line, to_result, maps, self._finished, False)),
+        )
 
     def __iter__(self) -> Stream:
         return self
@@ -221,9 +220,8 @@ class Stream:
             )
         if self._over:
             raise StopIteration
-        if self._threads[0].ident is None:
-            for thread in self._threads:
-                thread.start()
+        if not self._threads:
+            self._start()
         try:
             item = self._line.get(self._finished)
         except _ClosedError:  # by another thread
@@ -239,19 +237,27 @@ class Stream:
         self._line.give_permit()
         return StreamItem(index=item.index, photo=item.photo, depth_map=item.value, tag=item.tag)
 
+    def _start(self) -> None:
+        self._threads = [
+            threading.Thread(target=work, args=arguments, name=f"fiffdepth-{name}", daemon=True)
+            for name, work, arguments in self._to_start
+        ]
+        self._to_start = ()
+        for thread in self._threads:
+            thread.start()
+
     def close(self) -> None:
         """End all threads. Frames still in flight are forgotten; closing again does nothing."""
-        self._over = True
+        self._over, self._to_start = True, ()
         self._line.close()
         self._finished.clear()
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(PATIENCE_S if thread is self._threads[0] else None)
+            thread.join(PATIENCE_S if thread is self._threads[0] else None)
         if self._threads and self._threads[0].is_alive():
             _log.warning("The source of a closed stream is busy; its thread ends with its next frame.")
 
     def after_fork(self) -> None:
-        if self._threads and self._threads[0].ident is not None:
+        if self._threads:
             self._parents, self._threads, self._line = True, [], _Line(1)
 
     def at_exit(self) -> None:
