@@ -96,7 +96,8 @@ def test_from_raw_data_to_a_depth_map_with_kills_on_the_way(sets: Path, tmp_path
     ]
     kills = sum(killed(Launched(toml), moment) for moment in moments)
     assert kills >= 2
-    assert not (run / "small-000006.safetensors").exists()
+    if kills == 3:  # on a busy machine the last moment can be missed, and the run ends by itself
+        assert not (run / "small-000006.safetensors").exists()
     launch(toml)
     same(run, tmp_path / "undisturbed")
     assert not list(run.glob(".*.tmp"))
