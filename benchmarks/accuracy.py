@@ -122,7 +122,7 @@ def markdown(results: Sequence[SetResult]) -> str:
 
 
 @commands.command(__doc__)
-@click.option("--data", metavar="ROOT", type=commands.FOLDER, help="The folder with a folder per dataset.")
+@options.data
 @click.option(
     "--datasets",
     metavar="SETS",
@@ -154,7 +154,7 @@ def markdown(results: Sequence[SetResult]) -> str:
     help="Fit scale and shift there, instead of where the protocol does.",
 )
 @click.option("--all-columns", is_flag=True, help="Fit to all of ETH3D's columns, not to 1024 of them.")
-@click.option("--scale", metavar="N", type=commands.COUNT, default=1, help="Of scenes, times 192×256.")
+@options.scale
 @click.option(
     "--save-errors", metavar="N", type=commands.COUNT, help="In --out: the N worst images of a row."
 )

@@ -192,7 +192,7 @@ def per_image_csv(results: Sequence[BoundaryResult]) -> str:
 
 
 @commands.command(__doc__)
-@click.option("--data", metavar="ROOT", type=commands.FOLDER, help="The folder with a folder per dataset.")
+@options.data
 @click.option(
     "--datasets",
     metavar="SETS",
@@ -207,7 +207,7 @@ def per_image_csv(results: Sequence[BoundaryResult]) -> str:
 )
 @click.option("--sweep", is_flag=True, help="For mattes: also the far/near of 2, 5, 10, 20, 50 and 100.")
 @click.option("--unaligned", is_flag=True, help="Predictions are depth up to scale: take them as they are.")
-@click.option("--scale", metavar="N", type=commands.COUNT, default=1, help="Of scenes, times 192×256.")
+@options.scale
 @scoring
 @commands.save
 def main(

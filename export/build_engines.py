@@ -182,6 +182,7 @@ def _measure_memory(options: Options) -> None:
     for form in options.forms:
         if form.precision is Precision.BF16:
             continue
+        log.info("measuring the memory that %s takes on ONNX Runtime: four depth maps", form.name)
         try:
             records = record_memory(options.output, backend=onnxruntime.NAME, precision=form.name)
         except BackendError as e:

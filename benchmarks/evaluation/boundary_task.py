@@ -20,7 +20,7 @@ from benchmarks.evaluation.methods import Choice, Map, Photo
 from benchmarks.evaluation.protocol import LEAST_DEPTH_M, resized
 from benchmarks.evaluation.task import Skipped, finite_map, photo_of
 from benchmarks.sets import edge_sets, mattes
-from benchmarks.sets.choice import SetChoice
+from benchmarks.sets.choice import SetChoice, WordOfDatasets
 from benchmarks.sets.depth_sets import Frames
 from benchmarks.sets.edge_sets import EdgeFrames
 from benchmarks.sets.mattes import Matte, MatteFrames
@@ -31,14 +31,8 @@ Floats = NDArray[np.floating]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BoundaryChoice:
-    """A word of --datasets with what opens it."""
-
-    word: str
-    data: Path | None = None
-    splits: Path | None = None
-    subset: bool = False
-    scale: int = 1
+class BoundaryChoice(WordOfDatasets):
+    """A set with depth or with mattes: a row's name, "folder:DIR", "scenes:N" or "mattes:DIR"."""
 
     @property
     def title(self) -> str:

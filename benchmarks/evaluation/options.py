@@ -34,6 +34,11 @@ LIBRARIES = (
 )
 """Whose versions a report names, where they are installed."""
 
+data = click.option(
+    "--data", metavar="ROOT", type=commands.FOLDER, help="The folder with a folder per dataset."
+)
+scale = click.option("--scale", metavar="N", type=commands.COUNT, default=1, help="Of scenes, times 192×256.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class How:

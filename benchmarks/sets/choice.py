@@ -10,15 +10,19 @@ from training.data.samples import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SetChoice:
-    """A word of --datasets with what opens it: a row's name, "folder:DIR", or "scenes:N" (scale: of
-    those)."""
+class WordOfDatasets:
+    """A word of --datasets, and what opens it: the values of --data, --splits, --subset and --scale."""
 
     word: str
     data: Path | None = None
     splits: Path | None = None
     subset: bool = False
     scale: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetChoice(WordOfDatasets):
+    """A set with depth: a row's name, "folder:DIR", or "scenes:N" (scale: of those)."""
 
     @property
     def key(self) -> str:

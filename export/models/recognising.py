@@ -185,52 +185,45 @@ STRANGERS: tuple[Stranger, ...] = (
             e.unet.get("addition_embed_type") == "text_time" or e.unet.get("cross_attention_dim") == 2048
         ),
         what="Stable Diffusion XL, a text-to-image model: its UNet also asks for pooled text and picture "
-        "sizes, and "
-        "one step of it is a blurred picture of the prompt, not depth.",
+        "sizes, and one step of it is a blurred picture of the prompt, not depth.",
         certain=True,
     ),
     Stranger(
         fits=lambda e: e.in_channels == 9,
         what="an inpainting model: its 9 channels are noise, a mask and the masked picture, and one step "
-        "of it fills "
-        "the hole with noise removed once, not with depth.",
+        "of it fills the hole with noise removed once, not with depth.",
         certain=True,
     ),
     Stranger(
         fits=lambda e: e.in_channels == 5,
         what="a depth-to-image model: its fifth channel takes a depth map, and one step of it begins a "
-        "picture, the "
-        "other way round.",
+        "picture, the other way round.",
         certain=True,
     ),
     Stranger(
         fits=lambda e: e.unet.get("time_cond_proj_dim") is not None,
-        what="a latent consistency model (LCM) that is told a guidance scale: it draws from random noise, "
-        "and its "
-        "first step is a random sample, not the depth of the photo.",
+        what="a latent consistency model (LCM) that is told a guidance scale: it draws from random "
+        "noise, and its first step is a random sample, not the depth of the photo.",
         certain=True,
     ),
     Stranger(
         fits=lambda e: e.in_channels == 8 and e.has_class_embedding,
         what="Lotus-G, the generative half of Lotus: it makes depth of the photo and of random noise, "
-        "another one for "
-        "each seed, and one step without the noise is not its depth. Take Lotus-D: "
+        "another one for each seed, and one step without the noise is not its depth. Take Lotus-D: "
         "python -m export.build_engines lotus-d-v2-0-disparity.",
         certain=True,
     ),
     Stranger(
         fits=lambda e: e.pipeline in ("LotusGPipeline", "DirectDiffusionY0Pipeline"),
         what="Lotus-G by its model_index.json, the generative half of Lotus, which begins from random "
-        "noise: one step "
-        "without the noise is not its depth. Take Lotus-D: python -m export.build_engines "
-        "lotus-d-v2-0-disparity.",
+        "noise: one step without the noise is not its depth. Take Lotus-D: python -m "
+        "export.build_engines lotus-d-v2-0-disparity.",
         certain=False,
     ),
     Stranger(
         fits=lambda e: (e.scheduler or {}).get("_class_name") == "LCMScheduler" or "lcm" in e.words,
         what="a latent consistency model (LCM): it begins from random noise, and its first step is a "
-        "random sample "
-        "that later steps make better, not the one depth of the photo.",
+        "random sample that later steps make better, not the one depth of the photo.",
         certain=False,
     ),
     Stranger(
@@ -241,30 +234,26 @@ STRANGERS: tuple[Stranger, ...] = (
             and not _is_one_step(e)
         ),
         what="Marigold, which removes noise in several steps (its model_index.json says so): one step "
-        "leaves depth "
-        "blurred by the noise that is still in it. Its one-step relative: "
-        "python -m export.build_engines marigold-e2e.",
+        "leaves depth blurred by the noise that is still in it. Its one-step relative: python -m "
+        "export.build_engines marigold-e2e.",
         certain=False,
     ),
     Stranger(
         fits=lambda e: e.unet.get("cross_attention_dim") == 768,
         what="of Stable Diffusion 1 (prompts of 768 numbers), a text-to-image model: one step of it "
-        "guesses noise, and "
-        "every depth model known here is made of Stable Diffusion 2.",
+        "guesses noise, and every depth model known here is made of Stable Diffusion 2.",
         certain=False,
     ),
     Stranger(
         fits=lambda e: "dpt" in e.words,
         what="GenPercept with a DPT head, which reads depth off the UNet's inner layers: without that head "
-        "one step of "
-        "the UNet is not depth. Take python -m export.build_engines genpercept-disparity.",
+        "one step of the UNet is not depth. Take python -m export.build_engines genpercept-disparity.",
         certain=False,
     ),
     Stranger(
         fits=lambda e: _other_task(e.words),
-        what="by its name a model of normals, mattes, segments or materials: its one step gives a picture "
-        "of these, not "
-        "depth.",
+        what="by its name a model of normals, mattes, segments or materials: its one step gives a "
+        "picture of these, not depth.",
         certain=False,
     ),
 )

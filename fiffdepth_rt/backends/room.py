@@ -50,8 +50,8 @@ def need_on(grid: GridHW, records: Sequence[MemoryRecord]) -> Need | None:
     """Measured records of one engine -> what it needs on a grid; None without a record.
 
     On a grid that was not measured: activations grow with the pixels p, those of attention with p², so
-    computing_bytes is a·p + b·p² through what was measured; by one record alone, a whole square of a larger
-    grid and a plain share of a smaller one, which is the more cautious of both.
+    computing_bytes is a·p + b·p² through what was measured. By one record alone it grows with p² to larger
+    grids and shrinks with p to smaller ones: the more cautious of both.
     """
     if not records:
         return None
@@ -74,7 +74,7 @@ def _grown(grid: GridHW, measured: dict[GridHW, int]) -> int:
     if len(known) == 1:
         ((one, nbytes),) = known.items()
         ratio = pixels / one
-        return round(nbytes * max(ratio, ratio**2 if ratio > 1 else ratio))
+        return round(nbytes * max(ratio, ratio**2))
     p = np.array(list(known), dtype=np.float64) / pixels
     taken = np.array(list(known.values()), dtype=np.float64)
     a, b = (float(c) for c in np.linalg.lstsq(np.stack([p, p**2], axis=1), taken, rcond=None)[0])

@@ -80,9 +80,7 @@ class EngineDir:
         listed = self.manifest.graph_sets[graph_set].stages[stage]
         names = (listed.file, *listed.external_data)
         path, *weights = [self.file(name) for name in names]
-        # Of the bytes that were hashed just now:
-        contents = _check_weights_of(self.path, listed)
-        check_operators(path, contents, listed_bytes=sum(self.manifest.files[name].bytes for name in names))
+        _check_graph(self.path, self.manifest, listed)  # of the bytes that were hashed just now
         return CheckedGraph(
             name=f"{graph_set}/{stage}",
             path=path,
@@ -115,14 +113,14 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
 
     Checks the manifest, that each stage's tensors fit the next stage, and of every listed file that it lies
     in the directory, not behind a link to a folder, is there, and has the listed size. Beside the graphs no
-    other file may lie; a graph may hold only what exports write, and take its weights only from files beside
-    it that its stage lists.
+    other file may lie, and a graph may take its weights only from files beside it that its stage lists.
 
-    verify: hash every file now. False: each file is hashed when it is first used, by `EngineDir.file` and
-    `EngineDir.graph`, unless its hash is remembered and it has not changed since.
+    verify: hash every file now, and refuse graphs that hold what no export writes. False: each file is hashed
+    when it is first used, by `EngineDir.file` and `EngineDir.graph`, unless its hash is remembered and it has
+    not changed since; a graph's operators are looked at then.
 
     Raises ManifestError, StageMismatchError, UnsafePathError, MissingFileError, HashMismatchError; GraphError
-    for a graph that is damaged, or holds what no export writes, although its hash is right.
+    for a graph that is damaged, or holds what no export writes.
     """
     root = Path(path)
     manifest = read_manifest(root)
@@ -137,7 +135,10 @@ def open_engine_dir(path: str | os.PathLike[str], *, verify: bool = True) -> Eng
         engine_dir.verify()
     for graph_set in manifest.graph_sets.values():
         for stage in graph_set.stages.values():
-            _check_weights_of(root, stage)
+            if verify:
+                _check_graph(root, manifest, stage)
+            else:  # what a graph computes with is looked at when its bytes were hashed
+                _check_weights_of(root, stage)
     return engine_dir
 
 
@@ -154,6 +155,13 @@ def _check_nothing_unlisted(graphs: Path, manifest: Manifest) -> None:
                 f"{file} is not listed in {MANIFEST_NAME}: nothing vouches for it, and a graph might load "
                 "it as weights. Remove it, or export the directory again."
             )
+
+
+def _check_graph(root: Path, manifest: Manifest, stage: Stage) -> None:
+    """Raises unless a graph holds what exports write, and takes its weights from listed files beside it."""
+    contents = _check_weights_of(root, stage)
+    listed_bytes = sum(manifest.files[name].bytes for name in (stage.file, *stage.external_data))
+    check_operators(root / stage.file, contents, listed_bytes=listed_bytes)
 
 
 def _check_weights_of(root: Path, stage: Stage) -> GraphContents:

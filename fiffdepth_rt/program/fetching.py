@@ -64,10 +64,7 @@ def _fetch(address: str, file: BinaryIO) -> None:
     except urllib.error.HTTPError as error:
         with error:
             raise ImageError(f"{address} answers {error.code} {error.reason}: check the address.") from error
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # URLError and time-outs are OSErrors; ValueError: no address at all
+    except (OSError, ValueError) as error:  # URLError and time-outs are OSErrors; ValueError: no address
         reason = getattr(error, "reason", error)
         raise ImageError(
             f"{address} cannot be fetched ({reason}): check the address and the network."

@@ -165,13 +165,11 @@ def test_a_pil_bomb_is_refused_before_it_is_decoded() -> None:
     file = io.BytesIO()
     Image.new("1", (10_100, 10_000)).save(file, "PNG")
     code = (
-        "import io, resource, sys, warnings; from PIL import Image; from fiffdepth_rt.image import as_rgb\n"
-        "warnings.simplefilter('ignore'); Image.MAX_IMAGE_PIXELS = None\n"
-        "image = Image.open(io.BytesIO(sys.stdin.buffer.read()))\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: as_rgb(image)\n"
-        "except ValueError as error: print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000)"
+        "import io, resource, sys, warnings; from PIL import Image; from fiffdepth_rt.image import "
+        "as_rgb\nwarnings.simplefilter('ignore'); Image.MAX_IMAGE_PIXELS = None\nimage = "
+        "Image.open(io.BytesIO(sys.stdin.buffer.read()))\nbefore = "
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\ntry: as_rgb(image)\nexcept ValueError as "
+        "error: print(error)\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], input=file.getvalue(), capture_output=True, check=True

@@ -175,6 +175,13 @@ def test_what_no_export_writes_is_refused_by_name(
     assert len(str(error.value)) < 600
 
 
+def test_opening_with_verify_refuses_it_before_a_graph_is_asked_for(toy_dir: Path) -> None:
+    """As a build of plans opens a directory, whose graphs the builder's own parser reads."""
+    change, said = REFUSED["custom"]
+    with pytest.raises(GraphError, match=said):
+        open_engine_dir(with_unet(toy_dir, change))
+
+
 def test_constants_within_nodes_bound_a_shape_as_others_do(toy_dir: Path) -> None:
     def added(*dims: int) -> Change:
         value = numpy_helper.from_array(np.array(dims), "")
