@@ -74,10 +74,9 @@ def evaluate(work: AccuracyWork, how: How) -> SetResult:
     scored = [one for one in outcomes if isinstance(one, Scored)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]
     if not scored:
-        first = f"{skipped[0].name}: {skipped[0].reason}"
         raise DataError(
             f"Not one of the {len(opened)} images of {frames.title} could be scored with {method.name}. "
-            f"The first: {first}."
+            f"The first: {skipped[0]}."
         )
     return SetResult(
         protocol=protocol.name,

@@ -104,10 +104,9 @@ def evaluate(work: BoundaryWork, how: How) -> BoundaryResult:
     scored = [one for one in outcomes if isinstance(one, Edges)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]
     if not scored:
-        first = f"{skipped[0].name}: {skipped[0].reason}"
         raise DataError(
             f"Not one of the {len(opened)} images of {work.frames.title} could be scored with {method.name}. "
-            f"The first: {first}."
+            f"The first: {skipped[0]}."
         )
     means = "depth 1 to far/near" if on_mattes else f"least squares in {method.space}"
     return BoundaryResult(

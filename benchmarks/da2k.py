@@ -150,7 +150,7 @@ def evaluate(work: PairWork, how: How) -> PairResult:
     scored = [one for one in outcomes if isinstance(one, Ordered)]
     skipped = [one for one in outcomes if isinstance(one, Skipped)]
     if not scored:
-        first = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "there is none"
+        first = skipped[0] if skipped else "there is none"
         raise DataError(f"Not one image of DA-2K could be scored with {method.name}. The first: {first}.")
     choices = {
         **method.choices,

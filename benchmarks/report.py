@@ -21,6 +21,7 @@ import click
 from tabulate import tabulate
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.program.terminal import printable
 
 RESULTS = Path(__file__).parent / "results"
 _SIDES = {"l": "left", "r": "right"}
@@ -62,10 +63,10 @@ class Report:
         return "-".join([*(slug(word) for word in words if word), self.date])
 
     def to_markdown(self) -> str:
-        """No line break at the end."""
+        """No line break at the end. Control characters are escaped: names come from strangers' files."""
         bullets = [f"- {subject}: {words}" for subject, words in {**self.card, **self.facts}.items()]
         heading = f"# {self.title}, {self.date}\n\n`{self.command}`"
-        return "\n\n".join([heading, "\n".join(bullets), self.text])
+        return printable("\n\n".join([heading, "\n".join(bullets), self.text]))
 
     def to_json(self) -> str:
         """On one line."""

@@ -57,7 +57,7 @@ from fiffdepth_rt.errors import BackendError, FiffDepthError, ParityError
 from fiffdepth_rt.machine import installed
 from fiffdepth_rt.memory import record_memory
 from fiffdepth_rt.program.options import NamedPath
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.verify import record_parity
 from training.weights.hub import HubName
@@ -440,7 +440,7 @@ def main(
       python -m export.build_engines sd2-depth/ --recipe marigold-e2e
       python -m export.build_engines ckpt.safetensors --encoder taesd/ --decoder taesd/ -o engines/light
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[stderr_handler("%(message)s")])
     log.setLevel(logging.INFO)
     try:
         source = named(checkpoint)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import named_path
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training import loop, objective
 from training.config import Base
@@ -454,7 +454,7 @@ def main() -> None:
     say("--licence", help="of the result (default: the teacher's)")
     say("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     args = parser.parse_args()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(handlers=[stderr_handler("%(message)s")])
     cv2.setNumThreads(1)
     schedule = loop.Schedule(steps=args.steps, lr=args.lr)
     settings = DistillationSettings(

@@ -5,7 +5,7 @@
       state.pt                      weights, averaged weights, optimiser, loss scaling, step, configuration
       NAME-005000.safetensors       checkpoints, all kept
       log.jsonl                     loss terms of every step, figures of every validation
-      tensorboard/
+      tensorboard/                  event files; their names hold the host's (TensorBoard's own habit)
 
 No random state is kept: batches, noise and timesteps follow from (seed, step). Every file is whole or not
 there, so a kill or a full disk at any moment leaves the last one of each.

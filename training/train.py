@@ -35,7 +35,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import named_path
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, stderr_handler
 from training import cost, run_folder, sources
 from training.config import Config, ConfigError, load, plain
 from training.data.mixing import Batch, loader
@@ -366,7 +366,9 @@ def main() -> None:
         "--dry-run", action="store_true", help="load everything, compute one step, report, write nothing"
     )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, handlers=[stderr_handler("%(levelname)s %(name)s: %(message)s")]
+    )
     try:
         config = load(args.config)
         if args.max_steps is not None:

@@ -167,4 +167,4 @@ def write_out(folder: Path, report: Report, texts: Mapping[str, str]) -> None:
     files = {"result.json": f"{pretty}\n", "result.md": f"{report.to_markdown()}\n", **texts}
     for name, text in files.items():
         with replacing(folder / name) as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="surrogateescape"))  # names of files may be no text

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.evaluation.published import Published
 from benchmarks.evaluation.task import Scored, Skipped
 from benchmarks.report import table
+from fiffdepth_rt.program.terminal import one_line
 from training.metrics import Errors, mean_image, pooled
 
 SHOWN_SKIPS = 5
@@ -148,7 +149,7 @@ def skips(results: Iterable[SetResult]) -> str:
 
 def skipped_sentence(title: str, method: str, skipped: Sequence[Skipped]) -> str:
     """How many images were skipped, and the first few by name with the reason."""
-    named = [f"{one.name} ({one.reason})" for one in skipped[:SHOWN_SKIPS]]
+    named = [one_line(f"{one.name} ({one.reason})") for one in skipped[:SHOWN_SKIPS]]
     more = len(skipped) - len(named)
     rest = f"; and {more} more, in the JSON" if more else ""
     return f"Skipped of {title}, {method}: {len(skipped)}. {'; '.join(named)}{rest}"

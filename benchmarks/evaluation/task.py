@@ -39,6 +39,9 @@ class Skipped:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return str(SampleError(self.name, self.reason))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AccuracyWork:

@@ -42,14 +42,20 @@ def moving_line(
     )
 
 
-# C0 but for tab and line feed, DEL and C1, and what turns the direction of writing round.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 but for tab and line feed, DEL and C1, what turns the direction of writing round, and the bytes of a name
+# that are no text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     """text with its control characters as escapes, such as \\x1b: names and manifests come from strangers,
     and a terminal would obey them."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """As `printable`, line feeds and tabs too: a name cannot pretend to be a line of its own."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def shown(path: Path) -> str:
@@ -86,14 +92,25 @@ def tell(text: str) -> None:
         ) from error
 
 
+def stderr_handler(layout: str) -> logging.Handler:
+    """A log's way to stderr, through `printable`. layout: of a logging.Formatter."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable(layout))
+    return handler
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def log_to_stderr(ctx: click.Context, _option: click.Parameter, verbosity: int) -> None:
     """What -v does: once, the package's logs from INFO on; twice, from DEBUG on, and tracebacks of errors."""
     ctx.meta[_VERBOSITY] = verbosity
     if not verbosity:
         return
     logger = logging.getLogger("fiffdepth_rt")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler = stderr_handler("%(name)s: %(message)s")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbosity >= 2 else logging.INFO)
     ctx.call_on_close(lambda: logger.removeHandler(handler))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,22 @@ def test_predictions_of_another_size_are_taken_when_asked_to_be(two: Path) -> No
     result = scored(NYUV2, two, "--space", "depth", "--resize-predictions")
     assert result["mean_over_images"]["abs_rel"] == pytest.approx(ABS_REL, abs=0.01)
     assert result["choices"]["resized"] is True
+
+
+def test_names_of_images_are_shown_and_no_terminal_obeys_them(tmp_path: Path) -> None:
+    """In groups of a folder and among what was skipped; the table of images keeps a name as it is."""
+    photo, truth = np.zeros((48, 64, 3), np.uint8), np.tile(np.linspace(4000, 1000, 48), (64, 1)).T
+    bad = os.fsdecode(b"hall\xff_\x1b[2J\n1")
+    for name in ("room_1", "\x1b[2Jroom_1", bad):
+        Image.fromarray(photo).save(tmp_path / f"{name}_rgb.jpg")
+        Image.fromarray(truth.astype(np.uint16)).save(tmp_path / f"{name}_depth_mm.png")
+    (tmp_path / f"{bad}_rgb.jpg").write_bytes(b"no photo")
+    out = tmp_path / "out"
+    ended = invoke("--datasets", f"folder:{tmp_path}", "--model", "ramp", "--out", out)
+    assert ended.exit_code == 0, ended.output
+    for said in (ended.output, (out / "result.md").read_text()):
+        assert r"hall\udcff_\x1b[2J\n1 (" in said and "\x1b" not in said
+    assert os.fsencode(bad) in (out / "per_image.csv").read_bytes()
 
 
 def test_a_set_without_one_image_that_can_be_scored_is_an_error(two: Path) -> None:

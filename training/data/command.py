@@ -14,7 +14,7 @@ import click
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.program.options import NamedPath
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
 from training.data.check import Report, check
@@ -34,7 +34,7 @@ _workers = click.option(
 @click.group()
 def program() -> None:
     """Datasets for training: make them ready, and look whether they are whole."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[stderr_handler("%(message)s")])
 
 
 @program.command()

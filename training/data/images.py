@@ -25,6 +25,7 @@ from webdataset.tariterators import base_plus_ext
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
+from fiffdepth_rt.program.terminal import one_line
 from training.data import reading
 from training.data.samples import DataError, Photo, SampleError
 
@@ -237,7 +238,7 @@ def _walk(root: Path) -> list[str]:
 
 
 def _log_unreadable(error: OSError) -> None:
-    log.warning("Skipped the folder %s: %s", error.filename, error.strerror)
+    log.warning("Skipped the folder %s: %s", one_line(str(error.filename)), error.strerror)
 
 
 def _is_photo(name: str) -> bool:
@@ -304,5 +305,5 @@ def _list_tar(shard: Path) -> dict[str, tuple[int, int]]:
             raise DataError(
                 f"{shard} cannot be read ({error}): shards are plain tar files; decompress a .tar.gz first."
             ) from error
-        log.warning("%s is cut off after %d photos (%s)", shard, len(pictures), error)
+        log.warning("%s is cut off after %d photos (%s)", one_line(str(shard)), len(pictures), error)
     return pictures

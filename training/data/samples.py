@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.program.terminal import one_line
 from fiffdepth_rt.space import Space
 
 PhotoFilter = Literal["area", "nearest"]
@@ -31,7 +32,10 @@ class DataError(ValueError):
 
 
 class SampleError(ValueError):
-    """One sample cannot be used. `name` says which: a path, or a name within its dataset."""
+    """One sample cannot be used. `name` says which: a path, or a name within its dataset.
+
+    Both come from strangers' files: str() has them on one line, control characters escaped.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)  # both, so that it can be pickled on its way out of a worker
@@ -39,7 +43,7 @@ class SampleError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return one_line(f"{self.name}: {self.reason}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import NamedPath
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training.data.images import open_photos
 from training.data.labels import LabelStore
@@ -79,7 +79,7 @@ def main(
     A run that was interrupted goes on with the same command. Photos that cannot be used are skipped, and
     skipped.json lists them. The labels inherit the licence of the teacher: header.json says it.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[stderr_handler("%(levelname)s %(message)s")])
     transformers.utils.logging.disable_progress_bar()
     try:
         # Absolute: the workers of a cluster stand elsewhere.

@@ -136,7 +136,7 @@ def label_on_cluster(
             for row in rows.iter_rows() if todo else ():
                 if row["reason"]:
                     name, reason = os.fsdecode(row["name"]), os.fsdecode(row["reason"])
-                    logger.warning("Skipped %s: %s", name, reason)
+                    logger.warning("Skipped %s", SampleError(name, reason))
                     skipped.append(Skipped(name=name, reason=reason))
                 progress.update()
         except ray.exceptions.RayError as error:

@@ -168,5 +168,5 @@ def _as_it_is(photo: Photo | SampleError) -> Photo | SampleError:
 
 
 def _skip(name: str, reason: str) -> Skipped:
-    logger.warning("Skipped %s: %s", name, reason)
+    logger.warning("Skipped %s", SampleError(name, reason))
     return Skipped(name=name, reason=reason)

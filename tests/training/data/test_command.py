@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -97,6 +98,17 @@ def test_check_lists_bad_files_on_the_screen_and_all_of_them_in_the_report(tmp_p
     (whole,) = json.loads(report.read_text())
     assert whole["shapes"] == {"140×200": 5}
     assert [line.partition(":")[0] for line in whole["bad"]] == [f"{i:02d}.png" for i in range(5, 30)]
+
+
+def test_check_shows_a_name_that_would_move_the_cursor_or_pretend_to_be_a_line(tmp_path: Path) -> None:
+    names = ("\x1b]52;c;aGk=\x07.png", "a\nbad: 0 samples.png", "\u202egnp.png", os.fsdecode(b"\xff.png"))
+    for name in names:
+        (tmp_path / name).write_bytes(b"no photo")
+    done = run("check", "images", tmp_path, "--workers", 1)
+    assert done.exit_code == 2
+    said = re.findall(r"^  bad: (.*?): ", done.stdout, re.M)
+    assert said == [r"\x1b]52;c;aGk=\x07.png", r"a\nbad", r"\u202egnp.png", r"\udcff.png"]
+    assert not set(done.output) & set("\x1b\x07\u202e")
 
 
 def test_check_ends_with_two_where_nothing_can_be_used(tmp_path: Path) -> None:
