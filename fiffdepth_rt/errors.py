@@ -4,6 +4,7 @@ FiffDepthError
 ├── ImageError (ValueError)       a photo cannot be used: dtype, shape, size, NaN, unreadable, too many pixels
 │                                 (or an array is no depth map)
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
+├── MessageError (ValueError)     a ROS message cannot be converted: encoding, layout, too few bytes
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
 ├── StreamError                   a stream of frames cannot start, or breaks off; what it gave so far is good
 │   ├── FrameSizeError            a frame of another size in the middle of a stream
@@ -11,6 +12,7 @@ FiffDepthError
 │   ├── SourceError               a video or camera cannot be opened
 │   ├── SourceLostError           a camera or network stream that was open gives no more frames
 │   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
+├── BagError                      a ROS bag cannot be read, or lacks what was asked for
 ├── EngineDirError                an engine directory cannot be trusted
 │   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
 │   ├── UnsafePathError           a path in the manifest leaves the directory, or leads through a link
@@ -44,6 +46,10 @@ class ImageError(FiffDepthError, ValueError):
     """A photo cannot be used, or an array is no depth map."""
 
 
+class MessageError(FiffDepthError, ValueError):
+    """A ROS message cannot be converted to or from what this package computes with."""
+
+
 class SizeError(FiffDepthError, ValueError):
     """A processing size beyond what the model or the engines take."""
 
@@ -74,6 +80,10 @@ class SourceLostError(StreamError):
 
 class DamagedVideoError(StreamError):
     """Frames of a video file are missing or cannot be decoded."""
+
+
+class BagError(FiffDepthError):
+    """A ROS bag cannot be read, or lacks what was asked for."""
 
 
 class EngineDirError(FiffDepthError):
