@@ -86,8 +86,11 @@ def _foreign(contents: GraphContents, listed_bytes: int) -> str | None:
 
 
 def _small_shape(node: Node, contents: GraphContents) -> bool:
-    shape = contents.small.get(node.inputs[0]) if node.inputs else None
-    return shape is not None and 0 <= math.prod(shape) <= _SHAPED_AT_MOST and min(shape, default=0) >= 0
+    """Constant and small, or computed in the graph: the form for TensorRT 8.5 does so without folds."""
+    shape = contents.small.get(node.inputs[0])
+    if shape is None:
+        return node.inputs[0] not in contents.given
+    return 0 <= math.prod(shape) <= _SHAPED_AT_MOST and min(shape, default=0) >= 0
 
 
 def _small_scales(node: Node, contents: GraphContents) -> bool:

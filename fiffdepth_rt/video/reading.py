@@ -24,6 +24,9 @@ from fiffdepth_rt.video.upright import Upright
 TIMEOUT_S = 10
 """How long an address may stay silent, at the start and between frames."""
 
+_LISTS = frozenset({"concat", "dash", "hls", "image2", "imf", "rtsp", "sdp", "vobsub", "webm_dash_manifest"})
+"""Formats of FFmpeg whose files name other files or addresses, which FFmpeg opens."""
+
 _GIVE_UP = 100  # reads in a row that fail: there is nothing more to come
 _SLACK_S = Fraction(1, 2)  # by which a sound file's last frame, or a last frame's length, may miss the end
 
@@ -157,13 +160,22 @@ class _Reader(Source):
 
 
 class File(_Reader):
-    """A video file."""
+    """A video file. Lists of other files are refused: a stranger's list would name files of this machine."""
 
     def __init__(self, name: str) -> None:
         path = Path(name)
         try:  # absolute: "at 12:30.mp4" is no address
-            container = av.open(os.path.abspath(path), metadata_errors="replace")  # noqa: PTH100 - keep links
+            container = av.open(
+                os.path.abspath(path),  # noqa: PTH100 - keep links
+                options={"format_whitelist": ",".join(sorted(av.formats_available - _LISTS))},
+                metadata_errors="replace",
+            )
         except (av.FFmpegError, OSError) as error:
+            if _is_list(path):
+                raise SourceError(
+                    f"{name} is a list of other files, and not a video: name one of them, or make one of "
+                    "them first, such as with ffmpeg."
+                ) from error
             raise SourceError(
                 f"{name} cannot be read as a video ({_reason(error)}): it is damaged, cut off, without "
                 "permission, or in a format that FFmpeg does not know. Copy it again, or convert it."
@@ -216,6 +228,15 @@ class Address(_Reader):
             f"{self.name} gives no more frames after {given}: it was switched off, or the network broke. "
             "Start again."
         )
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError:
+        return False
+    return head.startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head
 
 
 def _best(container: InputContainer, shown: str) -> VideoStream:

@@ -85,6 +85,14 @@ def test_the_forms_with_operators_of_their_own_are_taken(tmp_path, form):
     written(tmp_path, "encoder", read_checkpoint(tmp_path / "x.safetensors"), form)
 
 
+def test_a_form_without_folds_is_taken_where_shapes_are_computed(tmp_path):
+    """TensorRT 8.5's expands to the shape of a tensor."""
+    save_checkpoint(tmp_path / "x.safetensors", tiny_checkpoint(**ATTENTION))
+    model = read_checkpoint(tmp_path / "x.safetensors")
+    found = written(tmp_path, "unet", model, GraphForm(trt85=True), frozenset(FOLD_NAMES))
+    assert "ConstantOfShape" in found
+
+
 @pytest.mark.soak
 def test_the_list_holds_what_all_forms_and_recipes_write_and_nothing_else(tmp_path):
     found = set()

@@ -386,6 +386,22 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path / "notes.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("name", "listing"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile other.mp4\n"),
+        ("list.mp4", "#EXTM3U\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n"),
+        ("list.m3u8", "#EXTM3U\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n"),
+        ("list.sdp", "v=0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"),
+    ],
+)
+def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path, name: str, listing: str) -> None:
+    write_clip(tmp_path / "other.mp4", walk(3))
+    (tmp_path / name).write_text(listing)
+    with pytest.raises(SourceError, match="is a list of other files"):
+        open_source(str(tmp_path / name))
+
+
 def test_a_song_is_no_video(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "song.m4a"), "w", format="mp4") as output:
         track = output.add_stream("aac", rate=48_000, layout="mono")
