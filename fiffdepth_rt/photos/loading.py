@@ -139,6 +139,8 @@ def _jpeg(path: Path, strict: bool) -> LoadedPhoto:
 
 
 def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
+    from PIL import UnidentifiedImageError
+
     layout = tiff.read_layout(path)
     check_extent(*layout.hw)
     if layout.jpegs:
@@ -148,11 +150,14 @@ def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
     elif layout.reader == "opencv":
         values, orientation = opencv.decoded(path.read_bytes()), 1  # OpenCV has turned it upright
     else:
-        with _opened(path, ("TIFF",)) as picture:
-            picture.load()
-            if layout.reader == "pillow":
-                return LoadedPhoto(pixels=_upright(picture))
-            values, orientation = np.asarray(picture), _orientation(picture)  # modes F and I
+        try:
+            with _opened(path, ("TIFF",)) as picture:
+                picture.load()
+                if layout.reader == "pillow":
+                    return LoadedPhoto(pixels=_upright(picture))
+                values, orientation = np.asarray(picture), _orientation(picture)  # modes F and I
+        except UnidentifiedImageError as error:
+            raise layout.unknown from error
     photo, notes = tiff.as_photo(values, layout)
     return LoadedPhoto(pixels=_turned(as_rgb(photo), orientation), notes=notes)
 

@@ -20,6 +20,15 @@ Reader = Literal["pillow", "pillow's values", "opencv", "tifffile"]
 _UNSIGNED, _FLOAT = 1, 3  # SampleFormat
 _JPEG = 7  # Compression
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # PhotometricInterpretation
+_COLOURS = {
+    3: "a palette",
+    4: "a mask",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELAB",
+    9: "ICCLAB",
+    32803: "a raw sensor's",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +51,18 @@ class Layout:
 
     @property
     def reader(self) -> Reader:
-        """Pillow takes the common layouts. It cuts colours of 16 bits to 8, and OpenCV does not. It reads
-        planes of 16 bits as if they had 8, and knows no floats or signed numbers in several bands: tifffile
-        does."""
-        if self.bits <= 8 and self.kind == _UNSIGNED and (self.bands <= 3 or not self.planar):
-            return "pillow"
+        """Pillow takes the common layouts, and alone makes RGB of other colours. It cuts colours of 16 bits
+        to 8, and OpenCV does not. It reads planes of 16 bits as if they had 8, and knows no floats, no signed
+        numbers in several bands, and not every number of bands: tifffile does.
+
+        Raises ImageError for colours that would have to be converted in a layout that Pillow reads wrongly.
+        """
+        if self.meaning > _RGB and (self.kind != _UNSIGNED or (self.planar and self.bands > 1)):
+            raise self.unknown
+        if self.bits <= 8 and self.kind == _UNSIGNED:
+            rgb = self.meaning == _RGB and (self.bands == 3 or (self.bands == 4 and not self.planar))
+            grey = self.meaning == _BLACK_IS_ZERO and self.bands == 2 and not self.planar
+            return "pillow" if self.bands == 1 or rgb or grey or self.meaning > _RGB else "tifffile"
         if self.bands == 1 and self.meaning == _BLACK_IS_ZERO:
             if (self.bits, self.kind) == (16, _UNSIGNED):
                 return "pillow"
@@ -58,6 +74,17 @@ class Layout:
             if self.meaning > _RGB:  # CMYK and the like, which Pillow converts
                 return "pillow"
         return "tifffile"
+
+    @property
+    def unknown(self) -> ImageError:
+        """That nothing here reads this layout."""
+        kinds = {_UNSIGNED: "whole numbers", 2: "signed numbers", _FLOAT: "floats"}
+        colours = {_WHITE_IS_ZERO: "grey", _BLACK_IS_ZERO: "grey", _RGB: "RGB"} | _COLOURS
+        return ImageError(
+            f"A TIFF whose colours are {colours.get(self.meaning, f'of the kind {self.meaning}')}, in "
+            f"{self.bands} {'planes' if self.planar else 'bands'} of {kinds.get(self.kind, 'numbers')} of "
+            f"{self.bits} bits, is read by nothing here: save it as RGB of 8 or 16 bits."
+        )
 
 
 def read_layout(path: Path) -> Layout:

@@ -87,6 +87,42 @@ def test_of_five_bands_the_first_three_are_taken_and_that_is_said(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("bands", [2, 3, 4, 5])
+def test_grey_with_more_bands_is_read_whatever_pillow_knows(tmp_path: Path, bands: int, planar: str) -> None:
+    """Of two bands the second is left out; more are taken for red, green and blue."""
+    values = np.random.default_rng(1).integers(0, 256, (20, 24, bands), np.uint8)
+    path = written(tmp_path / "a.tif", values, photometric="minisblack", planarconfig=planar)
+    expected = values[:, :, [0, 0, 0] if bands == 2 else slice(3)]
+    np.testing.assert_array_equal(load_photo(path).pixels, expected)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("colours", ["separated", "ycbcr", "cielab"])
+def test_other_colours_become_rgb_or_are_refused_by_their_name(
+    tmp_path: Path, colours: str, dtype: str, planar: str
+) -> None:
+    """Never are they taken for red, green and blue as they are."""
+    bands = 4 if colours == "separated" else 3
+    values = np.random.default_rng(1).integers(0, 256, (20, 24, bands))
+    scale = {"u1": 1, "u2": 257, "f4": 1 / 255}[dtype]
+    path = written(
+        tmp_path / "a.tif", (values * scale).astype(dtype), photometric=colours, planarconfig=planar
+    )
+    if planar == "contig" and (dtype == "u1" or (colours, dtype) == ("separated", "u2")):
+        pixels = load_photo(path).pixels
+        if colours == "separated":
+            expected = (255 - values[:, :, :3]) * (255 - values[:, :, 3:]) / 255
+            assert np.abs(pixels - expected).max() <= 1
+        else:
+            assert np.abs(pixels.astype(float) - values).mean() > 20
+        return
+    name = {"separated": "CMYK", "ycbcr": "YCbCr", "cielab": "CIELAB"}[colours]
+    with pytest.raises(ImageError, match=rf"a\.tif: A TIFF whose colours are {name}, .* save it as RGB"):
+        load_photo(path)
+
+
 def test_where_white_is_zero_deep_values_are_turned_round(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(0, 2**16, (20, 24), np.uint16)
     loaded = load_photo(written(tmp_path / "a.tif", values, photometric="miniswhite"))
