@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from fiffdepth_rt import files
 from fiffdepth_rt.errors import ImageError, OutputError
+from fiffdepth_rt.geometry.alignment import Alignment, Method, align
+from fiffdepth_rt.geometry.camera import Intrinsics
+from fiffdepth_rt.geometry.ground import align_ground
 from fiffdepth_rt.space import Space
 
 Values = npt.NDArray[np.float32]
@@ -101,6 +104,43 @@ class DepthMap:
                 f"{path} cannot hold a depth map: name a file that ends in .png (16 bits) or .npy (float32). "
                 "For a picture in colour write colors(), such as with PIL.Image.fromarray(d.colors()).save."
             )
+
+    def align(
+        self,
+        sparse_m: npt.NDArray[Any],
+        *,
+        mask: npt.NDArray[np.bool_] | None = None,
+        method: Method = "ransac",
+    ) -> Alignment:
+        """depth map, a few known distances -> depth in metres.
+
+        sparse_m: float H×W of the photo's size, metres along the optical axis; NaN, 0 or infinity where none
+            is known. At least two, at different distances. Points of a lidar, and rows of (x, y, metres),
+            become such an array by `sparse_from_points` and `sparse_from_pixels`. A dense one is taken too.
+        mask: bool H×W, True where distances may be used; None for everywhere.
+        method: "ransac" leaves out distances that most of the others disagree with
+            (`geometry.fitting.robust_fit`; the same input always gives the same result). "lstsq" is least
+            squares over all of them.
+
+        The fit is of the space that the model speaks: of depth, or of disparity, which is then inverted.
+        Raises AlignmentError: another size or dtype, negative distances, too few, no spread, or a scale that
+        is not positive.
+        """
+        return align(self, sparse_m, mask=mask, method=method)
+
+    def align_ground(
+        self, intrinsics: Intrinsics, camera_height_m: float, *, pitch_deg: float | None = None
+    ) -> Alignment:
+        """depth map, the camera's height above flat ground -> depth in metres; `geometry.ground` says how.
+
+        intrinsics: of a photo of this size. camera_height_m: from the ground to the lens.
+        pitch_deg: by how much the camera looks down, 0 = level; it does not roll. None where it is not known:
+            the plane's direction is then found in the photo, and for a model that speaks disparity the shift
+            is taken for 0, which the ground alone cannot tell.
+
+        Raises AlignmentError: a height that is not positive, another size, no ground in the lower part.
+        """
+        return align_ground(self, intrinsics, camera_height_m, pitch_deg=pitch_deg)
 
     def labels(self, *, highest: str = "65535") -> dict[str, str]:
         """What the values mean, as text chunks or tags: Space, Convention, and Model where it is known.

@@ -5,6 +5,8 @@ FiffDepthError
 │                                 (or an array is no depth map)
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
 ├── MessageError (ValueError)     a ROS message cannot be converted: encoding, layout, too few bytes
+├── AlignmentError (ValueError)   depth cannot be had in metres: too few distances, no spread, …
+│   └── CalibrationError          a calibration file cannot be read, or is of another model or camera
 ├── OutputError (OSError)         a result cannot be written: exists already, no permission, disk full
 ├── StreamError                   a stream of frames cannot start, or breaks off; what it gave so far is good
 │   ├── FrameSizeError            a frame of another size in the middle of a stream
@@ -52,6 +54,14 @@ class MessageError(FiffDepthError, ValueError):
 
 class SizeError(FiffDepthError, ValueError):
     """A processing size beyond what the model or the engines take."""
+
+
+class AlignmentError(FiffDepthError, ValueError):
+    """Depth cannot be had in metres."""
+
+
+class CalibrationError(AlignmentError):
+    """A calibration cannot be read, or is of another model or camera."""
 
 
 class OutputError(FiffDepthError, OSError):

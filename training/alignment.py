@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.geometry.fitting import least_squares, line_columns
 
 LEAST_DISPARITY = 1e-3
 """1 / metres; an aligned disparity is kept at or above it (Marigold's and DepthMaster's scripts)."""
@@ -146,7 +147,10 @@ def find_line(
         scale = _ratio_of_medians(within.to_depth(p), truth_m[used])
         return Line(space=AlignmentSpace.DEPTH, scale=scale, shift=0.0, depths_of=within)
     target = within.of_depth(truth_m[used])
-    scale, shift = _least_squares(p, target) if fit is Fit.LEAST_SQUARES else _ransac(p, target)
+    if fit is Fit.RANSAC:
+        scale, shift = _ransac(p, target)
+    else:
+        scale, shift = least_squares(line_columns(p), target).tolist()
     return Line(space=within, scale=scale, shift=shift)
 
 
@@ -162,12 +166,6 @@ def _ratio_of_medians(depth: Floats, truth_m: Floats) -> float:
     if not middle > 0:
         raise ValueError(f"The prediction's median is {middle:g}: what is scaled alone has to be positive.")
     return float(np.median(truth_m)) / middle
-
-
-def _least_squares(p: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
-    columns = np.stack([p, np.ones(len(p))], -1)
-    (scale, shift), *_ = np.linalg.lstsq(columns, target, rcond=None)
-    return float(scale), float(shift)
 
 
 def _ransac(p: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:

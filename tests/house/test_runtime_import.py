@@ -106,13 +106,21 @@ print(logging.getLogger("fiffdepth_rt").handlers)
 
 def test_the_public_names_are_promises() -> None:
     assert sorted(fiffdepth_rt.__all__) == [
+        "Alignment",
+        "Calibration",
         "Depth",
         "DepthMap",
         "Frame",
+        "Intrinsics",
+        "Mesh",
         "Space",
         "StreamItem",
         "__version__",
         "errors",
+        "sparse_from_pixels",
+        "sparse_from_points",
+        "to_mesh",
+        "to_points",
     ]
     for name in fiffdepth_rt.__all__:
         assert hasattr(fiffdepth_rt, name)
