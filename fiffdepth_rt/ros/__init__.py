@@ -1,7 +1,14 @@
-"""ROS messages -> photos, depth maps -> ROS messages, and bags of both. START HERE: images.py.
+"""ROS messages -> photos, depth maps -> ROS messages, and bags of both. START HERE: frames.py.
 
-    images.py      sensor_msgs/Image, CompressedImage -> photo; metres or relative depth -> Image
-    messages.py    what messages are made of: rosbags' classes, or those of a ROS installation
+    frames.py        an image -> all that is published for it, by a node or in a bag
+    images.py        sensor_msgs/Image, CompressedImage -> photo; metres or relative depth -> Image
+    cameras.py       CameraInfo -> intrinsics, and that of a resized image
+    clouds.py        PointCloud2 -> points, and the way back
+    transforms.py    where frames are: tf_static
+    messages.py      what messages are made of: rosbags' classes, or those of a ROS installation
+    bags.py          a bag is read; bag_writing.py: a copy of it, with more topics
+    plan.py          what is to be done with a bag; metric.py: where its metres come from
+    partial.py       what a killed run leaves; bag_result.py: depth and a bag -> the bag with depth
 
 No ROS installation is needed. The functions read and write attributes by the names that ROS gives the
 fields, so that they take rosbags' messages (the extra [robotics]) and rclpy's alike.

@@ -1,4 +1,4 @@
-"""START HERE. sensor_msgs/Image, CompressedImage -> photo; metres, relative depth -> sensor_msgs/Image."""
+"""sensor_msgs/Image, CompressedImage -> photo; metres, relative depth -> sensor_msgs/Image."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.program import program
+from tests.support.ros import bags
 from tests.support.toy import write_toy_engine_dir
 
 FROZEN = Path(__file__).parent / "help"
@@ -87,6 +89,16 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+def record_walk() -> None:
+    """The bags that examples name, and a calibration."""
+    with depth.Depth() as toy:
+        recorded = {kind: bags.drive(toy, 1, kind=kind) for kind in ("mcap", "ros1")}
+        toy.infer(bags.photo(0)).align(bags.true_m(toy, 0)).calibration.save("camera.json")
+    walk = bags.write_bag(Path("walk"), recorded["mcap"])
+    shutil.copyfile(walk / "walk.mcap", "walk.mcap")
+    bags.write_bag(Path("walk.bag"), recorded["ros1"], kind="ros1")
+
+
 def measures(example: str) -> bool:
     """A latency table, whose rows are processes of their own."""
     return example.startswith("python -m benchmarks.latency")
@@ -101,6 +113,8 @@ def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
     command, arguments = (program, words[1:]) if words[0] == "fiffdepth" else (latency.main, words[3:])
     if "bench" in example:
         arguments += ["--runs", "1", "--warm-up", "1"]
+    if words[:2] == ["fiffdepth", "bag"]:
+        record_walk()
     result = CliRunner().invoke(command, arguments)
     rtx = "rtx" in words
     if rtx and "--warm" not in words:
