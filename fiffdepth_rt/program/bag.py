@@ -157,7 +157,8 @@ def command(
     )
     with Bag(source) as bag:
         check_result(out, bag, overwrite=overwrite)
-        plan = plan_of(bag, asked)
+        with moving_line("Looking through", unit=" messages", total=None) as line:
+            plan = plan_of(bag, asked, seen=line.update)
         for note in plan.notes:
             say(note)
         with choice.open(engine, size=size) as depth:

@@ -72,6 +72,7 @@ class Bag:
         self.kind = _kind_of(path)
         self._open = contextlib.ExitStack()
         self._second: Reader1 | Reader2 | None = None
+        _refuse_journals(path)
         with self._explained():
             self._reader = self._opened()
             self.connections: tuple[Connection, ...] = tuple(self._reader.connections)
@@ -240,6 +241,17 @@ def _kind_of(path: Path) -> Kind:
     if path.suffix not in kinds:
         raise BagError(f"{path} is no bag by its name: name a folder of ROS 2, an .mcap, a .db3 or a .bag.")
     return kinds[path.suffix]
+
+
+def _refuse_journals(path: Path) -> None:
+    """Until a recorder ends, SQLite may keep the newest messages in a second file, which rosbags ignores."""
+    for journal in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
+        if journal.exists() and journal.stat().st_size:
+            database = journal.with_name(journal.name.removesuffix("-wal"))
+            raise BagError(
+                f"The recording of {database} did not end: its last messages lie in {journal.name}. Put "
+                f"them in, by sqlite3 {database} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            )
 
 
 def _typestore(kind: Kind) -> Typestore:

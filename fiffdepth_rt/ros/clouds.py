@@ -34,23 +34,18 @@ def to_points(cloud: Any) -> npt.NDArray[np.float64]:
     if unknown := [field.datatype for field in xyz if int(field.datatype) not in _DTYPES]:
         raise MessageError(f"PointField knows no datatype {unknown[0]}: the cloud's driver is wrong.")
     formats = [np.dtype(order + _DTYPES[int(field.datatype)]) for field in xyz]
-    octets = octets_of(cloud)
-    needed = row_step * (height - 1) + point_step * width if height and width else 0
+    if not height or not width:
+        return np.empty((0, 3))
+    octets, needed = octets_of(cloud), row_step * (height - 1) + point_step * width
     ends = [int(field.offset) + dtype.itemsize for field, dtype in zip(xyz, formats, strict=True)]
-    if needed and (max(ends) > point_step or point_step * width > row_step or octets.size < needed):
+    if max(ends) > point_step or point_step * width > row_step or octets.size < needed:
         raise MessageError(
             f"A cloud of {height}×{width} points of {point_step} bytes in rows of {row_step} needs {needed} "
             f"bytes, and this one holds {octets.size}: it was cut off, or its driver is wrong."
         )
-    point = np.dtype(
-        {
-            "names": ["x", "y", "z"],
-            "formats": formats,
-            "offsets": [int(field.offset) for field in xyz],
-            "itemsize": max(point_step, 1),
-        }
-    )
-    points = np.ndarray((height, width) if needed else (0, 0), point, octets, strides=(row_step, point_step))
+    offsets = [int(field.offset) for field in xyz]
+    point = np.dtype({"names": [*"xyz"], "formats": formats, "offsets": offsets, "itemsize": point_step})
+    points = np.ndarray((height, width), point, octets, strides=(row_step, point_step))
     stacked = np.stack([points[axis].astype(np.float64).ravel() for axis in "xyz"], axis=1)
     return np.asarray(stacked[np.isfinite(stacked).all(axis=1)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from fiffdepth_rt.depth_map import DepthMap
@@ -28,14 +29,15 @@ def measured_ns(message: Any, record: Record) -> int:
 class Nearest:
     """The messages of a topic by when they were measured. Holds a few numbers for each, and one message.
 
-    Raises BagError where the bag is damaged.
+    seen: called for each message, since all of them are read once. Raises BagError where the bag is damaged.
     """
 
-    def __init__(self, bag: Bag, topic: Topic) -> None:
+    def __init__(self, bag: Bag, topic: Topic, *, seen: Callable[[], object]) -> None:
         self.topic = topic
         self._bag = bag
         times = []
         for record in bag.messages(topic.name):
+            seen()
             try:
                 times.append((measured_ns(bag.decode(record), record), record.recorded_ns))
             except MessageError:

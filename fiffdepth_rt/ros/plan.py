@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fiffdepth_rt.errors import BagError, MessageError, OutputError
@@ -61,15 +62,18 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan_of(bag: Bag, asked: Asked) -> Plan:
-    """Raises BagError, CalibrationError or MessageError: what was asked for is not there, or does not fit."""
+def plan_of(bag: Bag, asked: Asked, *, seen: Callable[[], object] = lambda: None) -> Plan:
+    """What is asked of a bag -> what is to be done. seen: called for each message that is read for it.
+
+    Raises BagError, CalibrationError or MessageError: what was asked for is not there, or does not fit.
+    """
     image = bag.choose(asked.image_topic, IMAGES, option="--image-topic", what="images")
-    infos = _camera_infos(bag, asked, image)
+    infos = _camera_infos(bag, asked, image, seen)
     return Plan(
         image=image,
         names=_names(bag, asked, image),
         camera_infos=infos,
-        metres=_metres(bag, asked, image, infos),
+        metres=_metres(bag, asked, image, infos, seen),
         publishing=frames.Publishing(
             types=rosbags_types(bag.typestore), encoding=asked.encoding, point_stride=asked.point_stride
         ),
@@ -90,6 +94,8 @@ def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
     source, place = Path(os.path.realpath(bag.path)), Path(os.path.realpath(out))
     if place == source or place in source.parents or source in place.parents:
         raise OutputError(f"{out} is the bag {bag.path} itself, or around or in it: name another place.")
+    if bag.kind is Kind.SQLITE3 and (odd := sorted({*"?#%"} & {*str(place)})):
+        raise OutputError(f"{out} would be misread by SQLite, for its {odd[0]}: choose a name without it.")
     if not overwrite:
         refuse_existing(out)
     if out.is_dir() and not ((out / "metadata.yaml").is_file() and out.suffix != ".mcap"):
@@ -102,6 +108,10 @@ def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
 
 def _names(bag: Bag, asked: Asked, image: Topic) -> Mapping[str, str]:
     prefix = asked.prefix or f"{_namespace(image)}/fiffdepth"
+    if re.fullmatch(r"/?([A-Za-z]\w*/)*[A-Za-z]\w*/?", prefix, re.ASCII) is None:
+        raise BagError(
+            f"--prefix {prefix!r} is no namespace of ROS: say words of letters, digits and _, joined by /."
+        )
     names = {name: f"/{prefix.strip('/')}/{name}" for name in frames.TYPES}
     if there := [name for name in names.values() if name in bag.topics]:
         raise BagError(
@@ -116,7 +126,7 @@ def _namespace(image: Topic) -> str:
     return image.name.removesuffix("/compressed").rpartition("/")[0]
 
 
-def _camera_infos(bag: Bag, asked: Asked, image: Topic) -> Nearest | None:
+def _camera_infos(bag: Bag, asked: Asked, image: Topic, seen: Callable[[], object]) -> Nearest | None:
     """By its name, or the one beside the image, as ROS has them."""
     beside = bag.topics.get(f"{_namespace(image)}/camera_info")
     name = asked.camera_info_topic
@@ -124,10 +134,13 @@ def _camera_infos(bag: Bag, asked: Asked, image: Topic) -> Nearest | None:
         name = beside.name
     if name is None:
         return None
-    return Nearest(bag, bag.choose(name, (CAMERA_INFO,), option="--camera-info-topic", what="camera_info"))
+    topic = bag.choose(name, (CAMERA_INFO,), option="--camera-info-topic", what="camera_info")
+    return Nearest(bag, topic, seen=seen)
 
 
-def _metres(bag: Bag, asked: Asked, image: Topic, infos: Nearest | None) -> MetresOf | None:
+def _metres(
+    bag: Bag, asked: Asked, image: Topic, infos: Nearest | None, seen: Callable[[], object]
+) -> MetresOf | None:
     if asked.lidar_topic is not None and asked.calibration is not None:
         raise BagError("Metres come from --lidar-topic or from --calibration: name one of the two.")
     if asked.calibration is not None:
@@ -142,7 +155,7 @@ def _metres(bag: Bag, asked: Asked, image: Topic, infos: Nearest | None) -> Metr
             f"point of {lidar.name}: name one with --camera-info-topic."
         )
     metres = LidarMetres(
-        clouds=Nearest(bag, lidar),
+        clouds=Nearest(bag, lidar, seen=seen),
         tree=static_transforms(bag),
         to_camera=asked.lidar_to_camera,
         max_lag_ns=round(asked.max_lag_s * NS_PER_S),
@@ -165,7 +178,7 @@ def _notes(asked: Asked, image: Topic, infos: Nearest | None) -> tuple[str, ...]
             f"There is no camera_info beside {image.name}, so there will be no points: name one with "
             "--camera-info-topic.",
         )
-    if is_distorted(infos.at(0)[0]):
+    if is_distorted(infos.at(0)[0]) and "rect" not in image.name:
         return (
             f"The camera of {image.name} bends straight lines (its camera_info has distortion), and points "
             "are computed as of a pinhole: they are right for the topic of rectified images, as image_proc "

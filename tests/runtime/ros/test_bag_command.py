@@ -318,12 +318,15 @@ def test_frames_of_another_model_are_thrown_away_only_when_it_is_asked_for(run: 
 
 
 def test_points_of_a_camera_that_bends_lines_come_with_a_warning(run: Any, depth: fiffdepth_rt.Depth) -> None:
-    recorded = drive(depth, 1)
-    for entry in recorded:
-        if "camera_info" in entry.topic:
-            entry.message.d = np.array([-0.3, 0.1, 0, 0, 0])
-    result = run(write_bag(Path("in"), recorded), "out", "--lidar-topic", "/lidar/points")
-    assert (result.exit_code, "bends straight lines" in result.stderr) == (0, True)
+    depth.infer(photo(0)).align(true_m(depth, 0)).calibration.save("camera.json")
+    bent = camera_info_entry(0)
+    bent.message.d = np.array([-0.3, 0.1, 0, 0, 0])
+    images = [image_entry(0, topic=f"/camera/image_{name}") for name in ("raw", "rect")]
+    source = write_bag(Path("in"), [bent, *images])
+    for name, warned in (("raw", True), ("rect", False)):
+        words = ("--image-topic", f"/camera/image_{name}", "--calibration", "camera.json")
+        result = run(source, name, *words)
+        assert (result.exit_code, "bends straight lines" in result.stderr) == (0, warned)
 
 
 def test_a_run_that_is_killed_goes_on_and_makes_the_same_bag(
@@ -367,3 +370,9 @@ def test_two_processes_do_not_make_one_bag(run: Any) -> None:
         result = run(source, "out")
     assert (result.exit_code, "Another process is making out" in result.stderr) == (1, True)
     assert run(source, "out").exit_code == 0
+
+
+@pytest.mark.parametrize("prefix", ["a b", "//", "/1st", "a-b"])
+def test_a_prefix_that_ros_would_refuse_is_refused(run: Any, prefix: str) -> None:
+    result = run(write_bag(Path("in"), [image_entry(0)]), "out", "--prefix", prefix)
+    assert (result.exit_code, "is no namespace of ROS" in result.stderr) == (1, True)

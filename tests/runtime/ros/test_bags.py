@@ -234,3 +234,22 @@ def test_what_is_there_is_kept_without_overwrite(tmp_path: Path) -> None:
             check_result(other, bag, overwrite=False)
         check_result(other, bag, overwrite=True)
         check_result(tmp_path / "new.mcap", bag, overwrite=False)
+
+
+def test_a_recording_whose_last_messages_lie_in_a_journal_is_not_read_in_part(tmp_path: Path) -> None:
+    source = write_bag(tmp_path / "in", entries("sqlite3"), kind="sqlite3")
+    recorder = sqlite3.connect(source / "in.db3", isolation_level=None)
+    recorder.execute("PRAGMA journal_mode = WAL")
+    recorder.execute("INSERT INTO messages (topic_id, timestamp, data) VALUES (1, 5, x'00')")
+    for path in (source, source / "in.db3"):
+        with pytest.raises(BagError, match=r"last messages lie in in\.db3-wal\. Put them in, by sqlite3"):
+            Bag(path)
+    recorder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    recorder.close()
+    assert len(contents(source / "in.db3")) == 7
+
+
+def test_names_that_sqlite_takes_for_more_than_a_name_are_refused(tmp_path: Path) -> None:
+    source = write_bag(tmp_path / "in", entries("sqlite3"), kind="sqlite3")
+    with Bag(source) as bag, pytest.raises(OutputError, match=r"misread by SQLite, for its \?"):
+        check_result(tmp_path / "out?mode=memory", bag, overwrite=False)

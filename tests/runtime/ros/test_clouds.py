@@ -95,3 +95,14 @@ def test_classes_that_check_their_fields_as_rclpy_does_are_filled() -> None:
         POINTS.astype(np.float32), np.zeros((6, 3), np.uint8), header=object(), types=RCLPY_LIKE
     )
     np.testing.assert_array_equal(to_points(message), POINTS)
+
+
+@pytest.mark.parametrize("field", ["height", "width", "point_step", "row_step"])
+def test_a_cloud_with_a_size_of_zero_has_no_points_or_is_refused(field: str) -> None:
+    message = cloud(POINTS)
+    setattr(message, field, 0)
+    if field in ("height", "width"):
+        assert to_points(message).shape == (0, 3)
+    else:
+        with pytest.raises(MessageError, match="its driver is wrong"):
+            to_points(message)

@@ -152,7 +152,7 @@ class Strict:
     def __init__(self, **fields: Any) -> None:
         assert fields.keys() <= self.KINDS.keys(), fields.keys() - self.KINDS.keys()
         for name, value in fields.items():
-            assert type(value) is self.KINDS[name], f"{name} is a {type(value)}"
+            assert self.KINDS[name] in (object, type(value)), f"{name} is a {type(value)}"
             setattr(self, name, value)
 
 
