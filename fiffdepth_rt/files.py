@@ -76,9 +76,17 @@ def write_png16(
 
     Raises OutputError: exists already (unless overwrite), no permission, disk full.
     """
+    write_levels(path, to_16_bits(values), text=text, overwrite=overwrite)
+
+
+def write_levels(
+    path: Path, levels: npt.NDArray[np.uint16], *, text: Mapping[str, str], overwrite: bool = False
+) -> None:
+    """uint16 H×W -> 16-bit grey PNG, its levels as they are. text: its text chunks. Raises OutputError like
+    write_png16."""
     from PIL import Image
 
-    _write(path, _png(Image.fromarray(to_16_bits(values)), text), overwrite=overwrite)
+    write_bytes(path, _png(Image.fromarray(levels), text), overwrite=overwrite)
 
 
 def to_16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -104,7 +112,7 @@ def write_npy(
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     try:
-        _write(path, buffer.getvalue(), overwrite=overwrite)
+        write_bytes(path, buffer.getvalue(), overwrite=overwrite)
     except OutputError:
         if new:
             beside.unlink(missing_ok=True)
@@ -115,7 +123,7 @@ def write_color_png(path: Path, pixels: Pixels, *, overwrite: bool = False) -> N
     """uint8 H×W×3 RGB -> PNG. Raises OutputError like write_png16."""
     from PIL import Image
 
-    _write(path, _png(Image.fromarray(pixels), {}), overwrite=overwrite)
+    write_bytes(path, _png(Image.fromarray(pixels), {}), overwrite=overwrite)
 
 
 def _png(picture: Image.Image, text: Mapping[str, str]) -> bytes:
@@ -130,7 +138,8 @@ def _png(picture: Image.Image, text: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
+def write_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """A file's content -> the file. Raises OutputError like write_png16."""
     if not overwrite:
         refuse_existing(path)
     with replacing(path) as file:

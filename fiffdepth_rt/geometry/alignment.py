@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiffdepth_rt.errors import AlignmentError
-from fiffdepth_rt.geometry.calibration import Assumption, Calibration, Relative
+from fiffdepth_rt.geometry.calibration import CALIBRATE, Assumption, Calibration, Relative
 from fiffdepth_rt.geometry.camera import Metres
-from fiffdepth_rt.geometry.fitting import least_squares, line_columns, robust_fit
+from fiffdepth_rt.geometry.fitting import Numbers, least_squares, line_columns, robust_fit
 from fiffdepth_rt.space import Space
 
 Method = Literal["ransac", "lstsq"]
@@ -79,6 +79,19 @@ def align(
     metres, known = _known(depth_map, sparse_m, mask)
     x = depth_map.values[known].astype(np.float64)
     y = to_space(metres[known].astype(np.float64), depth_map.space)
+    scale, shift, within = fit_line(x, y, space=depth_map.space, method=method)
+    inliers = np.zeros(known.shape, dtype=bool)
+    inliers[known] = within
+    return aligned(
+        depth_map, scale, shift, assumption=Assumption.FITTED, truth_m=metres, inliers=inliers, points=len(x)
+    )
+
+
+def fit_line(x: Numbers, y: Numbers, *, space: Space, method: Method) -> tuple[float, float, Mask]:
+    """Values of a depth map, T(z) of what is known there, N each -> scale, shift, and which were inliers.
+
+    Raises AlignmentError: too few, no spread, or a scale that is not positive.
+    """
     _refuse_too_little(x, y)
     if method == "lstsq":
         line, within = least_squares(line_columns(x), y), np.ones(len(x), dtype=bool)
@@ -91,13 +104,9 @@ def align(
             f"By the {len(x)} distances, what the model calls near is far: the scale would be {scale:.3g}, "
             "and a scale is positive. Either the distances are not of this photo (another time, another "
             f"camera, x and y exchanged), or the model is wrong about this scene: its space is "
-            f"{depth_map.space}, {depth_map.space.ends()}."
+            f"{space}, {space.ends()}."
         )
-    inliers = np.zeros(known.shape, dtype=bool)
-    inliers[known] = within
-    return aligned(
-        depth_map, scale, shift, assumption=Assumption.FITTED, truth_m=metres, inliers=inliers, points=len(x)
-    )
+    return scale, shift, within
 
 
 def aligned(
@@ -171,7 +180,7 @@ def _refuse_too_little(x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     if len(x) < 2:
         raise AlignmentError(
             f"{len(x)} known distances are too few: scale and shift are two unknowns, so at least two are "
-            "needed, of things at different distances. With one, see `fiffdepth calibrate`."
+            f"needed, of things at different distances. With one: `{CALIBRATE}`."
         )
     if np.ptp(x) < LEAST_SPREAD or np.ptp(y) == 0:
         what = "the model sees them all as equally far" if np.ptp(y) else "they are all equally far"

@@ -116,7 +116,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
         Raises CalibrationError: a depth map of another space or model, or a photo of another aspect.
         """
-        self._refuse_another(depth_map)
+        self.check_model(space=depth_map.space, model=depth_map.model, model_sha256=depth_map.model_sha256)
+        self._check_aspect(depth_map.photo_hw)
         t = np.multiply(depth_map.values, self.scale, dtype=np.float64)
         t += self.shift
         t[~(t > 0)] = np.nan
@@ -145,8 +146,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 text = opened.read(MAX_BYTES + 1)
         except OSError as error:
             raise CalibrationError(
-                f"The calibration {file} cannot be read ({error.strerror}): name the file that "
-                "`fiffdepth calibrate` wrote."
+                f"The calibration {file} cannot be read ({error.strerror}): name a file that was "
+                f"written by `{CALIBRATE}`."
             ) from error
         try:
             content = json.loads(text)
@@ -163,32 +164,38 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise _not_ours(file, "holds a scale or shift that is not finite")
         return found
 
-    def _refuse_another(self, depth_map: Relative) -> None:
-        again = "Calibrate again, with a photo of this camera: `fiffdepth calibrate`."
-        if depth_map.space != self.space:
+    def check_model(self, *, space: Space, model: str | None, model_sha256: str | None) -> None:
+        """Raises CalibrationError where depth maps of this model are others than those it was made with."""
+        if space != self.space:
             raise CalibrationError(
-                f"The calibration is of a model that speaks {self.space}, and the depth map is "
-                f"{depth_map.space}: its numbers mean nothing here. {again}"
+                f"The calibration is of a model that speaks {self.space}, and this one speaks {space}: its "
+                f"numbers mean nothing here. {_AGAIN}"
             )
-        hashes = {self.model_sha256, depth_map.model_sha256} - {None}
-        if len(hashes) == 2:
+        if None not in (self.model_sha256, model_sha256) and model_sha256 != self.model_sha256:
             raise CalibrationError(
-                f"The calibration is of {_named(self)}, and the depth map of {_named(depth_map)}: another "
-                "model, or another precision of it, has another scale and shift. Use the engine and the "
-                "--precision that it was made with; or calibrate again: `fiffdepth calibrate`."
+                f"The calibration is of {_named(self.model, self.model_sha256)}, and this is "
+                f"{_named(model, model_sha256)}: another model, or another precision of it, has another "
+                f"scale and shift. Use the engine and the --precision that it was made with. Or: {_AGAIN}"
             )
-        ours, theirs = (hw[0] / hw[1] for hw in (self.photo_hw, depth_map.photo_hw))
+
+    def _check_aspect(self, photo_hw: tuple[int, int]) -> None:
+        ours, theirs = (hw[0] / hw[1] for hw in (self.photo_hw, photo_hw))
         if abs(theirs / ours - 1) > ASPECT_TOLERANCE:
             raise CalibrationError(
-                f"The calibration is of {self.photo_hw[0]}x{self.photo_hw[1]} px (height x width), "
-                f"and this one has {depth_map.photo_hw[0]}x{depth_map.photo_hw[1]}: another camera, or it "
-                f"was cropped or turned, and the model sees it otherwise. {again}"
+                f"The calibration is of {self.photo_hw[0]}x{self.photo_hw[1]} px (height x width), and this "
+                f"photo has {photo_hw[0]}x{photo_hw[1]}: another camera, or it was cropped or turned, and "
+                f"the model sees it otherwise. {_AGAIN}"
             )
 
 
-def _named(one: Calibration | Relative) -> str:
-    return f"{shortened(one.model, 80)} ({(one.model_sha256 or '')[:8]})"
+CALIBRATE = "fiffdepth calibrate kitchen.jpg --at 320,240 --metres 2.0"
+"""As people may copy it."""
+_AGAIN = f"Calibrate again with a photo of this camera, such as by `{CALIBRATE}`."
+
+
+def _named(model: str | None, model_sha256: str | None) -> str:
+    return f"{shortened(model, 80)} ({(model_sha256 or '')[:8]})"
 
 
 def _not_ours(file: Path, why: str) -> CalibrationError:
-    return CalibrationError(f"The calibration {file} {why}: make it again with `fiffdepth calibrate`.")
+    return CalibrationError(f"The calibration {file} {why}: make it again, such as by `{CALIBRATE}`.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fiffdepth_rt.errors import BagError, FiffDepthError, MessageError
-from fiffdepth_rt.program import options
+from fiffdepth_rt.program import metres, options
 from fiffdepth_rt.program.terminal import moving_line, say, shown, tell
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ def _parse_pose(ctx: click.Context, option: click.Parameter, value: str | None) 
     show_default=True,
     help="By how many seconds an image and its points may be apart.",
 )
-@click.option(
-    "--calibration",
-    metavar="FILE",
-    type=options.NamedPath(),
-    help="Metres by what `fiffdepth calibrate` saved.",
-)
+@metres.calibration
 @click.option(
     "--depth-encoding",
     "encoding",

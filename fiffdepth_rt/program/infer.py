@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,27 +14,28 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.errors import FiffDepthError, OutputError
-from fiffdepth_rt.program import options
+from fiffdepth_rt.program import metres, options
+from fiffdepth_rt.program.formats import FORMATS, Holds
 from fiffdepth_rt.program.terminal import moving_line, say, show_traceback, shown, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.depth import Depth
     from fiffdepth_rt.depth_map import DepthMap
+    from fiffdepth_rt.geometry.camera import Metres
     from fiffdepth_rt.photos.loading import LoadedPhoto
     from fiffdepth_rt.photos.notes import Note
     from fiffdepth_rt.program.inputs import Job, Photo
+    from fiffdepth_rt.program.metres import MetricChoice
     from fiffdepth_rt.program.options import EngineChoice
 
 
 def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """What stands behind --format -> formats, each once."""
-    from fiffdepth_rt.program.inputs import ENDINGS
-
     formats = tuple(dict.fromkeys(value.split(",")))
     for name in formats:
-        if name not in ENDINGS:
-            reason = f"{name!r} is no format: say one or more of {','.join(ENDINGS)}."
+        if name not in FORMATS:
+            reason = f"{name!r} is no format: say one or more of {','.join(FORMATS)}."
             raise click.BadParameter(reason, ctx, option)
     return formats
 
@@ -58,8 +59,11 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     callback=_parse_formats,
     default="png16,color",
     show_default=True,
-    help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1].",
+    help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1]. In metres, "
+    "with --sparse or --calibration: m (float32 array), mm, tum, kitti (16-bit pictures, 1000, 5000 and 256 "
+    "levels for each metre), exr, pfm. With --intrinsics too: ply (points), glb (surface).",
 )
+@metres.metric_choice
 @options.overwrite
 @click.option(
     "--strict", is_flag=True, help="Refuse a JPEG without its end. By default it is read as far as it goes."
@@ -74,6 +78,7 @@ def command(
     choice: EngineChoice,
     size: Size,
     formats: tuple[str, ...],
+    metric: MetricChoice,
     overwrite: bool,
     strict: bool,
 ) -> None:
@@ -90,6 +95,8 @@ def command(
       fiffdepth infer 'photos/**/*.jpg' --format png16
       fiffdepth infer kitchen.jpg --size 512 --format npy,color
       fiffdepth infer kitchen.jpg --engine engines/fiffdepth --precision fp32 --threads 2
+      fiffdepth infer hall.png --sparse points.npy --format mm,m
+      fiffdepth infer hall.png --calibration camera.json --intrinsics 525,525,31.5,23.5 --format ply
 
     kitchen.jpg becomes kitchen_depth.png (16-bit grey; its PNG text says whether black is near or far) and
     kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.
@@ -100,6 +107,7 @@ def command(
     from fiffdepth_rt.program.inputs import find_photos, jobs_for
 
     found = find_photos(images)
+    metric.check(formats, photos=len(found.photos))
     jobs = jobs_for(found.photos, formats, out)
     for sentence in found.left_aside:
         say(sentence)
@@ -110,10 +118,13 @@ def command(
     said: set[str] = set()
     if jobs:
         with choice.open(engine, size=size) as depth:
+            in_metres = metric.open(depth) if any(map(_is_metric, formats)) else None
             _make_ready(jobs, out)
             with (
                 moving_line("Photos", unit="photo", total=len(jobs), disable=len(jobs) < 2) as line,
-                closing(_convert(jobs, depth, overwrite=overwrite, strict=strict)) as outcomes,
+                closing(
+                    _convert(jobs, depth, metric, in_metres, overwrite=overwrite, strict=strict)
+                ) as outcomes,
             ):
                 for _, outcome in outcomes:
                     try:
@@ -124,7 +135,7 @@ def command(
                         skipped += 1
                     line.update()
             if done:
-                _summarize(done, depth)
+                _summarize(done, depth, relative=not all(map(_is_metric, formats)))
     if skipped:
         say(f"{skipped} of {skipped + len(done)} skipped, for the reasons above.")
         ctx.exit(1)
@@ -132,17 +143,30 @@ def command(
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
-    """A photo whose results are written. seconds: inference took. kept: results that were there already."""
+    """A photo whose results are written. seconds: inference took. kept: results that were there already.
+    metres: how it came to them, or None. said: of its files."""
 
     photo: Photo
     written: tuple[Path, ...]
     kept: tuple[Path, ...]
     seconds: float
     notes: tuple[Note, ...]
+    metres: str | None
+    said: tuple[str, ...]
+
+
+def _is_metric(format_: str) -> bool:
+    return FORMATS[format_].holds is not Holds.RELATIVE
 
 
 def _convert(
-    jobs: Sequence[Job], depth: Depth, *, overwrite: bool, strict: bool
+    jobs: Sequence[Job],
+    depth: Depth,
+    metric: MetricChoice,
+    in_metres: Callable[[DepthMap], tuple[Metres, str]] | None,
+    *,
+    overwrite: bool,
+    strict: bool,
 ) -> Generator[tuple[Job, Future[_Done]], None, None]:
     """Photos -> their files: each job, in order, with what was done or what went wrong.
 
@@ -169,8 +193,22 @@ def _convert(
 
     def write(job: Job, computed: tuple[LoadedPhoto, dict[str, Path], DepthMap, float]) -> _Done:
         loaded, missing, depth_map, seconds = computed
+        camera, said = metric.camera(depth_map.photo_hw), []
+        depth_m, metres_by = (None, None) if in_metres is None else in_metres(depth_map)
         for name, path in missing.items():
-            if name == "color":
+            if depth_m is not None and _is_metric(name):
+                said.append(
+                    metres.write_metric(
+                        name,
+                        path,
+                        depth_m,
+                        photo=loaded.pixels,
+                        camera=camera,
+                        model=depth_map.model,
+                        overwrite=overwrite,
+                    )
+                )
+            elif name == "color":
                 files.write_color_png(path, depth_map.colors(), overwrite=overwrite)
             else:
                 depth_map.save(path, overwrite=overwrite)
@@ -180,6 +218,8 @@ def _convert(
             kept=tuple(path for name, path in job.results.items() if name not in missing),
             seconds=seconds,
             notes=loaded.notes,
+            metres=metres_by,
+            said=tuple(sentence for sentence in said if sentence is not None),
         )
 
     return overlapped(jobs, read=read, compute=compute, write=write)
@@ -219,12 +259,14 @@ def _say_notes(one: _Done, said: set[str]) -> None:
         if note.kind == "end" or note.kind not in said:
             say(f"{one.photo.name}: {note}")
         said.add(note.kind)
+    for sentence in one.said:
+        say(sentence)
     for path in one.kept:
         say(f"{shown(path)} was there already and is kept; --overwrite replaces it.")
 
 
-def _summarize(done: Sequence[_Done], depth: Depth) -> None:
-    """Where the pictures are, what they mean, how long inference took."""
+def _summarize(done: Sequence[_Done], depth: Depth, *, relative: bool) -> None:
+    """Where the files are, what they mean, how long inference took. relative: some hold no metres."""
     folders = {path.parent for one in done for path in one.written}
     where = f"in {shown(folders.pop())}" if len(folders) == 1 else "beside the photos"
     if len(done) == 1:
@@ -236,7 +278,10 @@ def _summarize(done: Sequence[_Done], depth: Depth) -> None:
         count = sum(any(note.kind == kind for note in one.notes) for one in done)
         if count and (len(done) > 1 or kind == "end"):
             tell(sentence.format(count))
-    tell(depth.output_space.sentence)
+    for sentence in dict.fromkeys(one.metres for one in done if one.metres is not None):
+        tell(sentence)
+    if relative:
+        tell(depth.output_space.sentence)
     engine = f"{depth.manifest.name}, {depth.backend.name} on {depth.backend.device}, {depth.size} px"
     seconds = sum(one.seconds for one in done) / len(done)
     tell(f"Inference took {seconds:.2f} s per photo ({engine}).")

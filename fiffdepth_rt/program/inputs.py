@@ -18,10 +18,8 @@ from urllib.parse import unquote, urlsplit
 from fiffdepth_rt.errors import ImageError, OutputError
 from fiffdepth_rt.files import local_path
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
+from fiffdepth_rt.program.formats import FORMATS, RESULT_ENDINGS
 
-# Format on the command line -> what is appended to the photo's name.
-ENDINGS = {"png16": "_depth.png", "npy": "_depth.npy", "color": "_color.png"}
-_RESULTS = (*ENDINGS.values(), "_depth.npy.json")  # the last says what the values mean
 _STREAM = re.compile(r"-|/dev/stdin|/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 
 
@@ -122,14 +120,14 @@ def _photos_among(candidates: Iterable[Path], where: str, left_aside: list[str])
 
 def _looks_like_a_photo(path: Path) -> bool:
     format_ = PHOTO_ENDINGS.get(path.suffix.lower())
-    return format_ is not None and format_.readable and not path.name.endswith(_RESULTS)
+    return format_ is not None and format_.readable and not path.name.endswith(RESULT_ENDINGS)
 
 
 def _others(paths: Sequence[Path], stems: set[str]) -> str:
     """What is no photo, in words, by ending; without the results of the photos themselves, by their stems."""
     counts: Counter[str] = Counter()
     for path in paths:
-        result = next((ending for ending in _RESULTS if path.name.endswith(ending)), None)
+        result = next((ending for ending in RESULT_ENDINGS if path.name.endswith(ending)), None)
         if _looks_like_a_photo(path) or (result and path.name[: -len(result)] in stems):
             continue
         format_ = PHOTO_ENDINGS.get(path.suffix.lower())
@@ -157,7 +155,8 @@ def jobs_for(photos: Sequence[Photo], formats: Sequence[str], folder: Path | Non
         Job(
             photo=photo,
             results={
-                name: (folder or photo.path.parent) / (stems[photo.path] + ENDINGS[name]) for name in formats
+                name: (folder or photo.path.parent) / (stems[photo.path] + FORMATS[name].ending)
+                for name in formats
             },
         )
         for photo in photos

@@ -23,9 +23,11 @@ import click
 import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
+from PIL import Image
 
 from export import build_engines
 from fiffdepth_rt import Depth
+from fiffdepth_rt.geometry.calibration import CALIBRATE
 from fiffdepth_rt.program import program
 from tests.house.test_packaging import PROJECT
 from tests.support.paths import ROOT
@@ -44,6 +46,7 @@ _HOLES = {
     "wheel": "numpy", "major": "11", "major + 1": "12", "rtx": " --flavour rtx", "wanted": "fp32",
     "precision": "fp32", "precisions[0]": "fp32", "plan.precision": "fp32", "height": "480", "width": "640",
     "' '.join(_WHEELS)": "onnxruntime onnxruntime-gpu", "' '.join(found)": "onnxruntime onnxruntime-gpu",
+    "CALIBRATE": CALIBRATE,
 }  # fmt: skip
 
 
@@ -130,6 +133,9 @@ def test_a_command_of_fiffdepth_runs_or_where_it_wants_tensorrt_is_parsed(
         words += ["512x512"] if words[-1] == "--grid" else []
         program.commands["build"].make_context("build", words)
         return
+    if name == "calibrate":
+        Image.new("RGB", (640, 480), (90, 90, 90)).save(words[0])
+        words = ["DIR", *words]
     if name == "verify":
         words = ["DIR"]  # the backend that is named is TensorRT's
     result = CliRunner().invoke(program, [name, *words])

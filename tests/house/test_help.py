@@ -18,11 +18,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import fiffdepth_rt
 from benchmarks import latency, report
-from fiffdepth_rt import depth
+from fiffdepth_rt import Calibration, depth
 from fiffdepth_rt.backends.tensorrt import here as tensorrt_here
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.engine_dir import manifest as engine_dir
+from fiffdepth_rt.geometry.calibration import Assumption
 from fiffdepth_rt.program import program
 from tests.support.ros import bags
 from tests.support.toy import write_toy_engine_dir
@@ -73,7 +75,8 @@ def test_every_command_teaches_with_examples() -> None:
 @pytest.fixture
 def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the examples name; the toy stands in for the bundled model."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    brightness = np.random.default_rng(0).integers(0, 9, (48, 64, 3)) + 2 * np.arange(64)[:, None]
+    picture = Image.fromarray(brightness.astype(np.uint8))  # what is bright is far to the toy
     (tmp_path / "photos" / "trip").mkdir(parents=True)
     for name in ("kitchen.jpg", "hall.png", "photos/lake.jpg", "photos/trip/sea.jpg"):
         picture.save(tmp_path / name)
@@ -82,6 +85,10 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     walk.release()
     (tmp_path / "engines").mkdir()
     write_toy_engine_dir(tmp_path / "engines" / "fiffdepth", precisions=("fp32", "fp16"))
+    np.save(tmp_path / "points.npy", [[4.0, 40.0, 1.5], [30.0, 20.0, 2.0], [60.0, 10.0, 2.5]])
+    with fiffdepth_rt.Depth(toy_dir) as toy:
+        seen = toy.infer(np.asarray(picture))
+    Calibration.of(seen, scale=2.0, shift=1.0, assumption=Assumption.FITTED).save(tmp_path / "camera.json")
     monkeypatch.setattr(engine_dir, "BUNDLED", toy_dir)
     monkeypatch.setattr(depth, "BUNDLED", toy_dir)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
@@ -93,7 +100,7 @@ def record_walk() -> None:
     """The bags that examples name, and a calibration."""
     with depth.Depth() as toy:
         recorded = {kind: bags.drive(toy, 1, kind=kind) for kind in ("mcap", "ros1")}
-        toy.infer(bags.photo(0)).align(bags.true_m(toy, 0)).calibration.save("camera.json")
+        toy.infer(bags.photo(0)).align(bags.true_m(toy, 0)).calibration.save("camera.json", overwrite=True)
     walk = bags.write_bag(Path("walk"), recorded["mcap"])
     shutil.copyfile(walk / "walk.mcap", "walk.mcap")
     bags.write_bag(Path("walk.bag"), recorded["ros1"], kind="ros1")
