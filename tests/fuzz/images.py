@@ -25,6 +25,17 @@ class Fuzzed(Kind):
         self._whole = _photos()
 
     def attempt(self, chance: random.Random) -> None:
+        name, content = self.mutated(chance)
+        file = self._folder / name
+        file.write_bytes(content)
+        try:
+            pixels = read_photo(file)
+        finally:
+            file.unlink()
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+    def mutated(self, chance: random.Random) -> tuple[str, bytes]:
+        """A name and a content, at least one of which may be wrong."""
         name = chance.choice(sorted(self._whole))
         content = self._whole[name]
         rewrite = {"png": _png, "jpg": _jpeg, "tif": _tiff}.get(name.rpartition(".")[2])
@@ -34,13 +45,7 @@ class Fuzzed(Kind):
             content = mutated_bytes(content, chance)
         if chance.random() < 0.1:  # under another's name
             name = chance.choice(sorted(self._whole))
-        file = self._folder / name
-        file.write_bytes(content)
-        try:
-            pixels = read_photo(file)
-        finally:
-            file.unlink()
-        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+        return name, content
 
 
 def _photos() -> dict[str, bytes]:

@@ -111,9 +111,18 @@ def measures(example: str) -> bool:
     return example.startswith("python -m benchmarks.latency")
 
 
+def waits(example: str) -> bool:
+    """A page, until Ctrl-C: tests/runtime/demo starts it in a process of its own."""
+    return example.startswith("fiffdepth demo")
+
+
 @pytest.mark.parametrize(
     "example",
-    [pytest.param(one, marks=[pytest.mark.soak] if measures(one) else []) for one in examples()],
+    [
+        pytest.param(one, marks=[pytest.mark.soak] if measures(one) else [])
+        for one in examples()
+        if not waits(one)
+    ],
 )
 def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:
     words = shlex.split(example)
