@@ -1,8 +1,9 @@
-"""One export, by the command as a newcomer types it, for all tests that look at an exported directory."""
+"""One export, by the command as a newcomer types it, for all tests that look at its directory."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.made_once import made_once
 from tests.support.paths import ROOT
 from tests.support.tiny_models import FEW_RESNETS, exact_in_half, tiny_checkpoint, tiny_vae
 from training.weights.ours import Checkpoint, save_checkpoint
@@ -17,13 +19,17 @@ from training.weights.ours import Checkpoint, save_checkpoint
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainExport:
-    """folder: outside the repository, with the checkpoint and, after the command, engines/ in it."""
+    """folder: outside the repository, with the checkpoint and, after the command, engines/ in it.
+
+    stdout, stderr: what the command said.
+    """
 
     made: Checkpoint
     folder: Path
     checkpoint: Path
     target: Path
-    run: subprocess.CompletedProcess[str]
+    stdout: str
+    stderr: str
 
 
 def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,14 +48,22 @@ def typed(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def plain_export(tmp_path_factory: pytest.TempPathFactory) -> PlainExport:
     """`python -m export.build_engines ckpt.v1.safetensors`: no option, a process and a folder of its own."""
     made = exact_in_half(dataclasses.replace(tiny_checkpoint(), vae=tiny_vae(**FEW_RESNETS)))
-    folder = tmp_path_factory.mktemp("desk")
-    save_checkpoint(folder / "ckpt.v1.safetensors", made)
-    run = typed("ckpt.v1.safetensors", folder=folder)
-    assert run.returncode == 0, run.stderr
+
+    def make(folder: Path) -> None:
+        desk = folder / "desk"
+        desk.mkdir()
+        save_checkpoint(desk / "ckpt.v1.safetensors", made)
+        run = typed("ckpt.v1.safetensors", folder=desk)
+        assert run.returncode == 0, run.stderr
+        (folder / "said.json").write_text(json.dumps({"stdout": run.stdout, "stderr": run.stderr}))
+
+    folder = made_once(tmp_path_factory, "plain_export", make)
+    said = json.loads((folder / "said.json").read_text())
     return PlainExport(
         made=made,
-        folder=folder,
-        checkpoint=folder / "ckpt.v1.safetensors",
-        target=folder / "engines" / "ckpt.v1",
-        run=run,
+        folder=folder / "desk",
+        checkpoint=folder / "desk" / "ckpt.v1.safetensors",
+        target=folder / "desk" / "engines" / "ckpt.v1",
+        stdout=said["stdout"],
+        stderr=said["stderr"],
     )

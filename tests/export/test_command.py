@@ -26,17 +26,17 @@ from training.weights.random import write_layout
 
 
 def test_without_any_option_the_directory_is_named_after_the_checkpoint(plain_export):
-    folder, run = plain_export.folder, plain_export.run
+    folder = plain_export.folder
     place = str(Path("engines", "ckpt.v1"))
-    assert run.stderr.splitlines()[0] == f"ckpt.v1.safetensors -> {place}"
-    assert run.stdout.splitlines()[-1].endswith(f"fiffdepth infer photo.jpg --engine {place}")
+    assert plain_export.stderr.splitlines()[0] == f"ckpt.v1.safetensors -> {place}"
+    assert plain_export.stdout.splitlines()[-1].endswith(f"fiffdepth infer photo.jpg --engine {place}")
     assert set(open_engine_dir(folder / place).manifest.graph_sets) == {"fp32", "fp16"}
     assert sorted(p.name for p in folder.iterdir()) == ["ckpt.v1.safetensors", "engines"]
 
 
 @pytest.mark.skipif(tensorrt.usable().usable, reason="there is a GPU here, and plans are built")
 def test_without_a_gpu_the_command_says_which_plans_are_still_to_be_built(plain_export):
-    said = plain_export.run.stderr.splitlines()
+    said = plain_export.stderr.splitlines()
     line = next(i for i, words in enumerate(said) if "TensorRT plans are still to be built" in words)
     assert said[line + 1].strip() == f"fiffdepth build {Path('engines', 'ckpt.v1')}"
 
@@ -50,7 +50,7 @@ def test_the_four_lines_end_with_fp16_plans_of_tensorrt_for_rtx(plain_export):
     for plan in plans:
         assert plan.file == f"plans/{plan.stage}.fp16.sm80plus.trtrtx{plan.tensorrt_version}.plan"
         assert plan.profiles[0].grid == (side, side) and plan.memory is not None
-        assert plan.checked or f"{plan.file}: built in" in plain_export.run.stderr
+        assert plan.checked or f"{plan.file}: built in" in plain_export.stderr
 
 
 def test_where_tensorrt_for_rtx_is_not_installed_the_export_says_what_installs_it(
