@@ -2,8 +2,8 @@
 
 Sources of the layouts: JizhiziLi/GFM, core/config.py (AM-2k); JizhiziLi/P3M, README (P3M-10k); xuebinqin/DIS
 (DIS5K), of which apple/ml-depth-pro, src/depth_pro/eval/dis5k_sample_list.txt names 200 images. Depth Pro
-does not say which images of the other two it took: here it is their validation images (AM-2k's count
-UNVERIFIED).
+does not say which images of the other two it took: here it is their validation images. That AM-2k has 200 of
+them is what others count who score on it; its own page gives no number.
 """
 
 from __future__ import annotations

@@ -41,11 +41,12 @@ SCANNET_BORDER = (8, 11)
 class Clip:
     """N frames of one scene. Camera coordinates: x right, y down, z forward, metres.
 
-    photos: N of H×W×3 RGB. depth_m: N×h×w along the optical axis, 0 = no reading. pose: N×4×4, camera ->
-    world.
+    names: of the photos, as paths within the clip. photos: N of H×W×3 RGB. depth_m: N×h×w along the optical
+    axis, 0 = no reading. pose: N×4×4, camera -> world.
     intrinsics: 3×3, px of the depth.
     """
 
+    names: tuple[str, ...]
     photos: list[NDArray[np.uint8]]
     depth_m: NDArray[np.float32]
     pose: Array
@@ -89,6 +90,7 @@ def open_clip(word: str, *, frames: int, camera: Camera | None = None) -> Clip:
         depth[:, ~inside] = 0
     fx, fy, cx, cy = camera or own
     return Clip(
+        names=tuple(one.photo.relative_to(folder).as_posix() for one in found),
         photos=photos,
         depth_m=depth,
         pose=np.stack([one.pose for one in found]),

@@ -13,8 +13,6 @@ from training.scenes.render import render_view
 
 Array = NDArray[np.float64]
 
-SEEDS = (11, 42, 54, 60)
-"""Rooms in which the path comes no nearer than 0.5 m to anything."""
 SIZE_HW = (384, 512)
 
 
@@ -47,6 +45,7 @@ def render_clip(seed: int, frames: int, size_hw: tuple[int, int] = SIZE_HW) -> C
         poses.append(pose_of(moved.camera))
     noise = np.random.default_rng([13, seed])
     return Clip(
+        names=tuple(f"frame_{step:04d}.png" for step in range(frames)),
         photos=[
             np.clip(view.photo + noise.normal(0, 2, view.photo.shape), 0, 255).astype(np.uint8)
             for view in views

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks import accuracy
 from benchmarks.sets import depth_sets
 from tests.support import tiny_sets
 from tests.support.tables import cells
-from tests.support.tiny_sets import ABS_REL, DELTA1, ETH3D, LISTED, NYUV2, SCALE, SHIFT, TinySet
+from tests.support.tiny_sets import ABS_REL, DELTA1, DIODE, ETH3D, LISTED, NYUV2, SCALE, SHIFT, TinySet
 from tests.support.toy import write_static_toy
 
 
@@ -137,6 +138,8 @@ def test_results_are_keyed_by_protocol_and_stand_in_tables_of_their_own(tmp_path
     assert headings == ["## Protocol ppd", "## Protocol marigold", "## Protocol median"]
     ppd, marigold, _ = ended.output.split("## Protocol ")[1:]
     assert "Marigold V2, Log-stage2" in ppd and "FiffDepth (ICCV" not in ppd
+    ppd_1024 = ["Pixel-Perfect Depth (1024)", "4.1", "97.7"]
+    assert [*ppd_1024, "published: its paper (NeurIPS 2025), by table 1 of Marigold V2's"] in cells(ppd)
     assert "published: FiffDepth (ICCV 2025), table 1" in marigold and "Log-stage2" not in marigold
 
 
@@ -284,6 +287,29 @@ def test_an_image_that_cannot_be_scored_is_counted_and_named(what: str, reason: 
     assert "Skipped of NYUv2, maps: 1" in (two / "out" / "result.md").read_text()
     with (two / "out" / "per_image.csv").open() as file:
         assert [line["skipped"] for line in csv.DictReader(file)] == ["", skipped["reason"]]
+
+
+def test_an_image_that_its_mask_file_leaves_nothing_of_is_counted_and_named(tmp_path: Path) -> None:
+    tiny_sets.write(DIODE, tmp_path)
+    tiny_sets.write_predictions(DIODE, tmp_path / "maps", DIODE.prediction())
+    mask = tmp_path / "diode" / DIODE.truths[0].replace("_depth.npy", "_depth_mask.npy")
+    np.save(mask, np.zeros(DIODE.hw))
+    result = scored(DIODE, tmp_path, "--space", "depth")
+    (skipped,) = result["skipped"]
+    assert result["images"] == 1 and "at least 2 valid pixels" in skipped["reason"]
+
+
+@pytest.mark.parametrize("tiny", LISTED, ids=lambda tiny: tiny.name)
+def test_another_dataset_at_the_place_of_a_set_is_an_error(tiny: TinySet, tmp_path: Path) -> None:
+    """The list is the set's, the files beside it are not."""
+    tiny_sets.write(tiny, tmp_path)
+    shutil.rmtree(tmp_path / tiny.name)
+    (tmp_path / tiny.name / "images").mkdir(parents=True)
+    ended = invoke("--data", tmp_path, "--datasets", tiny.name, "--subset", "--model", "ramp")
+    assert ended.exit_code == 1
+    title = depth_sets.row_of(tiny.name).title
+    assert f"Not one of the 2 images of {title} could be scored with ramp. " in ended.stderr
+    assert f"The first: {tiny.photos[0]}: not in {tiny.name}" in ended.stderr
 
 
 def test_predictions_of_another_size_are_taken_when_asked_to_be(two: Path) -> None:

@@ -29,7 +29,7 @@ from benchmarks.evaluation.boundary_metrics import (
 from benchmarks.evaluation.boundary_task import stretched
 from tests.support import tiny_edge_sets
 from tests.support.tables import cells
-from tests.support.tiny_edge_sets import DEPTH_SETS, MATTE_SETS, EdgeTiny
+from tests.support.tiny_edge_sets import DEPTH_SETS, IBIMS, MATTE_SETS, EdgeTiny
 from training.alignment import AlignmentSpace
 
 
@@ -312,6 +312,64 @@ def test_images_that_cannot_be_scored_are_counted_and_named(tmp_path: Path) -> N
     assert result["images"] == 1 and "it has no outline" in skipped["reason"]
     with (tmp_path / "out" / "per_image.csv").open() as file:
         assert [line["skipped"] for line in csv.DictReader(file)] == ["", skipped["reason"]]
+
+
+@pytest.mark.parametrize("tiny", (IBIMS, MATTE_SETS[0]), ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("truth missing", "cannot be read (No such file or directory)"),
+        ("truth cut off", "damaged or no picture"),
+        ("prediction missing", "no prediction "),
+        ("prediction of another size", "the prediction is 16×24 and the photo 32×48"),
+        ("prediction with NaN", "the prediction has 1 values that are NaN or infinite"),
+    ],
+)
+def test_an_image_that_cannot_be_scored_is_counted_and_named(
+    what: str, reason: str, tiny: EdgeTiny, tmp_path: Path
+) -> None:
+    tiny_edge_sets.write(tiny, tmp_path)
+    maps = tiny_edge_sets.truth_m() / np.float32(4)
+    tiny_edge_sets.write_predictions(tiny, tmp_path / "maps", maps)
+    truth = tmp_path / tiny.folder / tiny.truths[0]
+    made = tmp_path / "maps" / tiny.name / tiny.predictions[0]
+    broken = maps.copy()
+    broken[3, 4] = np.nan
+    {
+        "truth missing": truth.unlink,
+        "truth cut off": lambda: truth.write_bytes(truth.read_bytes()[:60]),
+        "prediction missing": made.unlink,
+        "prediction of another size": lambda: np.save(made, maps[::2, ::2]),
+        "prediction with NaN": lambda: np.save(made, broken),
+    }[what]()
+    result = scored(tiny, tmp_path, "--space", "depth")
+    (skipped,) = result["skipped"]
+    assert result["images"] == 1 and reason in skipped["reason"]
+    assert f"Skipped of {tiny.title}, maps: 1. " in (tmp_path / "out" / "result.md").read_text()
+
+
+def test_an_image_that_its_masks_leave_nothing_of_is_counted_and_named(tmp_path: Path) -> None:
+    tiny_edge_sets.write(IBIMS, tmp_path)
+    tiny_edge_sets.write_predictions(IBIMS, tmp_path / "maps", tiny_edge_sets.truth_m())
+    mask = tmp_path / IBIMS.folder / "mask_invalid" / Path(IBIMS.truths[0]).name
+    cv2.imwrite(str(mask), np.zeros(tiny_edge_sets.HW, np.uint8))
+    result = scored(IBIMS, tmp_path, "--space", "depth")
+    assert result["images"] == 1 and "at least 2 valid pixels" in result["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize("tiny", (*DEPTH_SETS, *MATTE_SETS), ids=lambda tiny: tiny.name)
+def test_another_dataset_at_the_place_of_a_set_is_an_error(tiny: EdgeTiny, tmp_path: Path) -> None:
+    """Files of some other dataset, and for DIS-5k its list."""
+    (tmp_path / tiny.folder / "images").mkdir(parents=True)
+    (tmp_path / tiny.folder / "images" / "000001.jpg").touch()
+    (tmp_path / tiny.folder / "dis5k_sample_list.txt").write_text("DIS5K/DIS-TE1/im/a b.jpg\n")
+    ended = invoke("--data", tmp_path, "--datasets", tiny.name, "--subset", "--model", "ramp")
+    assert ended.exit_code == 1
+    said = {
+        "ibims": "No imagelist.txt in",
+        "dis5k": "Not one of the 1 images of DIS-5k could be scored with ramp. The first: DIS-TE1/im/a b.jpg",
+    }.get(tiny.name, "is it the right dataset?")
+    assert said in ended.stderr
 
 
 @pytest.mark.parametrize("tiny", (*DEPTH_SETS, *MATTE_SETS), ids=lambda tiny: tiny.name)

@@ -111,6 +111,30 @@ def test_images_that_cannot_be_scored_are_counted_and_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("missing", "no prediction images/aerial/b.npy (or .png) in maps"),
+        ("of another size", "the prediction is 20×30 and the photo 40×60"),
+        ("with NaN", "the prediction has 2400 values that are NaN or infinite"),
+    ],
+)
+def test_a_prediction_that_cannot_be_scored_is_counted_and_named(
+    what: str, reason: str, tmp_path: Path
+) -> None:
+    values = np.linspace(1, 0, HW[0], dtype=np.float32)[:, None].repeat(HW[1], 1)  # the ramp
+    for name in PAIRS:
+        path = (tmp_path / "maps" / name).with_suffix(".npy")
+        path.parent.mkdir(parents=True)
+        np.save(path, values)
+    bad = {"missing": None, "of another size": values[::2, ::2], "with NaN": np.full(HW, np.nan)}[what]
+    path.unlink() if bad is None else np.save(path, bad)
+    result = scored(write(tmp_path), "--predictions", tmp_path / "maps", "--space", "depth")
+    (skipped,) = result["skipped"]
+    assert (result["pairs"], result["accuracy"]) == (2, 1.0)
+    assert skipped["name"] == "images/aerial/b.jpg" and skipped["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "No annotations.json in"),

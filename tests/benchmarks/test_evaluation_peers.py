@@ -3,6 +3,7 @@ scored."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import torch
 from click.testing import CliRunner
 from transformers import (
     AutoModelForDepthEstimation,
+    BeitConfig,
     BertConfig,
     BertModel,
     DPTConfig,
     DPTForDepthEstimation,
     GLPNConfig,
     GLPNForDepthEstimation,
+    ZoeDepthConfig,
+    ZoeDepthForDepthEstimation,
 )
 from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
@@ -25,7 +29,7 @@ from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcesso
 from benchmarks import accuracy
 from benchmarks.evaluation.methods import Photo
 from benchmarks.evaluation.peers import PeerChoice, weights_sha256
-from benchmarks.rows.peers import marigold
+from benchmarks.rows.peers import depth_pro, marigold
 from tests.support import tiny_sets
 from tests.support.tiny_sets import ETH3D
 from tests.support.tiny_teachers import save_depth_anything
@@ -71,6 +75,56 @@ def save_glpn(folder: Path) -> None:
     GLPNImageProcessorPil().save_pretrained(folder)
 
 
+def save_zoedepth(folder: Path) -> None:
+    torch.manual_seed(0)
+    trunk = BeitConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        use_relative_position_bias=True,
+        reshape_hidden_states=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = ZoeDepthConfig(
+        backbone_config=trunk,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        bottleneck_features=8,
+        num_relative_features=8,
+        bin_embedding_dim=8,
+        bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0}],
+    )
+    ZoeDepthForDepthEstimation(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    said = {"image_processor_type": "ZoeDepthImageProcessor", "size": size, "ensure_multiple_of": 8}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+
+
+def save_depth_pro(folder: Path) -> None:
+    torch.manual_seed(0)
+    network = depth_pro(0.02)
+    network.fov_model.head.layers[-1].bias.data.fill_(60.0)  # degrees; as initialised, it is 0
+    network.save_pretrained(folder)
+    side = 4 * network.config.patch_size  # as 1536 px are 4 patches of 384
+    said = {"image_processor_type": "DepthProImageProcessor", "size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+
+
+def torchvision_fits() -> bool:
+    try:
+        importlib.import_module("torchvision.transforms.v2.functional")
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
+TORCHVISION = torchvision_fits()
+WITH_TORCHVISION = pytest.mark.skipif(not TORCHVISION, reason="no torchvision that fits torch is installed")
+
+
 def save_metric_depth_anything(folder: Path) -> None:
     save_depth_anything(folder, depth_estimation_type="metric", max_depth=20)
 
@@ -82,8 +136,10 @@ def save_metric_depth_anything(folder: Path) -> None:
         (save_metric_depth_anything, AlignmentSpace.DEPTH),
         (save_dpt, AlignmentSpace.DISPARITY),
         (save_glpn, AlignmentSpace.DEPTH),
+        pytest.param(save_zoedepth, AlignmentSpace.DEPTH, marks=WITH_TORCHVISION),
+        pytest.param(save_depth_pro, AlignmentSpace.DEPTH, marks=WITH_TORCHVISION),
     ],
-    ids=["Depth Anything", "Depth Anything, metric", "DPT", "GLPN"],
+    ids=["Depth Anything", "Depth Anything, metric", "DPT", "GLPN", "ZoeDepth", "Depth Pro"],
 )
 def test_a_model_of_transformers_gives_what_its_own_pipeline_gives(save, space, tmp_path: Path) -> None:
     from PIL import Image
@@ -101,6 +157,26 @@ def test_a_model_of_transformers_gives_what_its_own_pipeline_gives(save, space, 
     )(Image.fromarray(PIXELS))["predicted_depth"].numpy()
     assert found.dtype == np.float32 and found.shape == (48, 72)
     np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(TORCHVISION, reason="torchvision is installed, and these models open")
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [(save_zoedepth, "ZoeDepth"), (save_depth_pro, "Depth Pro")],
+    ids=["ZoeDepth", "Depth Pro"],
+)
+def test_a_model_that_needs_torchvision_says_which_one_to_install(save, name: str, tmp_path: Path) -> None:
+    save(tmp_path / "tiny")
+    with pytest.raises(DataError, match=f"^{name} of transformers .* install the one that belongs to torch"):
+        PeerChoice(which=str(tmp_path / "tiny")).open()
+
+
+def test_depth_anything_3_is_scored_by_its_maps_in_files(tmp_path: Path) -> None:
+    """Its folder, as its own library saves it, says no model_type."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3-large", "config": {}}))
+    with pytest.raises(DataError, match=r"no depth estimator .* --predictions DIR --space SPACE") as failed:
+        PeerChoice(which=str(tmp_path)).open()
+    assert "model_type" in str(failed.value)
 
 
 def test_another_space_is_taken_where_it_is_said(tmp_path: Path) -> None:
@@ -172,7 +248,7 @@ def test_what_is_no_depth_model_says_so(tmp_path: Path) -> None:
     ).save_pretrained(bert)
     (tmp_path / "empty").mkdir()
     for which, said in (
-        (bert, "is no depth estimator that transformers opens"),
+        (bert, r"is no depth estimator that transformers [\d.]+ opens"),
         (tmp_path / "empty", "it is no model's folder"),
         ("nothing-here", "name a folder, OWNER/NAME"),
     ):

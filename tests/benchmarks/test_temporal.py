@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
-import fiffdepth_rt
 from benchmarks import temporal
+from benchmarks.evaluation.methods import EngineChoice
+from benchmarks.evaluation.options import How
+from benchmarks.evaluation.temporal_task import FrameWork
 from benchmarks.sets import posed, rendered_clips
+from benchmarks.sets.clips import ClipChoice
 from benchmarks.sets.posed import Clip
+from tests.support.tables import cells
+from tests.support.tiny_teachers import save_depth_anything
 from training.scenes.layouts import Camera
 
 INTRINSICS = np.array([[40.0, 0, 19.5], [0, 40.0, 14.5], [0, 0, 1]])
@@ -101,15 +108,22 @@ def test_flicker_is_measured_and_smoothing_lowers_it(clip: Clip) -> None:
     assert after - exact < (before - exact) / 2
 
 
-def test_the_benchmark_has_a_row_for_each_method(depth: fiffdepth_rt.Depth) -> None:
-    rows = temporal.evaluate(depth, [("room 54", rendered_clips.render_clip(54, 3))], [10])
-    assert [(r.scene, r.method) for r in rows] == [
-        (scene, method)
-        for scene in ("room 54", "mean")
-        for method in ("truth", "toy", "toy, smooth=10", "toy + flicker", "toy + flicker, smooth=10")
+def test_an_engine_has_rows_with_flicker_and_for_the_smoothing_of_streams(toy_dir: Path) -> None:
+    clip = ClipChoice(word="room:54", frames=2)
+    work = FrameWork(choice=EngineChoice(folder=toy_dir, threads=1), clip=clip, keep=None)
+    rows = temporal.with_means([temporal.truth_row(clip), *temporal.evaluate(work, How(), [10]).rows])
+    methods = ("truth", "toy", "toy, smooth=10", "toy + flicker", "toy + flicker, smooth=10")
+    assert [(r.scene, r.method) for r in rows] == [(s, m) for s in ("room 54", "mean") for m in methods]
+    assert all(0 < row.tae < 100 and row.frames == 2 for row in rows)
+
+
+@pytest.mark.soak
+def test_rooms_are_rendered_where_no_video_is_named(tmp_path: Path) -> None:
+    _, result = scored("--model", "ramp", "--frames", "2", "--out", tmp_path)
+    scenes = ("room 11", "room 42", "room 54", "room 60", "mean")
+    assert [(r["scene"], r["method"]) for r in result["rows"] if r["method"] == "ramp"] == [
+        (scene, "ramp") for scene in scenes
     ]
-    assert all(np.isfinite(r.tae) and r.tae > 0 for r in rows)
-    assert temporal.markdown(rows).count("\n") == len(rows) + 1
 
 
 # ---- posed video, as it lies on disk: a wall at 4 m, then at 3.3 m from a camera a metre ahead ----
@@ -216,12 +230,83 @@ def test_each_layout_has_its_own_camera(layout: str, camera: tuple[float, ...], 
     assert (found[0, 0], found[1, 1], found[0, 2], found[1, 2]) == camera
 
 
-def test_a_video_is_scored_by_the_command(toy_dir: Path, tmp_path: Path) -> None:
-    write_scannet(tmp_path)
-    words = ["--video", f"scannet:{tmp_path}", "--engine", str(toy_dir), "--smooth", "10"]
-    ended = CliRunner().invoke(temporal.main, words)
+def scored(*words: str | Path) -> tuple[Result, dict[str, Any]]:
+    """`--out`, the last word, holds the result."""
+    ended = CliRunner().invoke(temporal.main, [str(word) for word in words])
     assert ended.exit_code == 0, ended.output
-    assert f"| scannet:{tmp_path.name} " in ended.output and '"frames": 2' in ended.output
+    return ended, json.loads((Path(words[-1]) / "result.json").read_text())
+
+
+def test_a_video_is_scored_by_the_command_beside_the_ramp(tmp_path: Path) -> None:
+    write_scannet(tmp_path / "scene")
+    words = ("--video", f"scannet:{tmp_path / 'scene'}", "--smooth", "10", "--size", "64")
+    ended, _ = scored(*words, "--keep", tmp_path / "kept", "--out", tmp_path / "out")
+    rows = [line for line in cells(ended.output) if line[0] == "scannet:scene"]
+    variants = ["nano", "nano, smooth=10", "nano + flicker", "nano + flicker, smooth=10"]
+    assert [row[1] for row in rows] == ["truth", *variants, "ramp"] and {row[2] for row in rows} == {"2"}
+    assert len(list((tmp_path / "kept").rglob("*.npy"))) == 1  # both photos have the same pixels
+
+
+PREDICTIONS = {
+    "7scenes": "frame-00000{}.npy",
+    "scannet": "color/{}.npy",
+    "tum": "rgb/{}.npy",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_predictions_in_files_have_the_truths_error_in_every_layout(layout: str, tmp_path: Path) -> None:
+    """Disparity of the walls, scaled and shifted; where nothing is valid, the truth and they differ."""
+    LAYOUTS[layout](tmp_path / "clip")
+    names = {"7scenes": (0, 1), "scannet": (2, 10), "tum": ("1.000000", "1.033000")}[layout]
+    hw = (60, 80) if layout == "scannet" else HW  # of the photos
+    for name, depth_m in zip(names, (4.0, 3.3), strict=True):
+        file = tmp_path / "maps" / "clip" / PREDICTIONS[layout].format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.full(hw, 0.7 / depth_m + 0.1, np.float32))
+    words = ("--video", f"{layout}:{tmp_path / 'clip'}", "--camera", ",".join(map(str, CAMERA)))
+    words = (*words, "--predictions", tmp_path / "maps", "--space", "disparity", "--out", tmp_path / "out")
+    _, result = scored(*words)
+    truth, maps, *means = result["rows"]
+    expected = 100 * (abs(3.3 - 3) / 3.3 + abs(4 - 4.3) / 4) / 2
+    assert (truth["method"], truth["tae"]) == ("truth", pytest.approx(expected, rel=1e-5))
+    assert (maps["method"], maps["tae"]) == ("maps", pytest.approx(expected, rel=1e-5))
+    assert [row["scene"] for row in means] == ["mean", "mean"]
+    assert result["clips"][0]["choices"]["output_space"] == "disparity"
+
+
+def test_a_frame_without_a_prediction_is_named_and_its_pairs_are_left_out(tmp_path: Path) -> None:
+    """Four frames of one wall, the third without a map: the first pair alone is left, and has no error."""
+    clip, maps = tmp_path / "clip", tmp_path / "maps" / "clip"
+    maps.mkdir(parents=True)
+    for i, distance in enumerate((4.0, 3.0, 2.0, 1.5)):
+        pose = np.eye(4)
+        pose[2, 3] = 4 - distance
+        save_photo(clip / f"frame-00000{i}.color.png")
+        save_depth(clip / f"frame-00000{i}.depth.png", np.full(HW, distance), 1000)
+        np.savetxt(clip / f"frame-00000{i}.pose.txt", pose)
+        np.save(maps / f"frame-00000{i}.npy", np.full(HW, np.nan if i == 2 else distance))
+    words = ("--video", f"7scenes:{clip}", "--predictions", tmp_path / "maps", "--space", "depth")
+    ended, result = scored(*words, "--out", tmp_path / "out")
+    (skipped,) = result["clips"][0]["skipped"]
+    assert skipped["name"] == "frame-000002.color.png" and "NaN or infinite" in skipped["reason"]
+    assert result["rows"][1]["frames"] == 3 and result["rows"][1]["tae"] == pytest.approx(0, abs=1e-6)
+    assert ["7scenes:clip", "maps", "3 of 4", "0.00"] in cells(ended.output)
+    assert "Skipped of 7scenes:clip, maps: 1. frame-000002.color.png" in ended.output
+    (maps / "frame-000000.npy").unlink()
+    ended = CliRunner().invoke(temporal.main, [str(word) for word in words])
+    assert ended.exit_code == 1
+    assert "needs at least 2 neighbouring frames with a prediction. The first: frame-000000" in ended.stderr
+
+
+def test_a_peer_is_scored_on_a_video(tmp_path: Path) -> None:
+    save_depth_anything(tmp_path / "da")
+    write_tum(tmp_path / "desk")
+    words = ("--video", f"tum:{tmp_path / 'desk'}", "--model", tmp_path / "da", "--keep", tmp_path / "kept")
+    _, result = scored(*words, "--out", tmp_path / "out")
+    (clip,) = result["clips"]
+    assert (clip["method"], clip["choices"]["library"]) == ("da", "transformers")
+    assert [row["method"] for row in result["rows"]] == ["truth", "da"] * 2
 
 
 @pytest.mark.parametrize(

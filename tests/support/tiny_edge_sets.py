@@ -31,12 +31,15 @@ def foreground() -> NDArray[np.bool_]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EdgeTiny:
-    """folder: in the folder of all data. photos, truths, predictions: paths in it. images: of the whole set.
+    """title: in tables. folder: in the folder of all data. photos, truths, predictions: paths in it.
+
+    images: of the whole set.
 
     save: writes a truth; others: writes what else belongs to the set into its folder.
     """
 
     name: str
+    title: str
     folder: str
     photos: tuple[str, ...]
     truths: tuple[str, ...]
@@ -84,9 +87,21 @@ def _two(pattern: str) -> tuple[str, ...]:
 _DIS = "12#Non-motor Vehicle#4#Cart#8245751856_o"  # names hold blanks
 _SPLITS = ("DIS-TE1", "DIS-VD")
 
+IBIMS = EdgeTiny(
+    name="ibims",
+    title="iBims",
+    folder="ibims1/ibims1_core_raw",
+    photos=_two("rgb/corridor_0{}.png"),
+    truths=_two("depth/corridor_0{}.png"),
+    predictions=_two("corridor_0{}.npy"),
+    images=100,
+    save=_ibims,
+    others=lambda folder: (folder / "imagelist.txt").write_text("corridor_01\ncorridor_02\n"),
+)
 DEPTH_SETS = (
     EdgeTiny(
         name="sintel",
+        title="Sintel",
         folder="sintel",
         photos=_two("training/final/alley_1/frame_000{}.png"),
         truths=_two("training/depth/alley_1/frame_000{}.dpt"),
@@ -96,6 +111,7 @@ DEPTH_SETS = (
     ),
     EdgeTiny(
         name="spring",
+        title="Spring",
         folder="spring",
         photos=_two("train/0001/frame_left/frame_left_000{}.png"),
         truths=_two("train/0001/disp1_left/disp1_left_000{}.dsp5"),
@@ -104,20 +120,12 @@ DEPTH_SETS = (
         save=_dsp5,
         others=_spring_camera,
     ),
-    EdgeTiny(
-        name="ibims",
-        folder="ibims1/ibims1_core_raw",
-        photos=_two("rgb/corridor_0{}.png"),
-        truths=_two("depth/corridor_0{}.png"),
-        predictions=_two("corridor_0{}.npy"),
-        images=100,
-        save=_ibims,
-        others=lambda folder: (folder / "imagelist.txt").write_text("corridor_01\ncorridor_02\n"),
-    ),
+    IBIMS,
 )
 MATTE_SETS = (
     EdgeTiny(
         name="am2k",
+        title="AM-2k",
         folder="am2k",
         photos=_two("validation/original/m_{}.jpg"),
         truths=_two("validation/mask/m_{}.png"),
@@ -127,6 +135,7 @@ MATTE_SETS = (
     ),
     EdgeTiny(
         name="p3m10k",
+        title="P3M-10k",
         folder="p3m10k",
         photos=("validation/P3M-500-P/blurred_image/p_1.jpg", "validation/P3M-500-NP/original_image/p_2.jpg"),
         truths=("validation/P3M-500-P/mask/p_1.png", "validation/P3M-500-NP/mask/p_2.png"),
@@ -139,6 +148,7 @@ MATTE_SETS = (
     ),
     EdgeTiny(
         name="dis5k",
+        title="DIS-5k",
         folder="dis5k",
         photos=tuple(f"{split}/im/{_DIS}.jpg" for split in _SPLITS),
         truths=tuple(f"{split}/gt/{_DIS}.png" for split in _SPLITS),

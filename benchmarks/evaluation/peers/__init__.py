@@ -26,17 +26,32 @@ class PeerChoice:
     threads: int | None = None
 
     def open(self) -> Method:
-        """Raises DataError: no such model, no depth model, weights missing, or an unknown space."""
+        """Raises DataError: no such model, no depth model, weights missing, an unknown space, or the library
+        of the model cannot be imported."""
         library = _library(self.which)
-        if self.threads is not None:
-            import torch
+        try:
+            if self.threads is not None:
+                import torch
 
-            torch.set_num_threads(self.threads)
-        if library == "diffusers":
-            from benchmarks.evaluation.peers.diffusers_marigold import load
-        else:
-            from benchmarks.evaluation.peers.transformers_depth import load
+                torch.set_num_threads(self.threads)
+            if library == "diffusers":
+                from benchmarks.evaluation.peers.diffusers_marigold import load
+            else:
+                from benchmarks.evaluation.peers.transformers_depth import load
+        except ImportError as error:
+            raise DataError(
+                f"{self.which} is a model of {library}, which cannot be imported here ({_root(error)}): pip "
+                "install 'fiffdepth-rt[export,benchmarks]'. A torchvision of another torch than the one that "
+                "is installed says so too: install its own, or remove it."
+            ) from error
         return load(self.which, space=self.space)
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what an error came from; libraries that import lazily say only that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def name_of(which: str) -> str:
