@@ -39,12 +39,25 @@ def is_proof(outcomes: Sequence[Outcome]) -> bool:
     return "passed" in states and "failed" not in states
 
 
+def _known_recipe(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The recipe, if there is one of that name; unasked where torch is missing, and the export says so."""
+    if value is not None:
+        with contextlib.suppress(ImportError):
+            from export.recipe import RECIPES  # imports torch
+
+            if value not in RECIPES:
+                raise click.BadParameter(f"{value!r} is none of {', '.join(RECIPES)}.", ctx, option)
+    return value
+
+
 # fmt: off
 @click.command(cls=commands.Benchmark)
 @click.option("--rehearse", is_flag=True, help="Without a GPU: small models, a stand-in of CUDA.")
 @click.option("--engine", "engines", metavar="DIR", multiple=True, type=commands.FOLDER,
               help="Engine directory in place of the random one; the second: with a light VAE.")
 @click.option("--checkpoint", type=commands.EXISTING, help="To be exported, in place of the random one.")
+@click.option("--recipe", metavar="NAME", callback=_known_recipe,
+              help="How that model is asked, as export.build_engines has it.")
 @click.option("--only", "names", multiple=True, type=click.Choice([step.name for step in STEPS]),
               help="A step to take; may be given again. By default all.")
 @click.option("--minutes", metavar="M", type=click.FloatRange(min=0.1), default=MINUTES, show_default=True,
@@ -57,6 +70,7 @@ def main(
     rehearse: bool,
     engines: tuple[Path, ...],
     checkpoint: Path | None,
+    recipe: str | None,
     names: tuple[str, ...],
     minutes: float,
     work: Path | None,
@@ -73,7 +87,10 @@ def main(
       python -m benchmarks.gpu_proof
       python -m benchmarks.gpu_proof --rehearse
       python -m benchmarks.gpu_proof --engine engines/fiffdepth --minutes 20
+      python -m benchmarks.gpu_proof --checkpoint sd2-depth/ --recipe marigold-e2e
     """
+    if recipe is not None and checkpoint is None:
+        raise click.UsageError("--recipe says how the model of --checkpoint is asked: name one.")
     driver = nvidia_driver()
     if not driver.gpus and not rehearse:
         raise click.ClickException(
@@ -87,6 +104,7 @@ def main(
             device="cpu" if rehearse else "cuda",
             engines=tuple(str(path.resolve()) for path in engines),
             checkpoint=None if checkpoint is None else str(checkpoint.resolve()),
+            recipe=recipe,
         )
         outcomes = []
         steps = [step for step in STEPS if not names or step.name in names]

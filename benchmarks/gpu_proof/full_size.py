@@ -84,7 +84,7 @@ def export(task: Task, directory: Path, findings: Findings, *, light: Path | Non
     from export.precision import Precision
 
     start = time.perf_counter()
-    given = Given(encoder=light, decoder=light)
+    given = Given(recipe=task.recipe, encoder=light, decoder=light)
     if task.checkpoint is None:
         name = "random" if light is None else "random, light VAE"
         given = dataclasses.replace(given, recipe="fiffdepth", name=name, licence="CC0-1.0")

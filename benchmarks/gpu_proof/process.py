@@ -34,7 +34,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     work: a folder that all steps share. rehearse: without a GPU, with small models. device: of the latency
     table. flavour: the library whose plans the step is about, where it is about one.
     engines: engine directories to use in place of those of a random checkpoint. checkpoint: the same, to be
-    exported. end: of `time.time()`, when the step is ended.
+    exported; recipe: how it is asked, where it does not say so itself. end: of `time.time()`, when the step
+    is ended.
     """
 
     work: str
@@ -43,6 +44,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     flavour: str = ""
     engines: tuple[str, ...] = ()
     checkpoint: str | None = None
+    recipe: str | None = None
     end: float = 0.0
 
     @property

@@ -26,7 +26,9 @@ from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.program.latency import Timing
 from tests.support import proof_steps
 from tests.support.paths import ROOT
+from tests.support.tiny_models import exact_in_half, sized_like_sd2
 from tests.support.toy import write_toy_engine_dir
+from training.weights.random import write_layout
 
 
 def task(folder: Path, **changes: Any) -> Task:
@@ -277,6 +279,25 @@ def test_parity_beyond_the_gate_fails_the_rehearsal(tmp_path: Path) -> None:
     assert re.search(
         r"\*\*NO\*\* +\| fp32/unet on photo0 \(128x192, onnxruntime\) differs from the checkpoint", text
     )
+
+
+@pytest.mark.soak
+def test_a_checkpoint_is_exported_by_the_recipe_that_was_typed(tmp_path: Path) -> None:
+    """A bare state dict, which does not say of itself which model it is."""
+    made = exact_in_half(sized_like_sd2())
+    write_layout(tmp_path / "plain.safetensors", "ldm", made)
+    words = ["--only", "full-size", "--checkpoint", tmp_path / "plain.safetensors"]
+    code, text, said = rehearse(*words, "--minutes", "30")
+    assert code == 1 and re.search(r"full-size: failed .* --recipe", said), said
+    code, text, said = rehearse(*words, "--recipe", "fiffdepth", "--minutes", "30")
+    assert code == 0 and re.search(r"\| exported +\| yes", text), said
+
+
+def test_a_recipe_that_is_unknown_or_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    code, _, said = rehearse("--recipe", "fiffdepth")
+    assert code == 2 and "says how the model of --checkpoint is asked" in said
+    code, _, said = rehearse("--recipe", "fifdepth", "--checkpoint", tmp_path)
+    assert code == 2 and "'fifdepth' is none of fiffdepth, genpercept" in said
 
 
 def test_without_a_gpu_it_says_how_to_rehearse(monkeypatch: pytest.MonkeyPatch) -> None:
