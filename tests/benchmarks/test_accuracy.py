@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from PIL import Image
 from benchmarks import accuracy
 from benchmarks.sets import depth_sets
 from tests.support import tiny_sets
+from tests.support.paths import ROOT
 from tests.support.tables import cells
 from tests.support.tiny_sets import ABS_REL, DELTA1, DIODE, ETH3D, LISTED, NYUV2, SCALE, SHIFT, TinySet
 from tests.support.toy import write_static_toy
@@ -80,6 +84,44 @@ def test_ppd_finds_the_line_that_three_quarters_of_the_pixels_are_on(tiny: TinyS
     height, width = tiny.rows[1] - tiny.rows[0], tiny.columns[1] - tiny.columns[0]
     expected = {"diode": 2 * height * (width - 2), "eth3d": None}.get(tiny.name, 2 * height * width)
     assert expected is None or result["pixels"] == expected  # DIODE: two columns at the edge are left out
+
+
+PEAK_GIB = 2
+"""Of one process that scores ETH3D at its own size: docs/evaluate.md says it."""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("protocol", "space"), [("marigold", "depth"), ("ppd", "log1p-depth")])
+def test_eth3d_at_its_own_size_has_the_same_errors_in_2_gib(
+    protocol: str, space: str, tmp_path: Path
+) -> None:
+    """4032×6048, as published: 98 MB of truth for an image. In a process of its own, which says its peak."""
+    full = dataclasses.replace(ETH3D, hw=(4032, 6048), rows=(672, 4032), columns=(0, 6048))
+    tiny_sets.write(full, tmp_path)
+    off = np.arange(full.hw[0])[:, None] % 4 == 0
+    maps = full.prediction() if protocol == "marigold" else 0.1 * (np.log1p(full.truth()) + off) + 0.3
+    tiny_sets.write_predictions(full, tmp_path / "maps", maps.astype(np.float32))
+    words = ["--data", tmp_path, "--datasets", "eth3d", "--subset", "--predictions", tmp_path / "maps"]
+    words += ["--space", space, "--protocol", protocol, "--out", tmp_path / "out"]
+    script = "import resource, sys; from benchmarks import accuracy; "
+    script += "accuracy.main(sys.argv[1:], standalone_mode=False); "
+    script += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", script, *map(str, words)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    result = result_of(tmp_path / "out", protocol, "eth3d")
+    assert (result["images"], result["skipped"]) == (2, [])
+    if protocol == "marigold":
+        assert result["pixels"] == 2 * 3360 * 6048
+        assert result["mean_over_images"]["abs_rel"] == pytest.approx(ABS_REL, abs=1e-5)
+    else:  # every fourth row is twice too far where truth is 2 m; of 4032 rows 1360 are taken
+        rows = np.floor(np.arange(1360) * (4032 / 1360)).astype(int)
+        rows = rows[rows >= full.rows[0]]
+        assert result["pixels"] == 2 * 2048 * len(rows)
+        share = np.count_nonzero(rows % 4 == 0) / len(rows)
+        assert result["mean_over_images"]["abs_rel"] == pytest.approx(share / 2, abs=1e-4)
+    peak_kib = int(ran.stdout.splitlines()[-1])
+    assert peak_kib < PEAK_GIB * 2**20, f"{peak_kib / 2**20:.2f} GiB"
 
 
 def test_the_downloaded_tar_serves_as_well_as_the_folder(tmp_path: Path) -> None:
