@@ -13,8 +13,9 @@ import gradio as gr
 
 from fiffdepth_rt.demo.engines import Engines
 from fiffdepth_rt.demo.limits import KEPT_S
-from fiffdepth_rt.demo.work import Work, photo_to_work, save_files
+from fiffdepth_rt.demo.work import FIELD_OF_VIEW_DEG, Work, photo_to_work, save_files, save_scene
 from fiffdepth_rt.errors import FiffDepthError, ImageError, SourceError
+from fiffdepth_rt.geometry.tape_measure import Distance
 from fiffdepth_rt.video import convert, open_result, open_source
 
 P = ParamSpec("P")
@@ -104,7 +105,20 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
                     for i, which in enumerate(("First", "Second"))
                 ]
             measure = gr.Button("To metres")
-    surface = gr.Model3D(label="Turn it with the mouse", height=360, elem_id="surface")
+    with gr.Row():
+        with gr.Column():
+            angle = gr.Slider(
+                20, 120, FIELD_OF_VIEW_DEG, step=1, label="Degrees that the lens sees from left to right"
+            )
+            turn = gr.Button("Show in 3D")
+            gr.Markdown("Wants metres: one or two known distances. The files get a surface and points then.")
+        surface = gr.Model3D(
+            label="Turn it with the mouse",
+            height=360,
+            clear_color=(0.16, 0.17, 0.2, 1.0),
+            camera_position=(90, 90, None),  # as the photo was taken
+            elem_id="surface",
+        )
     made = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="made")
 
     @_explained
@@ -137,12 +151,18 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
     def to_metres(found: Work | None, told: dict[str, Any], *distances: float | None) -> tuple[Any, ...]:
         work_ = _needed(found)
         known = tuple(
-            (*told[which], float(distance))
+            Distance(x=told[which][0], y=told[which][1], metres=float(distance))
             for which, distance in zip((FIRST, SECOND), distances, strict=True)
             if which in told and distance
         )
         measured = work_.measured(known)
         return measured, _as_text(measured.sentence), save_files(measured, folder())
+
+    @_explained
+    def in_3d(found: Work | None, degrees: float) -> tuple[Any, ...]:
+        work_, made_in = _needed(found), folder()
+        scene = save_scene(work_, min(max(float(degrees), 20), 120), made_in)
+        return scene[0], [*save_files(work_, made_in), *scene]
 
     engine: dict[str, Any] = {
         "concurrency_id": "engine",
@@ -154,6 +174,7 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
     again.click(look, [given, model, size], results, preprocess=False, **engine)
     depth.select(click, [work, points, clicks], [points, said, depth], show_progress="hidden", **engine)
     measure.click(to_metres, [work, points, *metres], [work, notes, made], **engine)
+    turn.click(in_3d, [work, angle], [surface, made], **engine)
 
 
 def _video_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown, size: gr.Dropdown) -> None:

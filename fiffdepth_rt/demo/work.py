@@ -12,8 +12,12 @@ import numpy as np
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.depth_map import DepthMap
 from fiffdepth_rt.errors import AlignmentError
-from fiffdepth_rt.geometry.alignment import Alignment
-from fiffdepth_rt.geometry.camera import Intrinsics, sparse_from_pixels
+from fiffdepth_rt.geometry.calibration import Calibration
+from fiffdepth_rt.geometry.camera import Intrinsics, Metres, to_points
+from fiffdepth_rt.geometry.depth_files import write_metres_npy
+from fiffdepth_rt.geometry.mesh import to_mesh
+from fiffdepth_rt.geometry.scene_files import write_mesh, write_points
+from fiffdepth_rt.geometry.tape_measure import Distance, measure
 from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.photos.loading import load_photo
 
@@ -23,39 +27,51 @@ FIELD_OF_VIEW_DEG = 60
 LONGEST = 1600
 """px: larger photos are made smaller, so that a page and a browser can hold them."""
 
+LONGEST_SURFACE = 640
+"""px of the surface that the browser turns."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
     """photo: uint8 H×W×3 RGB, at most LONGEST px along a side. notes: what was done to it, for people.
 
-    known: (x px, y px, metres) of the pixels whose distance was told. alignment: None until it is known.
+    known: pixels whose distance was told. calibration: what they tell; None until they do. metres: by it,
+        float32 H×W, NaN where none.
     """
 
     photo: Pixels
     depth_map: DepthMap
     notes: tuple[str, ...] = ()
-    known: tuple[tuple[int, int, float], ...] = ()
-    alignment: Alignment | None = None
+    known: tuple[Distance, ...] = ()
+    calibration: Calibration | None = None
+    metres: Metres | None = None
 
     def value_at(self, x: int, y: int) -> str:
         """The pixel in column x and row y -> what is known of it, for people."""
         value = float(self.depth_map.values[y, x])
         said = f"At x {x}, y {y}: **{value:.3f}** ({self.depth_map.space.ends()})"
-        if self.alignment is None:
+        if self.metres is None:
             return f"{said}. Relative, not metres."
-        metres = float(self.alignment.depth_m[y, x])
+        metres = float(self.metres[y, x])
         return f"{said}, **{metres:.2f} m**." if math.isfinite(metres) else f"{said}, no distance."
 
     @property
     def sentence(self) -> str:
         """What the depth map is, and what was done for it."""
         said = [self.depth_map.space.sentence]
-        if self.alignment is not None:
-            metres = self.alignment.depth_m[np.isfinite(self.alignment.depth_m)]
-            said = [
-                f"From {metres.min():.2f} to {metres.max():.2f} m. A model's own errors stay: a distance far "
-                "from the known ones, or of another kind of thing, is less sure."
-            ]
+        if self.metres is not None and self.calibration is not None:
+            there = self.metres[np.isfinite(self.metres)]
+            said = (
+                [f"From {there.min():.2f} to {there.max():.2f} m."]
+                if there.size
+                else ["No pixel has metres."]
+            )
+            said.append(self.calibration.assumption.sentence(self.depth_map.space))
+            if len(self.known) == 1:
+                said.append(
+                    "Tell a second distance, of something much nearer or farther, to do without that."
+                )
+            said.append("The model's own errors stay.")
         return " ".join([*said, *(f"The photo was {note}." for note in self.notes)])
 
     def marked(self, pixels: tuple[tuple[int, int], ...]) -> Pixels:
@@ -72,19 +88,19 @@ class Work:
         height, width = self.depth_map.photo_hw
         return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
 
-    def measured(self, known: tuple[tuple[int, int, float], ...]) -> Work:
-        """With the scale and shift that the known distances tell.
+    def measured(self, known: tuple[Distance, ...]) -> Work:
+        """With the scale and shift that one or two known distances tell; `tape_measure.measure` says how.
 
-        Raises AlignmentError: fewer than two, no spread, or not positive.
+        Raises AlignmentError: none, two of the same value, or not positive.
         """
-        if len(known) < 2:
+        if not known:
             raise AlignmentError(
-                "Metres want two known distances, of a near thing and a far one: choose what a click is, "
-                "click into the depth map, and give the distance; then the same for the second."
+                "Metres want a known distance, better two: choose what a click is, click into the depth map, "
+                "and say how many metres it is there."
             )
-        sparse_m = sparse_from_pixels(np.array(known), self.depth_map.photo_hw)
-        alignment = self.depth_map.align(sparse_m, method="lstsq")
-        return dataclasses.replace(self, known=known, alignment=alignment)
+        calibration = measure(self.depth_map, known).calibration
+        metres = calibration.apply(self.depth_map)
+        return dataclasses.replace(self, known=known, calibration=calibration, metres=metres)
 
 
 def photo_to_work(path: Path, depth: Depth, *, size: int | None = None) -> Work:
@@ -112,7 +128,29 @@ def save_files(work: Work, folder: Path) -> list[str]:
     work.depth_map.save(folder / "depth.png")
     work.depth_map.save(folder / "depth.npy")
     made = ["depth.png", "depth.npy"]
-    if work.alignment is not None:
-        np.save(folder / "metres.npy", work.alignment.depth_m, allow_pickle=False)
+    if work.metres is not None:
+        write_metres_npy(folder / "metres.npy", work.metres, model=work.depth_map.model)
         made.append("metres.npy")
     return [str(folder / name) for name in made]
+
+
+def save_scene(work: Work, field_of_view_deg: float, folder: Path) -> list[str]:
+    """-> surface.glb, of every other or third pixel where the photo is large, and points.ply, of all.
+
+    Raises AlignmentError where metres are not known, OutputError where no pixel has any.
+    """
+    if work.metres is None:
+        raise AlignmentError(
+            "A scene in 3D wants metres: without scale and shift a wall becomes a bent surface. Tell two "
+            "distances first."
+        )
+    intrinsics = lens(work.depth_map.photo_hw, field_of_view_deg)
+    write_points(folder / "points.ply", to_points(work.metres, intrinsics), photo=work.photo)
+    step = math.ceil(max(work.depth_map.photo_hw) / LONGEST_SURFACE)
+    fewer, photo = np.ascontiguousarray(work.metres[::step, ::step]), work.photo[::step, ::step]
+    focal, cx, cy = intrinsics.fx / step, intrinsics.cx / step, intrinsics.cy / step
+    height, width = fewer.shape
+    thinned = Intrinsics(fx=focal, fy=focal, cx=cx, cy=cy, photo_hw=(height, width))
+    surface = to_mesh(fewer, thinned)
+    write_mesh(folder / "surface.glb", surface, photo=np.ascontiguousarray(photo))
+    return [str(folder / name) for name in ("surface.glb", "points.ply")]

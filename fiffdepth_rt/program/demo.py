@@ -40,7 +40,7 @@ def command(directories: tuple[Path, ...], port: int, host: str, browser: bool, 
     """Play with depth, in a browser.
 
     Drop a photo, or use the camera, and see how near each pixel is; tell two distances, and it is in metres;
-    take the files. Videos too. It is computed on this machine, and nothing is
+    turn it with the mouse, take the files. Videos too. It is computed on this machine, and nothing is
     sent anywhere else.
 
     ENGINE_DIR are the models to choose from; by default the bundled one. The page wants the extra [demo]:

@@ -51,6 +51,14 @@ def visitor(running: Running) -> Visitor:
     return Visitor(running.address)
 
 
+CHOICES = ("is the first known distance", "is the second known distance")
+
+
+def median_around(values: np.ndarray, at: tuple[int, int]) -> float:
+    x, y = at
+    return float(np.median(values[y - 2 : y + 3, x - 2 : x + 3]))
+
+
 def fetched(visitor: Visitor, file: dict[str, str]) -> bytes:
     return visitor.get(f"{visitor.prefix}/file={file['path']}").body
 
@@ -75,29 +83,53 @@ def test_a_photo_becomes_a_depth_map_and_its_files(
 def test_two_distances_make_metres(visitor: Visitor, photo: np.ndarray, depth: fiffdepth_rt.Depth) -> None:
     visitor.give("room.png", png(photo))
     d = depth.infer(photo)
-    near, far = (list(np.unravel_index(pick(d.values), d.values.shape)) for pick in (np.argmin, np.argmax))
-    for which, (y, x) in (("is the first known distance", near), ("is the second known distance", far)):
-        clicked = visitor.click(
-            "depth", "select", {"clicks": which}, event_data={"index": [int(x), int(y)], "value": None}
-        )
+    places = sorted([(55, 80), (150, 240)], key=lambda at: median_around(d.values, at))
+    for which, (x, y) in zip(CHOICES, places, strict=True):
+        there = {"index": [x, y], "value": None}
+        clicked = visitor.click("depth", "select", {"clicks": which}, event_data=there)
         assert clicked.success, clicked
     told = visitor.click("To metres", "click", {"metres0": 1.5, "metres1": 4.0})
     assert told.success, told
-    assert told.data[1].startswith("From 1.50 to 4.00 m.")
-    names = [Path(file["path"]).name for file in told.data[2]]
-    assert "metres.npy" in names
-    metres = np.load(io.BytesIO(fetched(visitor, told.data[2][names.index("metres.npy")])))
-    assert metres[tuple(near)] == pytest.approx(1.5) and metres[tuple(far)] == pytest.approx(4.0)
-    x, y = int(far[1]), int(far[0])
+    assert "Scale and shift both follow from the distances." in told.data[1]
+    assert [Path(file["path"]).name for file in told.data[2]] == ["depth.png", "depth.npy", "metres.npy"]
+    metres = np.load(io.BytesIO(fetched(visitor, told.data[2][2])))
+    first, second = (median_around(d.values, at) for at in places)
+    scale = (4.0 - 1.5) / (second - first)
+    expected = 1.5 + scale * (d.values - first)
+    assert np.allclose(metres, np.where(expected > 0, expected, np.nan), rtol=1e-4, equal_nan=True)
+    x, y = places[1]
     there = {"index": [x, y], "value": None}
     said = visitor.click("depth", "select", {"clicks": "says its value"}, event_data=there)
-    assert "**4.00 m**" in said.data[1]
+    assert f"**{metres[y, x]:.2f} m**" in said.data[1]
 
 
-def test_one_distance_is_answered_by_a_sentence(visitor: Visitor, photo: np.ndarray) -> None:
+def test_one_distance_says_what_it_assumes_and_the_scene_is_in_metres(
+    visitor: Visitor, photo: np.ndarray
+) -> None:
+    visitor.give("room.png", png(photo))
+    refused = visitor.click("Show in 3D", "click", {})
+    assert not refused.success and refused.error.startswith("A scene in 3D wants metres")
+    there = {"index": [150, 240], "value": None}
+    visitor.click("depth", "select", {"clicks": CHOICES[0]}, event_data=there)
+    told = visitor.click("To metres", "click", {"metres0": 2.0})
+    assert told.success, told
+    assert "It was assumed that the value 0 is at the camera (shift 0)." in told.data[1]
+    shown = visitor.click("Show in 3D", "click", {})
+    assert shown.success, shown
+    names = [Path(file["path"]).name for file in shown.data[1]]
+    assert names == ["depth.png", "depth.npy", "metres.npy", "surface.glb", "points.ply"]
+    trimesh = pytest.importorskip("trimesh")
+    metres = np.load(io.BytesIO(fetched(visitor, shown.data[1][2])))
+    cloud = trimesh.load(io.BytesIO(fetched(visitor, shown.data[1][4])), file_type="ply")
+    assert len(cloud.vertices) == np.isfinite(metres).sum()
+    assert cloud.vertices[:, 2].max() == pytest.approx(np.nanmax(metres), rel=1e-6)
+    assert fetched(visitor, shown.data[0])[:4] == b"glTF"
+
+
+def test_no_distance_is_answered_by_a_sentence(visitor: Visitor, photo: np.ndarray) -> None:
     visitor.give("room.png", png(photo))
     refused = visitor.click("To metres", "click", {"metres0": 1.5})
-    assert not refused.success and refused.error.startswith("Metres want two known distances")
+    assert not refused.success and refused.error.startswith("Metres want a known distance, better two")
 
 
 def test_what_needs_a_photo_says_so(visitor: Visitor) -> None:
