@@ -28,6 +28,8 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 CLOUD = "sensor_msgs/msg/PointCloud2"
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 
+_LISTED = 20  # topics in an error
+
 
 class Kind(enum.Enum):
     """How a bag is stored: its name for people, and what mends one whose recording was cut off."""
@@ -161,9 +163,15 @@ class Bag:
         return found
 
     def _listed(self, fitting: list[Topic]) -> str:
-        shown = fitting or list(self.topics.values())
-        lines = sorted(f"  {topic.type:32} {topic.name} ({topic.count})" for topic in shown if topic.count)
-        return "\n".join(["Those that would do:" if fitting else "The bag's topics:", *lines])
+        topics = sorted(
+            (topic for topic in fitting or self.topics.values() if topic.count),
+            key=lambda t: (t.type, t.name),
+        )
+        lines = [
+            f"  {shortened(t.type, 80):32} {shortened(t.name, 80)} ({t.count})" for t in topics[:_LISTED]
+        ]
+        more = [f"  and {len(topics) - _LISTED} more"] if len(topics) > _LISTED else []
+        return "\n".join(["Those that would do:" if fitting else "The bag's topics:", *lines, *more])
 
     def _refuse_other_definitions(self, topic: Topic) -> None:
         for one in self.connections:
@@ -184,13 +192,13 @@ class Bag:
         """What a reader raises on a file that is no bag, or a damaged one -> BagError."""
         try:
             yield
-        except (FiffDepthError, MemoryError):
+        except FiffDepthError:
             raise
         except PermissionError as error:
             raise BagError(
                 f"{self.path} cannot be read: no permission; change its mode, or copy it."
             ) from error
-        except Exception as error:  # rosbags', and those of its decompressors, of SQLite and of struct
+        except Exception as error:  # rosbags', its decompressors', SQLite's; a MemoryError for a wrong length
             raise BagError(
                 f"{self.path} cannot be read as a {self.kind.value[0]} "
                 f"({shortened(error, 160).rstrip('.')}). If its recording was cut off: {self.kind.cure}; "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.errors import MessageError
+from fiffdepth_rt.errors import MessageError, shortened
 from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.ros.messages import MessageTypes, octets_of
 
@@ -25,7 +25,7 @@ def to_points(cloud: Any) -> npt.NDArray[np.float64]:
     """
     fields = {field.name: field for field in cloud.fields}
     if not fields.keys() >= {"x", "y", "z"}:
-        names = ", ".join(fields) or "none"
+        names = shortened(", ".join(fields) or "none")
         raise MessageError(f"A cloud of points has the fields x, y and z, and this one has: {names}.")
     order = ">" if cloud.is_bigendian else "<"
     height, width = int(cloud.height), int(cloud.width)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.errors import MessageError
+from fiffdepth_rt.errors import MessageError, shortened
 
 Numbers = npt.NDArray[np.float64]
+
+_LISTED = 20  # frames in an error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,10 +78,12 @@ class FrameTree:
         up, down = self._to_root(_name(source)), self._to_root(_name(target))
         common = next((frame for frame in up if frame in down), None)
         if common is None:
-            known = ", ".join(sorted({*self._parents, *(parent for parent, _ in self._parents.values())}))
+            known = sorted({*self._parents, *(parent for parent, _ in self._parents.values())})
+            listed = ", ".join(shortened(frame, 40) for frame in known[:_LISTED])
             raise MessageError(
-                f"No static transforms join the frames {source!r} and {target!r}"
-                + (f" (frames of tf_static: {known})" if known else " (there is no tf_static)")
+                f"No static transforms join the frames {shortened(source, 80)!r} and "
+                f"{shortened(target, 80)!r} "
+                + (f"(frames of tf_static: {listed})." if known else "(there is no tf_static).")
             )
         return down[common].inverse().after(up[common])
 

@@ -1,4 +1,4 @@
-"""Hostile input of five kinds ends in what is right or in one of our errors; nothing outside is read."""
+"""Hostile input of six kinds ends in what is right or in one of our errors; nothing outside is read."""
 
 from __future__ import annotations
 

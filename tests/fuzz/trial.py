@@ -34,7 +34,7 @@ from tests.support.paths import ROOT
 RIGHT, TYPED = "right", "typed error"
 TRACEBACK, LONG, CRASH, HANG, OUTSIDE = "traceback", "long message", "crash", "hang", "read outside"
 OUTCOMES = (RIGHT, TYPED, TRACEBACK, LONG, CRASH, HANG, OUTSIDE)
-KINDS = ("manifests", "graphs", "images", "checkpoints", "golden_files")
+KINDS = ("manifests", "graphs", "images", "checkpoints", "golden_files", "bags")
 MESSAGE_AT_MOST = 2500
 MEMORY_BYTES = 16 * 2**30
 """Of a child: so that a tensor of terabytes is an error, and not the machine's end."""

@@ -142,6 +142,7 @@ def _foreign(tmp_path: Path, name: str, data: bytes) -> Path:
         ("x.db3", b"SQLite format 3\0" + bytes(600), "Cannot open database"),
         ("x.mp4", b"ftyp", "no bag by its name"),
     ],
+    ids=["empty mcap", "zip", "empty bag", "version", "noise", "empty database", "video"],
 )
 def test_what_is_no_bag_is_told_in_one_sentence(name: str, data: bytes, said: str, tmp_path: Path) -> None:
     with pytest.raises(BagError, match=said):
