@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sets.posed import Clip
-from training.scenes.layouts import Camera, Scene, make_scene
+from training.scenes.layouts import make_scene
 from training.scenes.render import render_view
+from training.scenes.scene import Camera, Scene
 
 Array = NDArray[np.float64]
 

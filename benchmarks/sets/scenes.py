@@ -10,8 +10,8 @@ from benchmarks.sets.depth_sets import PpdRules, Rules
 from training.data.procedural import HELD_OUT_SEED, SHAPES
 from training.data.samples import DataError, MetricPair
 from training.metrics import NEAREST_M
-from training.scenes.layouts import FAR_M
 from training.scenes.render import render_scene
+from training.scenes.scene import FAR_M
 
 SEEDS_BEYOND = 1 << 20
 """As far beyond the seeds of nano's own validation scenes."""

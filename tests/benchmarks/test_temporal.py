@@ -25,7 +25,7 @@ from benchmarks.sets.clips import ClipChoice
 from benchmarks.sets.posed import Clip
 from tests.support.tables import cells
 from tests.support.tiny_teachers import save_depth_anything
-from training.scenes.layouts import Camera
+from training.scenes.scene import Camera
 
 INTRINSICS = np.array([[40.0, 0, 19.5], [0, 40.0, 14.5], [0, 0, 1]])
 EVERYWHERE = np.ones((2, 30, 40), dtype=bool)

@@ -37,7 +37,7 @@ def normalise(
     else:
         values = np.full(depth_m.shape, np.inf, np.float32)
         np.divide(1, depth_m, out=values, where=has_depth)
-    lo, hi = _quantiles(values, taking_part, name)
+    lo, hi = near_and_far(values, taking_part, name)
     if not hi - lo > MIN_RELIEF * hi:
         raise SampleError(name, f"flat: its 2 % and 98 % quantiles are {lo:.6g} and {hi:.6g} ({space})")
     return _stretch(values, lo, hi)
@@ -55,7 +55,7 @@ def renormalise(
     The network sees the cut-out alone and cannot know what else was in the photo. Either space: near stays on
     its side. Raises SampleError where nothing is valid or the quantiles do not span more than `min_span`.
     """
-    lo, hi = _quantiles(picture, valid, name)
+    lo, hi = near_and_far(picture, valid, name)
     if not hi - lo > min_span:
         raise SampleError(name, f"flat cut-out: the picture goes from {lo:.4f} to {hi:.4f} in it")
     return _stretch(picture, lo, hi)
@@ -67,9 +67,10 @@ def to_pair(sample: MetricPair, *, space: Space) -> Pair:
     return Pair(photo=sample.photo, picture=picture, valid=sample.valid, name=sample.name)
 
 
-def _quantiles(
+def near_and_far(
     values: NDArray[np.float32], taking_part: NDArray[np.bool_], name: str
 ) -> tuple[np.float32, np.float32]:
+    """-> what becomes -1 and +1: QUANTILES of the values taking part. Raises SampleError where none does."""
     seen = values[taking_part]
     if seen.size == 0:
         raise SampleError(name, "No surface: not one pixel is valid")

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from training.scenes.meshes import Builder, Frame, compose, frame
-from training.scenes.textures import COLLAGES, COUNT, PLAIN, Material
+from training.scenes.textures import COLLAGES, COUNT, PLAIN, Material, PhotoCrop
+
+MOST_PHOTOS = 0.6
+"""Share of a scene's materials that show a part of a photo, at most; each scene has a share of its own."""
+CROPS = 4
+"""Parts of photos in one scene; its materials share them, at scales of their own."""
 
 
 class Maker:
-    """Random materials and solids of one scene; everything drawn from one generator."""
+    """Random materials and solids of one scene; everything drawn from one generator.
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    photos: whose parts materials may show; without any, nothing more is drawn from the generator.
+    """
+
+    def __init__(self, rng: np.random.Generator, photos: Sequence[Path] = ()) -> None:
         self.rng = rng
         self.builder = Builder()
         self.materials: list[Material] = []
         self.saturation = rng.uniform(0.1, 1.0)
+        self._crops = [self._crop(photos) for _ in range(CROPS)] if photos else []
+        self._photo_share = rng.uniform(0, MOST_PHOTOS) if photos else 0.0
 
     def colour(self, value: tuple[float, float] = (0.08, 0.9)) -> tuple[float, float, float]:
         """A linear RGB colour; browns and greys more often than the rest."""
@@ -46,9 +58,24 @@ class Maker:
                 light=light,  # type: ignore[arg-type]
                 gloss=float(rng.random() ** 3),
                 glow=glow,
+                crop=self._chosen_crop(plain),
             )
         )
         return len(self.materials) - 1
+
+    def _chosen_crop(self, plain: float) -> PhotoCrop | None:
+        if self._crops and self.rng.random() < self._photo_share * (1 - plain):
+            return self._crops[self.rng.integers(len(self._crops))]
+        return None
+
+    def _crop(self, photos: Sequence[Path]) -> PhotoCrop:
+        rng = self.rng
+        return PhotoCrop(
+            photo=photos[rng.integers(len(photos))],
+            left=float(rng.random()),
+            top=float(rng.random()),
+            side=float(rng.uniform(0.15, 1)),
+        )
 
     def part(self, kind: str, place: Frame, at: tuple[float, float, float], size: tuple[float, float, float],
              material: int, **turn: float) -> None:  # fmt: skip

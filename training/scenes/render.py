@@ -8,6 +8,8 @@ gamma, JPEG. The sky has depth FAR_M.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +17,9 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
 
-from training.scenes.layouts import FAR_M, Camera, Light, Scene, make_scene
-from training.scenes.textures import lookup
+from training.scenes.layouts import WORLD, Mix, make_scene
+from training.scenes.scene import FAR_M, Camera, Light, Scene
+from training.scenes.textures import look_up_crop, lookup
 
 Array = NDArray[np.float32]
 OFFSET_M = 1e-3
@@ -37,11 +40,16 @@ MIN_RELIEF = 1.15
 """Far over near depth below which a picture teaches nothing (a wall in front of the lens)."""
 
 
-def render_scene(seed: int, size_hw: tuple[int, int]) -> Render:
-    """seed -> Render, the same every time. A scene with nothing to see is made anew from the same stream."""
+def render_scene(
+    seed: int, size_hw: tuple[int, int], *, mix: Mix = WORLD, photos: Sequence[Path] = ()
+) -> Render:
+    """seed -> Render, the same every time. A scene with nothing to see is made anew from the same stream.
+
+    photos: whose parts some of the surfaces show; none: no surface does.
+    """
     rng = np.random.default_rng([7, seed])
     while True:
-        scene = make_scene(rng)
+        scene = make_scene(rng, mix=mix, photos=photos)
         depth_m, hits = _trace(scene, size_hw)
         near, middle, far = np.percentile(depth_m, [2, 50, 98])
         if near > 0.15 and far > MIN_RELIEF * near and middle > 0.3:
@@ -126,8 +134,12 @@ def _albedo(scene: Scene, hits: _Hits) -> tuple[Array, Array, Array]:
     plane = np.array([[1, 2], [0, 2], [0, 1]])[axis]
     uv = np.take_along_axis(hits.points, plane, 1) / metres[:, None] + (solid * 0.37)[:, None] % 1
     footprint = hits.distance / (scene.camera.focal * 256) / metres * 256  # texels per pixel, about
-    mix = lookup(picture, uv, np.clip((footprint - 2) / 12, 0, 1))
-    colour = dark + (light - dark) * mix[:, None]
+    blur = np.clip((footprint - 2) / 12, 0, 1)
+    colour = dark + (light - dark) * lookup(picture, uv, blur)[:, None]
+    for index, material in enumerate(materials):
+        if material.crop is not None:
+            on_it = number == index
+            colour[on_it] = light[on_it] * look_up_crop(material.crop, uv[on_it], blur[on_it])
     gloss = np.array([m.gloss for m in materials], np.float32)[number]
     glow = np.array([m.glow for m in materials], np.float32)[number, None] * colour
     return colour, gloss, glow

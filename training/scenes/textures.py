@@ -1,20 +1,38 @@
 """surface point -> colour before light.
 
 A bank of small tileable pictures is made once per process from a fixed seed. A material picks a picture, a
-scale, two colours and a gloss; the picture only mixes the colours: a handful gives endless surfaces.
+scale, two colours and a gloss; the picture only mixes the colours: a handful gives endless surfaces. Where
+photos are given, a material may be a part of one instead, in the photo's own colours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.files import read_photo
+
+log = logging.getLogger("training")
+
 SIDE = 256
 BANK_SEED = 20241
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoCrop:
+    """A square part of a photo. side: share of the photo's shorter side; left, top: share of what remains."""
+
+    photo: Path
+    left: float
+    top: float
+    side: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +40,9 @@ class Material:
     """How a solid looks.
 
     picture: index into the bank; metres: the side of one tile; dark, light: linear RGB the picture mixes;
-    gloss: 0 … 1 strength of the highlight; glow: emitted light (lamps, windows), relative to white.
+    gloss: 0 … 1 strength of the highlight; glow: emitted light (lamps, windows), relative to white;
+    crop: a part of a photo in the picture's place, in its own colours times `light`; every other tile is
+    mirrored, so that tiles meet without a seam.
     """
 
     picture: int
@@ -31,6 +51,7 @@ class Material:
     light: tuple[float, float, float]
     gloss: float
     glow: float = 0.0
+    crop: PhotoCrop | None = None
 
 
 @functools.cache
@@ -74,6 +95,37 @@ def lookup(
     ij = np.floor(uv * SIDE).astype(np.int64) % SIDE
     both = bank()[picture, ij[:, 1], ij[:, 0]]
     return both[:, 0] + (both[:, 1] - both[:, 0]) * blur
+
+
+LINEAR = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
+"""Of a photo's 8 bits: light, in [0, 1]."""
+
+
+@functools.lru_cache(64)
+def crop_pixels(crop: PhotoCrop) -> NDArray[np.uint8]:
+    """-> SIDE×SIDE×3×2, RGB as in the photo: [..., 0] sharp, [..., 1] blurred for surfaces far away.
+
+    A photo that cannot be read is grey, and the log says so: one bad photo stops no rendering of hours.
+    """
+    try:
+        photo = read_photo(crop.photo)
+    except ImageError as error:
+        log.warning("A surface stays grey: %s", error)
+        photo = np.full((1, 1, 3), 128, np.uint8)
+    h, w = photo.shape[:2]
+    side = max(1, round(crop.side * min(h, w)))
+    top, left = round(crop.top * (h - side)), round(crop.left * (w - side))
+    part = photo[top : top + side, left : left + side]
+    sharp = cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return np.stack([sharp, cv2.blur(sharp, (24, 24), borderType=cv2.BORDER_REFLECT)], -1)
+
+
+def look_up_crop(crop: PhotoCrop, uv: NDArray[np.float32], blur: NDArray[np.float32]) -> NDArray[np.float32]:
+    """N×2 tile coordinates, N blur in [0, 1] -> N×3 linear RGB."""
+    mirrored = np.abs((uv % 2) - 1)
+    ij = np.minimum((mirrored * SIDE).astype(np.int64), SIDE - 1)
+    both = LINEAR[crop_pixels(crop)[ij[:, 1], ij[:, 0]]]
+    return both[..., 0] + (both[..., 1] - both[..., 0]) * blur[:, None]
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
