@@ -25,7 +25,7 @@ demo: $(DEMO)/ready  ## install the runtime alone, turn a sample photo into a de
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -e '.[cpu,export,training,ray,benchmarks,dev]'
+	$(VENV)/bin/python -m pip install --quiet -e '.[cpu,export,training,teacher,ray,benchmarks,dev]'
 	touch $@
 
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores

@@ -3,7 +3,7 @@
 A teacher may be
 
     a hub id or a folder of transformers   Depth Anything V2 of any size, or another depth estimator
-    a checkpoint (.safetensors)            one of ours, as training/weights/ours.py writes it
+    a checkpoint (.safetensors)            one of ours: of training/weights/ours.py or scene_teacher/
     an engine directory                    one of ours, exported
 
 or any object with the few names of training/data/teacher_maps.py's `Teacher`.
@@ -32,6 +32,8 @@ from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, Pixels, Teacher, TeacherMap
 from training.latents import decode, encode, photo_tensor
+from training.scene_teacher.checkpoint import is_one as is_scene_teacher
+from training.scene_teacher.teacher import SceneTeacher
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint
 
@@ -62,6 +64,8 @@ def open_teacher(which: str, *, device: str = "auto", licence: str | None = None
         return EngineTeacher(path, device=None if device == "auto" else device, licence=licence)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if path.suffix == ".safetensors":
+        if is_scene_teacher(path):
+            return SceneTeacher(path, device=where)
         return CheckpointTeacher(path, device=where, licence=licence)
     return TransformersTeacher(which, device=where, licence=licence)
 

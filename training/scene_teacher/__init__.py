@@ -1,0 +1,1 @@
+"""scenes and a pretrained backbone -> a teacher for photos of rooms. START HERE: __main__.py."""
