@@ -43,6 +43,11 @@ class Schedule:
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def autocast() -> torch.autocast:
+    """bfloat16 where the CPU multiplies it fast; fp32 elsewhere (bf16 without hardware is slower)."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
+
+
 def fit(
     module: torch.nn.Module,
     loss_at: Callable[[int], torch.Tensor],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.nano import augment
+from training import augment
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,9 @@ from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.errors import TrainingError
+from training.loop import autocast
 from training.nano import stages
-from training.nano.networks import autocast, depth_tensor
+from training.nano.networks import depth_tensor
 from training.run_folder import only_run_in
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint, save_checkpoint

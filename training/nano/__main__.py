@@ -1,11 +1,12 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
     python -m training.nano all --run runs/nano --photos DIR   # five and a half hours on two cores
+    python -m training.nano all --run runs/nano --photos DIR --labels DIR --start fiffdepth_rt/nano
     python -m training.nano all --run runs/try --tiny          # every stage in a minute, for trying it out
 
 Stages, each a folder in the run that is finished when its result is there:
 
-    scenes, held_out   seeds -> photos and depth pictures                     training/data/procedural.py
+    scenes, held_out   seeds -> hand-held photos and depth pictures           training/data/procedural.py
     vae                photos and depth pictures -> latent -> the same        AutoencoderKL
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
@@ -19,7 +20,9 @@ Stages, each a folder in the run that is finished when its result is there:
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
-Without photos there is no teacher, and the last stage is the synthetic half of the method.
+Without photos there is no teacher, and the last stage is the synthetic half of the method. --start takes
+the weights of an engine directory in the place of the stages up to light (start.py). --labels brings another
+teacher's labels (training.labelling; training.scene_teacher trains one), and there is no stage wide.
 """
 
 from __future__ import annotations
@@ -55,6 +58,12 @@ def main() -> None:
         "--labels", type=named_path, help="their labels by another teacher (training.labelling), in depth"
     )
     parser.add_argument(
+        "--start",
+        type=named_path,
+        metavar="ENGINE",
+        help="engine directory whose weights fine begins with, such as fiffdepth_rt/nano",
+    )
+    parser.add_argument(
         "--photos-licence", default="licence not stated", help="where they come from, for the model's card"
     )
     parser.add_argument("--tiny", action="store_true", help="every stage in a minute, for trying it out")
@@ -63,7 +72,9 @@ def main() -> None:
     settings = TINY if args.tiny else Settings()
     photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
     labels = None if args.labels is None else LabelStore(args.labels)
-    checkpoint_file = train(args.run, settings, photos=photos, labels=labels, until=args.stage)
+    checkpoint_file = train(
+        args.run, settings, photos=photos, labels=labels, start=args.start, until=args.stage
+    )
     if checkpoint_file is not None:
         print(checkpoint_file)
 

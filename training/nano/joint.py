@@ -25,14 +25,14 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from safetensors.torch import load_file
 
-from training import loop, objective, parallel
+from training import augment, loop, objective, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.errors import TrainingError
 from training.latents import photo_tensor
-from training.nano import augment
-from training.nano.networks import autocast, depth_tensor, nano_prompt
+from training.loop import autocast
+from training.nano.networks import depth_tensor, nano_prompt
 
 SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""

@@ -57,11 +57,6 @@ def depth_tensor(depth: NDArray[np.uint16]) -> torch.Tensor:
     return torch.from_numpy(procedural.to_picture(depth))[:, None].expand(-1, 3, -1, -1)
 
 
-def autocast() -> torch.autocast:
-    """bfloat16 where the CPU multiplies it fast; fp32 elsewhere (bf16 without hardware is slower)."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
-
-
 # ---- a trained UNet -> a wider one that computes the same and learns on ----
 #
 # Net2WiderNet (Chen, Goodfellow & Shlens, 2016) for every layer at once: each channel comes `factor` times,

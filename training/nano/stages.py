@@ -18,17 +18,19 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
-from training import distill_vae, loop, objective, parallel
+from training import augment, distill_vae, loop, objective, parallel
 from training.config import Base
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.labelling import steps
 from training.latents import photo_tensor
-from training.nano import augment
+from training.loop import autocast
 from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method, train_wide
-from training.nano.networks import autocast, depth_tensor, nano_prompt, nano_unet, nano_vae, widen_into
+from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae, widen_into
+from training.nano.start import start_from
 from training.nano.teacher import EnsembleTeacher
+from training.scenes.layouts import HAND_HELD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
@@ -71,6 +73,8 @@ class Settings:
     fine_batch: int = 4
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
+    # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
+    fine_started: loop.Schedule = loop.Schedule(steps=5_000, lr=4e-4, save_every=250)
     wide_batch: int = 4
     wide_large_batch: int = 2
     wide: loop.Schedule = loop.Schedule(steps=900, lr=3e-4, warmup=50, save_every=50, average=0.995)
@@ -109,6 +113,7 @@ TINY = Settings(
     large_scenes=2,
     large_held_out=2,
     fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
+    fine_started=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_batch=1,
     fine_large_batch=1,
     wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
@@ -119,9 +124,11 @@ TINY = Settings(
 )
 
 
-def render_large(run: Path, settings: Settings) -> None:
+def render_large(run: Path, settings: Settings, photos: PhotoFolder | None) -> None:
     """seeds of the first scenes -> the same scenes at twice the size, in run/scenes_large."""
-    render = functools.partial(procedural.render_all, workers=settings.processes, scale=LARGE)
+    render = functools.partial(
+        procedural.render_all, workers=settings.processes, scale=LARGE, mix=HAND_HELD, photos=photos
+    )
     render(run / "scenes_large", count=settings.large_scenes, per_shard=settings.per_shard)
     render(
         run / "held_out_large",
@@ -291,8 +298,13 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
 
 def fine_stage(run: Path, settings: Settings) -> None:
     vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
-    model = DepthModel(vae.train(), model_after(run, "joint").unet)
-    train_fine(run, model, settings.fine, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
+    started = (run / "start" / loop.WEIGHTS).exists()
+    unet = nano_unet() if started else model_after(run, "joint").unet
+    model = DepthModel(vae.train(), unet)
+    if started:
+        model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
+    schedule = settings.fine_started if started else settings.fine
+    train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
 
 
 def wide_stage(run: Path, settings: Settings) -> None:
@@ -335,7 +347,11 @@ def write_checkpoint(
     export can store them in half the bytes without changing a value.
     """
     model.half().float()
-    sources = ["procedural scenes rendered by training/scenes of this repository"]
+    scenes = procedural.source_of(path.parent / "scenes")
+    sources = [f"procedural scenes rendered by training/scenes of this repository: {scenes.licence}"]
+    if (path.parent / "start" / loop.WEIGHTS).exists():
+        _, _, light = load_light_vae(path.parent / "light" / distill_vae.RESULT)
+        sources += [f"the weights it started from ({light.teacher}): {one}" for one in light.data_sources]
     if real is not None:
         photos, labels = real
         sources.append(f"{len(photos)} photos without depth: {photos.licence}")
@@ -370,29 +386,28 @@ def train(
     *,
     photos: PhotoFolder | None = None,
     labels: LabelStore | None = None,
+    start: Path | None = None,
     until: str = "all",
 ) -> Path | None:
-    """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint."""
+    """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint.
+
+    start: an engine directory whose weights the fine stage begins with, in place of the stages before it.
+    """
     workers, per_shard = settings.processes, settings.per_shard
-    render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard)
+    render = functools.partial(
+        procedural.render_all, workers=workers, per_shard=per_shard, mix=HAND_HELD, photos=photos
+    )
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED)
     render(run / "scenes", count=settings.scenes)
     if until == "scenes":
         return None
-    parallel.run(settings.processes, train_vae, run, settings)
-    if until == "vae":
+    if start is not None:
+        start_from(start, run, settings.light)
+    elif not _up_to_joint(run, settings, until):
         return None
-    vae = load_vae(run)
-    cache_latents(run, "scenes", vae, shards=settings.unet_shards)
-    cache_latents(run, "held_out", vae)
-    parallel.run(settings.processes, train_unet, run, settings)
-    if until == "unet":
-        return None
-    parallel.run(settings.processes, joint_stage, run, settings)
-    if until == "joint":
-        return None
-    distil_light_vae(run, settings, photos)
-    render_large(run, settings)
+    else:
+        distil_light_vae(run, settings, photos)
+    render_large(run, settings, photos)
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
@@ -406,3 +421,18 @@ def train(
     fine, method = model_after(run, "fine"), model_after(run, "method")
     model = between(fine, method, settings.method_share)
     return write_checkpoint(run / "nano.safetensors", settings, model, real, size=512)
+
+
+def _up_to_joint(run: Path, settings: Settings, until: str) -> bool:
+    """The stages with the full VAE, as far as `until`. Returns whether there is more to do."""
+    parallel.run(settings.processes, train_vae, run, settings)
+    if until == "vae":
+        return False
+    vae = load_vae(run)
+    cache_latents(run, "scenes", vae, shards=settings.unet_shards)
+    cache_latents(run, "held_out", vae)
+    parallel.run(settings.processes, train_unet, run, settings)
+    if until == "unet":
+        return False
+    parallel.run(settings.processes, joint_stage, run, settings)
+    return until != "joint"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from training.data.teacher_maps import Output, TeacherMap
 from training.latents import photo_tensor
-from training.nano.networks import autocast
+from training.loop import autocast
 
 SIZES = (256, 512)
 """Longer sides at which a photo is looked at, px."""

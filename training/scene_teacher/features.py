@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training import augment
 from training.data import procedural
 from training.errors import TrainingError
-from training.nano import augment
-from training.nano.networks import autocast
+from training.loop import autocast
 from training.scene_teacher.backbone import STRIDES, Backbone
 
 BATCH = 20

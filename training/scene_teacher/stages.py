@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from training import loop, metrics, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
-from training.nano.networks import autocast
+from training.loop import autocast
 from training.scene_teacher import checkpoint
 from training.scene_teacher.backbone import Backbone
 from training.scene_teacher.features import Cached, as_tensor, cache, scene, seen_otherwise
