@@ -34,13 +34,12 @@ from training.data.images import LICENCE, PhotoFolder
 from training.data.normalise import near_and_far
 from training.data.normalise import normalise as normalise_depth
 from training.data.samples import DataError, Pair, SampleError
-from training.scenes.layouts import HAND_HELD, WORLD, Mix
+from training.scenes.layouts import MIXES, WORLD, Mix
 from training.scenes.render import render_scene
 from training.scenes.scene import FAR_M
 
 SHAPES = ((192, 256), (192, 256), (192, 256), (256, 192), (256, 256))
 """Shard i has shape SHAPES[i % 5], times the scale that is asked for: three of five are 4:3 landscape."""
-MIXES = (WORLD, HAND_HELD)
 HELD_OUT_SEED = 1 << 40
 """Seeds from here on are never trained on."""
 

@@ -63,7 +63,8 @@ HAND_HELD = Mix(
         (0.02, still_life.heap),
     ),
 )
-"""Kitchens, desks and living rooms from where people sit and stand; a fifth of everything else."""
+"""Kitchens, desks and living rooms from where people sit and stand; a quarter of everything else."""
+MIXES = (WORLD, HAND_HELD)
 
 
 def make_scene(rng: np.random.Generator, *, mix: Mix = WORLD, photos: Sequence[Path] = ()) -> Scene:
