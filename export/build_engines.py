@@ -11,12 +11,9 @@ runs the graphs, and writes the directory (partial_folder.py) only if they agree
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
-import json
 import logging
-import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,17 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from export import parity
+from export.afterwards import build_plans_here, check_bf16_here, measure_memory_here
 from export.camera import camera_fit
-from export.command_line import (
-    TARGETS,
-    RecordedCommand,
-    engine_dir_for,
-    graph_forms,
-    read_precisions,
-    read_sizes_hw,
-)
 from export.cost import cost_table
 from export.folding import FOLD_NAMES
 from export.golden_photos import golden_images
@@ -42,63 +33,34 @@ from export.graph_set import compare_graph_set, write_graph_set
 from export.model import Given, Model, read_checkpoint
 from export.models.fetching import Fetched, fetch_beside, fetch_checkpoint, named
 from export.onnx_graphs import GRID_MULTIPLE, GraphForm
+from export.options import (
+    TARGETS,
+    Options,
+    RecordedCommand,
+    engine_dir_for,
+    graph_forms,
+    read_precisions,
+    read_sizes_hw,
+)
 from export.partial_folder import Make, PartialFolder, only_export, refuse_existing, writing
-from export.plans import build_plans_here
 from export.precision import Precision
+from export.provenance import key_of, licence_of, provenance_of
 from export.recipe import RECIPES
-from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
-from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import Row
 from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
-from fiffdepth_rt.engine_dir.manifest import Licence, Manifest, SizeLimits, write_manifest
-from fiffdepth_rt.errors import BackendError, FiffDepthError, ParityError
-from fiffdepth_rt.machine import installed
-from fiffdepth_rt.memory import record_memory
+from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, write_manifest
+from fiffdepth_rt.errors import FiffDepthError, ParityError
 from fiffdepth_rt.program.options import NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
-from fiffdepth_rt.verify import record_parity
 from training.weights.hub import HubName
 from training.weights.prompt import TextEncoder
 
 GOLDEN = "golden.npz"
 LICENCE = "LICENSE"
-TOOLS = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
 log = logging.getLogger("fiffdepth_export")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """One export.
-
-    checkpoint: a path, or a name on a hub. vae_from, text_encoder_from: names to take these from, in place of
-    what `given` has. accept_licence: ask no question about a licence that is not a free one.
-    size, size_max: the default and the largest longer side, in px, at which the model sees a photo; None for
-    what the checkpoint says. leave_out: names of folds. memory: measure what the graphs take on
-    ONNX Runtime. plans: end with plans, as far as they can be built here. command: what was typed, for the
-    manifest.
-    """
-
-    checkpoint: Path | HubName
-    output: Path
-    given: Given = dataclasses.field(default_factory=Given)
-    vae_from: HubName | None = None
-    text_encoder_from: HubName | None = None
-    accept_licence: bool = False
-    forms: tuple[GraphForm, ...] = (GraphForm(),)
-    size: int | None = None
-    size_max: int | None = None
-    photos: tuple[Path, ...] = ()
-    licence_file: Path | None = None
-    leave_out: frozenset[str] = frozenset()
-    overwrite: bool = False
-    resume: bool = True
-    accept_parity: bool = False
-    memory: bool = True
-    plans: bool = True
-    command: str = ""
 
 
 def export_engine_dir(options: Options) -> Path:
@@ -120,19 +82,28 @@ def _export(options: Options) -> Path:
         log.warning("%s", note)
     log.info("%s", cost_table(model, leave_out=options.leave_out, size=_up(model.size_default)))
     unfinished = PartialFolder(
-        options.output, key=_key(model, options), overwrite=options.overwrite, resume=options.resume
+        options.output, key=key_of(model, options), overwrite=options.overwrite, resume=options.resume
     )
     if unfinished.pieces_found:
         log.info("going on after %s", ", ".join(unfinished.pieces_found))
 
     golden = unfinished.piece(*_golden_piece(unfinished.folder, model, options))
-    graph_sets, rows = {}, []
+    graph_sets, rows, forms, left_out = {}, [], list[GraphForm](), dict[str, str]()
     for form in _sized_forms(options.forms, model.size_default):
-        graph_sets[form.name] = write_graph_set(unfinished, model, form, leave_out=options.leave_out)
+        graph_set = write_graph_set(unfinished, model, form, leave_out=options.leave_out)
         compare = functools.partial(_compare, unfinished.folder, model, form, options)
         found = unfinished.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
-        if not options.accept_parity:
-            parity.judge([Row(**row) for row in found], form.precision)
+        try:
+            if not options.accept_parity:
+                parity.judge([Row(**row) for row in found], form.precision)
+        except ParityError as e:
+            if form.precision not in options.unasked:
+                raise
+            unfinished.leave_out(f"{form.name}/")
+            left_out[form.name] = str(e)
+            continue
+        graph_sets[form.name] = graph_set
+        forms.append(form)
         rows += found
     if (licence := options.licence_file or model.licence_file) is not None:
         with writing(options.output):
@@ -147,50 +118,22 @@ def _export(options: Options) -> Path:
         files=unfinished.files(),
         golden=GOLDEN,
         plans=(),
-        provenance=_provenance(model, options, fetched),
+        provenance=provenance_of(model, options, fetched=fetched, left_out=left_out),
         parity=tuple(rows),
-        licence=_licence(model),
+        licence=licence_of(model),
     )
     with writing(options.output):
         write_manifest(unfinished.folder, manifest)
     open_engine_dir(unfinished.folder)
     unfinished.finish()
-    _check_bf16_here(options)
+    check_bf16_here(options.output, forms)
     if options.memory:
-        _measure_memory(options)
+        measure_memory_here(options.output, forms)
     if options.plans:
-        build_plans_here(options.output, options.forms, command=options.command)
+        build_plans_here(options.output, forms, command=options.command)
+    for name, why in left_out.items():
+        log.warning("Left out: %s, which the command did not ask for. %s", name, why)
     return options.output
-
-
-def _check_bf16_here(options: Options) -> None:
-    """A row of the parity table for OpenVINO, where it computes bf16 sets: the gates above judged torch."""
-    for form in options.forms:
-        if form.precision is not Precision.BF16 or form.camera_hw is not None:
-            continue
-        if not openvino.computes_bf16():
-            log.info("OpenVINO computes no bf16 here. Where it does: fiffdepth verify DIR")
-            return
-        try:
-            record_parity(options.output, backend=openvino.NAME, precision=form.name)
-        except ParityError as e:
-            log.warning("OpenVINO on this machine: %s", e)
-
-
-def _measure_memory(options: Options) -> None:
-    """Records of what ONNX Runtime takes for each graph set, by which a machine without room refuses it."""
-    for form in options.forms:
-        if form.precision is Precision.BF16:
-            continue
-        log.info("measuring the memory that %s takes on ONNX Runtime: four depth maps", form.name)
-        try:
-            records = record_memory(options.output, backend=onnxruntime.NAME, precision=form.name)
-        except BackendError as e:
-            log.warning("%s", e)
-            continue
-        for record in records:
-            most = max(record.opening_bytes, record.opened_bytes + record.computing_bytes)
-            log.info("memory of %s at %sx%s: %.0f MB", form.name, *record.grid, most / 1e6)
 
 
 def _sized(model: Model, options: Options) -> Model:
@@ -246,38 +189,9 @@ def _compare(
     return [row.to_json() for row in rows], []
 
 
-def _licence(model: Model) -> Licence:
-    """The checkpoint's, and after it that of each light half."""
-    light = [f"light {half} {part.name}: {part.licence}" for half, part in model.light.items()]
-    sources = [source for part in model.light.values() for source in part.data_sources]
-    return Licence(
-        model="; ".join([model.licence, *light]),
-        data_sources=tuple(dict.fromkeys([*model.data_sources, *sources])),
-    )
-
-
 def _copy_licence(folder: Path, file: Path) -> tuple[None, list[str]]:
     shutil.copyfile(file, folder / LICENCE)
     return None, [LICENCE]
-
-
-def _key(model: Model, options: Options) -> str:
-    """What every piece depends on: the weights, how they are read and folded, and the tools."""
-    depends = {
-        "checkpoint": model.sha256,
-        "light": _light(model),
-        "recipe": model.recipe.name,
-        "scheduler": dict(model.scheduler_config or {}),
-        "size": model.size_default,
-        "leave_out": sorted(options.leave_out),
-        "tools": _tool_versions(),
-    }
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-
-
-def _light(model: Model) -> dict[str, dict[str, str]]:
-    """Which halves of the VAE are light: name and hash."""
-    return {half: {"name": part.name, "sha256": part.sha256} for half, part in model.light.items()}
 
 
 def on_this_disk(options: Options) -> tuple[Path, Given, tuple[Fetched, ...]]:
@@ -317,28 +231,9 @@ def _at_a_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _provenance(model: Model, options: Options, fetched: tuple[Fetched, ...] = ()) -> dict[str, Any]:
-    checkpoint = options.checkpoint
-    return {
-        "checkpoint": checkpoint.name if isinstance(checkpoint, Path) else str(checkpoint),
-        "fetched": [dataclasses.asdict(part) for part in fetched],
-        "licence_accepted": options.accept_licence,
-        "checkpoint_sha256": model.sha256,
-        "checkpoint_notes": list(model.notes),
-        "light_vae": _light(model),
-        "description": model.description,
-        "command": options.command,
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "versions": {"python": platform.python_version(), **_tool_versions()},
-        "folds_left_out": sorted(options.leave_out),
-        "kept_in_fp32": {form.name: list(form.keep_fp32) for form in options.forms},
-        "parity_accepted": options.accept_parity,
-    }
-
-
-def _tool_versions() -> dict[str, str]:
-    found = installed(TOOLS)
-    return {name: found.get(name, "none") for name in TOOLS}
+def _typed(ctx: click.Context, parameter: str) -> bool:
+    """Whether somebody gave it; else it has its default."""
+    return ctx.get_parameter_source(parameter) is not ParameterSource.DEFAULT
 
 
 _FILE: Callable[..., Any] = NamedPath()
@@ -367,7 +262,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
               help="Ask nothing about a licence that is not a free one; the manifest says that you did.")
 @click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
 @click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=read_precisions,
-              help="Graph sets to write, with commas: fp32, fp16, bf16.")
+              help="Graph sets to write, with commas: fp32, fp16, bf16. Where this option is not given, an "
+                   "fp16 set beyond its gates is left out.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME",
               help="Layers that stay in fp32, such as 'unet.mid_block.*'. May be repeated.")
 @click.option("--target", type=click.Choice(TARGETS), default="any", show_default=True,
@@ -468,6 +364,7 @@ def main(
             text_encoder_from=text_source if isinstance(text_source, HubName) else None,
             accept_licence=accept_licence,
             forms=graph_forms(precisions, static=static, camera=camera, target=target, keep_fp32=keep_fp32),
+            unasked=frozenset() if keep_fp32 or _typed(ctx, "precisions") else frozenset({Precision.FP16}),
             size=size,
             size_max=size_max,
             photos=photos,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderTiny
 
-from export.known_models import known_model
+from export.models.known_models import known_model
 from export.models.recognising import Evidence, find_recipe, folder_evidence
 from export.recipe import Recipe, output_scale, recipe_named
 from export.stages import VAE_FACTOR

@@ -84,6 +84,14 @@ class PartialFolder:
                 f.write(json.dumps(state, indent=1).encode())
         return result
 
+    def leave_out(self, beginning: str) -> None:
+        """Forget the pieces of this run whose names begin so: their files are no part of the result.
+
+        They stay in the folder, for a run that goes on from there.
+        """
+        self._found |= {name: piece for name, piece in self._done.items() if name.startswith(beginning)}
+        self._done = {name: piece for name, piece in self._done.items() if not name.startswith(beginning)}
+
     def files(self) -> dict[str, FileRecord]:
         """The files of this run's pieces, by their path in the folder."""
         return {name: FileRecord(**r) for piece in self._done.values() for name, r in piece["files"].items()}

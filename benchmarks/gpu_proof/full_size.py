@@ -78,9 +78,9 @@ def missing_for_export() -> str:
 
 def export(task: Task, directory: Path, findings: Findings, *, light: Path | None = None) -> Findings:
     """The checkpoint -> an fp16 engine directory without plans. light: a VAE in the full one's place."""
-    from export.build_engines import Options, export_engine_dir
-    from export.command_line import graph_forms
+    from export.build_engines import export_engine_dir
     from export.model import Given
+    from export.options import Options, graph_forms
     from export.precision import Precision
 
     start = time.perf_counter()

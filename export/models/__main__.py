@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from export.known_models import KNOWN_MODELS, KnownModel
+from export.models.known_models import KNOWN_MODELS, KnownModel
 from export.models.licences import warning_of
 
 _HEADINGS = ("name", "gives", "px", "fetches", "licence", "repository")

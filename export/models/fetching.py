@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from export.known_models import KNOWN_MODELS, KnownModel, known_model
+from export.models.known_models import KNOWN_MODELS, KnownModel, known_model
 from export.models.licences import warning_of
 from export.models.recognising import find_recipe, folder_evidence
 from training.weights.errors import CheckpointError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import RecipeError
-from export.known_models import known_model
+from export.models.known_models import known_model
 from export.recipe import GENPERCEPT, RECIPES, Recipe, has_genpercept_schedule, recipe_named, recipes_for
 from training.weights.configuration import read_json
 from training.weights.errors import CheckpointError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import sys
@@ -9,19 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import fiffdepth_rt
+from export import build_engines
+from export.afterwards import build_commands, build_plans_here, forms_to_deploy
 from export.build_engines import main
-from export.command_line import engine_dir_for, graph_forms
 from export.onnx_graphs import GraphForm
-from export.plans import build_commands, build_plans_here, forms_to_deploy
+from export.options import engine_dir_for, graph_forms
 from export.precision import Precision
 from fiffdepth_rt.backends.tensorrt import here as tensorrt
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import STAGES
 from tests.export.conftest import typed
-from tests.support.tiny_models import depth_by_diffusers, exact_in_half, sized_like_sd2
+from tests.support.tiny_models import (
+    FEW_RESNETS,
+    ONE_LEVEL,
+    depth_by_diffusers,
+    exact_in_half,
+    sized_like_sd2,
+    tiny_checkpoint,
+    tiny_vae,
+)
+from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout
 
 
@@ -77,6 +89,46 @@ def test_a_second_run_is_refused_with_both_ways_on(plain_export, monkeypatch):
     again = CliRunner().invoke(main, ["ckpt.v1.safetensors"])
     assert again.exit_code == 1
     assert "exists already. Add --overwrite to replace it, or choose another place with -o." in again.output
+
+
+@pytest.mark.parametrize(
+    ("words", "unasked"),
+    [
+        ([], {Precision.FP16}),
+        (["--size", "128"], {Precision.FP16}),
+        (["--precision", "fp32,fp16"], set()),
+        (["--precision", "fp16"], set()),
+        (["--keep-fp32", "unet.mid_block.*"], set()),
+    ],
+)
+def test_fp16_is_asked_for_by_its_name_or_by_what_shall_not_be_fp16(tmp_path, monkeypatch, words, unasked):
+    asked = []
+    monkeypatch.setattr(build_engines, "export_engine_dir", asked.append)
+    (tmp_path / "ckpt.safetensors").touch()
+    done = CliRunner().invoke(main, [str(tmp_path / "ckpt.safetensors"), *words])
+    assert done.exit_code == 0, done.output
+    assert asked[0].unasked == unasked
+
+
+@pytest.mark.soak
+def test_a_model_that_fp16_cannot_hold_is_exported_without_it_unless_it_was_asked_for(tmp_path):
+    """Its encoder's values are beyond 65504 on their way, and come back."""
+    made = dataclasses.replace(tiny_checkpoint(**ONE_LEVEL), vae=tiny_vae(**FEW_RESNETS))
+    with torch.no_grad():
+        made.vae.encoder.conv_in.weight.mul_(2e5)
+    save_checkpoint(tmp_path / "ckpt.safetensors", made)
+    words = (str(tmp_path / "ckpt.safetensors"), "--no-plans", "--no-memory", "-o")
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "engines")])
+    assert done.exit_code == 0, done.output
+    left_out = "Left out: fp16, which the command did not ask for. fp16/encoder on photo0"
+    assert left_out in done.stderr and done.stdout.startswith(f"{tmp_path / 'engines'}: ready.")
+    manifest = open_engine_dir(tmp_path / "engines").manifest
+    assert set(manifest.graph_sets) == {"fp32"} and {row["graph_set"] for row in manifest.parity} == {"fp32"}
+    assert "--keep-fp32" in manifest.provenance["graph_sets_left_out"]["fp16"]
+    assert not list((tmp_path / "engines").rglob("*fp16*"))
+    asked = CliRunner().invoke(main, [*words, str(tmp_path / "asked"), "--precision", "fp32,fp16"])
+    assert asked.exit_code == 1 and "fp16/encoder on photo0" in asked.stderr
+    assert not (tmp_path / "asked").exists()
 
 
 @pytest.mark.soak

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 import fiffdepth_rt
 from export import parity
-from export.build_engines import Options, export_engine_dir, main
+from export.build_engines import export_engine_dir, main
 from export.engines import OnnxRuntimeStages
+from export.options import Options
 from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.backends.tensorrt.build import LOCK

@@ -18,9 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from export.build_engines import Options, _provenance
 from export.errors import RecipeError
 from export.model import Given, read_checkpoint
+from export.options import Options
+from export.provenance import provenance_of
 from export.recipe import RECIPES
 from tests.export.test_checkpoint import assert_same_weights, edited, written
 from tests.support.paths import ROOT
@@ -74,7 +75,8 @@ def test_eight_bits_are_said_and_reach_the_manifest(tmp_path, made, dtype):
         f"1 of {len(model.unet.state_dict()) + len(model.vae.state_dict())} tensors were in "
     )
     assert str(dtype).removeprefix("torch.") in note
-    provenance = _provenance(model, Options(checkpoint=path, output=tmp_path / "engines"))
+    options = Options(checkpoint=path, output=tmp_path / "engines")
+    provenance = provenance_of(model, options, fetched=(), left_out={})
     assert provenance["checkpoint_notes"] == [note]
 
 

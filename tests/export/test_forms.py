@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.build_engines import Options, export_engine_dir
+from export.build_engines import export_engine_dir
 from export.camera import (
     CameraDecoderStage,
     CameraEncoderStage,
@@ -19,11 +19,11 @@ from export.camera import (
     to_camera_matrices,
     to_grid_matrices,
 )
-from export.command_line import graph_forms
 from export.engines import OnnxRuntimeStages
 from export.errors import UnsupportedModelError
 from export.folding import fold
 from export.onnx_graphs import GraphForm, tensor_specs, write_graph
+from export.options import Options, graph_forms
 from export.plain_norms import PlainGroupNorm, PlainLayerNorm, use_plain_norms
 from export.precision import InFp32, Precision, cast
 from export.recipe import RECIPES

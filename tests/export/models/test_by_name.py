@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import fiffdepth_rt
-from export.build_engines import Options, main, on_this_disk
+from export.build_engines import main, on_this_disk
 from export.graph_set import build_stage
-from export.known_models import KNOWN_MODELS
 from export.model import Given, read_checkpoint
 from export.models.fetching import named
+from export.models.known_models import KNOWN_MODELS
+from export.options import Options
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from tests.support.public_models.loopback_hub import HostedRepository

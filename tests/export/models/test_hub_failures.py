@@ -10,9 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from export.build_engines import Options, main, on_this_disk
+from export.build_engines import main, on_this_disk
 from export.model import read_checkpoint
 from export.models.fetching import named
+from export.options import Options
 from tests.support.public_models.loopback_hub import HostedRepository
 from tests.support.public_models.published import made_for
 from training.weights.errors import CheckpointError, HubError

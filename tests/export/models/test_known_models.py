@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from export.known_models import KNOWN_MODELS, known_model
 from export.models.__main__ import main
+from export.models.known_models import KNOWN_MODELS, known_model
 from export.models.licences import warning_of
 from export.recipe import RECIPES
 from tests.support.public_models.published import PUBLISHED

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from export.errors import RecipeError
-from export.known_models import KNOWN_MODELS
 from export.model import Given, read_checkpoint
+from export.models.known_models import KNOWN_MODELS
 from export.models.recognising import STRANGERS, Evidence, find_recipe, folder_evidence
 from export.recipe import GENPERCEPT, GENPERCEPT_SCHEDULER, RECIPES, SD2_SCHEDULER
 from tests.support.public_models.published import E2E_SCHEDULER, LOTUS_LABELS, PUBLISHED

@@ -1,4 +1,7 @@
-"""Plans after an export: those of TensorRT for RTX, built anywhere; TensorRT's, or how to build them."""
+"""What this machine adds to an export: OpenVINO's parity in bf16, memory, and plans, or how to build them.
+
+None of it decides whether the export is whole: what this machine cannot do is said on the log.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,47 @@ from pathlib import Path
 
 from export.onnx_graphs import GraphForm
 from export.precision import Precision
+from fiffdepth_rt.backends.onnxruntime import backend as onnxruntime
+from fiffdepth_rt.backends.openvino import backend as openvino
 from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.build import Finished, build_plans
 from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
 from fiffdepth_rt.backends.tensorrt.jobs import Request
-from fiffdepth_rt.errors import BackendUnavailableError, BuildError
+from fiffdepth_rt.errors import BackendError, BackendUnavailableError, BuildError, ParityError
+from fiffdepth_rt.memory import record_memory
+from fiffdepth_rt.verify import record_parity
 
 log = logging.getLogger("fiffdepth_export")
+
+
+def check_bf16_here(directory: Path, forms: Iterable[GraphForm]) -> None:
+    """A row of the parity table for OpenVINO, where it computes bf16 sets: the gates above judged torch."""
+    for form in forms:
+        if form.precision is not Precision.BF16 or form.camera_hw is not None:
+            continue
+        if not openvino.computes_bf16():
+            log.info("OpenVINO computes no bf16 here. Where it does: fiffdepth verify DIR")
+            return
+        try:
+            record_parity(directory, backend=openvino.NAME, precision=form.name)
+        except ParityError as e:
+            log.warning("OpenVINO on this machine: %s", e)
+
+
+def measure_memory_here(directory: Path, forms: Iterable[GraphForm]) -> None:
+    """Records of what ONNX Runtime takes for each graph set, by which a machine without room refuses it."""
+    for form in forms:
+        if form.precision is Precision.BF16:
+            continue
+        log.info("measuring the memory that %s takes on ONNX Runtime: four depth maps", form.name)
+        try:
+            records = record_memory(directory, backend=onnxruntime.NAME, precision=form.name)
+        except BackendError as e:
+            log.warning("%s", e)
+            continue
+        for record in records:
+            most = max(record.opening_bytes, record.opened_bytes + record.computing_bytes)
+            log.info("memory of %s at %sx%s: %.0f MB", form.name, *record.grid, most / 1e6)
 
 
 def build_plans_here(directory: Path, forms: Iterable[GraphForm], *, command: str) -> None:

@@ -1,4 +1,4 @@
-"""The words after `python -m export.build_engines` -> values: precisions, sizes, forms, the output folder."""
+"""What an export is asked for: Options, and the words of `python -m export.build_engines` -> its values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,50 @@ from pathlib import Path
 
 import click
 
+from export.model import Given
 from export.onnx_graphs import GraphForm
 from export.precision import Precision
 from export.stages import VAE_FACTOR
 from training.provenance import command_without_folders
+from training.weights.hub import HubName
 
 ENGINES = Path("engines")
 """Where an engine directory goes that was given no place: beneath the current folder."""
 TARGETS = ("any", "trt8.5")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """One export.
+
+    checkpoint: a path, or a name on a hub. vae_from, text_encoder_from: names to take these from, in place of
+    what `given` has. accept_licence: ask no question about a licence that is not a free one. unasked:
+    precisions that nobody asked for by name; a graph set of theirs beyond its gates is left out, where
+    another's is an error. size, size_max: the default and the largest longer side, in px, at which the model
+    sees a photo; None for what the checkpoint says. leave_out: names of folds. memory: measure what graphs
+    take on ONNX Runtime. plans: end with plans, as far as they can be built here. command: what was typed,
+    for the manifest.
+    """
+
+    checkpoint: Path | HubName
+    output: Path
+    given: Given = dataclasses.field(default_factory=Given)
+    vae_from: HubName | None = None
+    text_encoder_from: HubName | None = None
+    accept_licence: bool = False
+    forms: tuple[GraphForm, ...] = (GraphForm(),)
+    unasked: frozenset[Precision] = frozenset()
+    size: int | None = None
+    size_max: int | None = None
+    photos: tuple[Path, ...] = ()
+    licence_file: Path | None = None
+    leave_out: frozenset[str] = frozenset()
+    overwrite: bool = False
+    resume: bool = True
+    accept_parity: bool = False
+    memory: bool = True
+    plans: bool = True
+    command: str = ""
 
 
 class RecordedCommand(click.Command):
