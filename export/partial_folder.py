@@ -85,12 +85,12 @@ class PartialFolder:
         return result
 
     def leave_out(self, beginning: str) -> None:
-        """Forget the pieces of this run whose names begin so: their files are no part of the result.
-
-        They stay in the folder, for a run that goes on from there.
-        """
-        self._found |= {name: piece for name, piece in self._done.items() if name.startswith(beginning)}
-        self._done = {name: piece for name, piece in self._done.items() if not name.startswith(beginning)}
+        """Remove the pieces of this run whose names begin so, and their files."""
+        for name in [name for name in self._done if name.startswith(beginning)]:
+            with writing(self.target):
+                for file in self._done.pop(name)["files"]:
+                    (self.folder / file).unlink(missing_ok=True)
+            self._found.pop(name, None)
 
     def files(self) -> dict[str, FileRecord]:
         """The files of this run's pieces, by their path in the folder."""
