@@ -38,7 +38,7 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process shall open, as in `Depth`. grids: what it computes on; none for the default ones."""
+    """What a process shall open, as in `Depth`. grids: what it computes on; none for the default ones."""
 
     directory: str
     backend: str
@@ -46,6 +46,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     precision: str | None
     threads: int | None
     grids: tuple[GridHW, ...]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process measured. left: grids of other graph sets, by set; a process of its own opens each."""
+
+    records: tuple[MemoryRecord, ...]
+    left: dict[str, tuple[GridHW, ...]]
 
 
 def measure_memory(
@@ -71,17 +78,25 @@ def measure_memory(
         device=device,
         precision=precision,
         threads=threads,
-        grids=tuple(sorted(grids, key=lambda grid: grid[0] * grid[1])),
+        grids=tuple(grids),
     )
+    found = _in_a_process(order)
+    records = [*found.records]
+    for graph_set, its_grids in found.left.items():
+        records += _in_a_process(msgspec.structs.replace(order, precision=graph_set, grids=its_grids)).records
+    return tuple(sorted(records, key=lambda record: record.grid[0] * record.grid[1]))
+
+
+def _in_a_process(order: Order) -> Found:
     words = [sys.executable, "-I", "-c", _START, json.dumps([part for part in sys.path if part])]
     child = subprocess.run([*words, msgspec.json.encode(order).decode()], capture_output=True, check=False)
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise BackendError(
-            f"The process that opened {directory} to measure its memory ended with status "
+            f"The process that opened {order.directory} to measure its memory ended with status "
             f"{child.returncode}: {last[0][:300]}. Where that is for want of memory, close other programs."
         )
-    return msgspec.json.decode(child.stdout.splitlines()[-1], type=tuple[MemoryRecord, ...])
+    return msgspec.json.decode(child.stdout.splitlines()[-1], type=Found)
 
 
 def record_memory(
@@ -116,12 +131,12 @@ def _engine(record: MemoryRecord) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """An order as JSON in sys.argv[2] -> records as JSON, the last line of stdout."""
+    """An Order as JSON in sys.argv[2] -> what was Found as JSON, the last line of stdout."""
     order = msgspec.json.decode(sys.argv[2], type=Order)
     print(msgspec.json.encode(_measured(order)).decode())
 
 
-def _measured(order: Order) -> tuple[MemoryRecord, ...]:
+def _measured(order: Order) -> Found:
     engine_dir = open_engine_dir(order.directory)
     before = _resident()
     opened = open_backend(
@@ -135,14 +150,18 @@ def _measured(order: Order) -> tuple[MemoryRecord, ...]:
     resident = _resident() - before
     opening = max(_peak() - before, resident)  # the system counts the two at moments of its own
     keys = families(engine_dir.manifest)[opened.precision]
-    found = []
+    first = next(iter(keys.values()))  # the others of a family open when a photo first needs them
+    by_set: dict[str, list[GridHW]] = {first: []}
     for grid in order.grids or _own_grids(engine_dir.manifest, opened.precision):
+        by_set.setdefault(keys.get(grid) or keys.get(None) or first, []).append(grid)
+    records = []
+    for grid in sorted(by_set.pop(first), key=lambda grid: grid[0] * grid[1]):
         _RESET_PEAK.write_text("5")  # the peak is from here on
         for _ in range(_FRAMES):
             opened.run(np.zeros((1, *grid, 3), dtype=np.uint8))
-        found.append(
+        records.append(
             MemoryRecord(
-                graph_set=keys.get(grid) or keys[None],
+                graph_set=first,
                 grid=grid,
                 backend=opened.name,
                 device=opened.device,
@@ -160,14 +179,14 @@ def _measured(order: Order) -> tuple[MemoryRecord, ...]:
                 },
             )
         )
-    return tuple(found)
+    return Found(records=tuple(records), left={key: tuple(grids) for key, grids in by_set.items()})
 
 
 def _own_grids(manifest: Manifest, precision: str) -> list[GridHW]:
     fixed = [grid for grid in families(manifest)[precision] if grid is not None]
     multiple = manifest.size.multiple
     sides = {-(-side // multiple) * multiple for side in (manifest.size.default // 2, manifest.size.default)}
-    return sorted(fixed, key=lambda grid: grid[0] * grid[1]) or [(side, side) for side in sorted(sides)]
+    return fixed or [(side, side) for side in sides]
 
 
 def _resident() -> int:

@@ -111,12 +111,12 @@ class VideoFile:
         with self._or_nothing():
             if self._output is None:
                 self._output = self._open(picture.shape[0], picture.shape[1], metadata)
-            picture = np.ascontiguousarray(picture)
+            pixels = np.ascontiguousarray(picture)
             if self._encoding.encoded == self._encoding.pixels:
-                frame = VideoFrame.from_ndarray(picture, format=self._encoding.pixels)
+                frame = VideoFrame.from_ndarray(pixels, format=self._encoding.pixels)
             else:
                 frame = self._reformatter.reformat(
-                    VideoFrame.from_numpy_buffer(picture, format=self._encoding.pixels),
+                    VideoFrame.from_numpy_buffer(pixels, format=self._encoding.pixels),
                     format=self._encoding.encoded,
                     dst_colorspace=Colorspace.ITU709,
                     dst_color_range=ColorRange.MPEG,

@@ -18,13 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from fiffdepth_rt import Depth
 from fiffdepth_rt.backends import room
 from fiffdepth_rt.backends.room import need_on, require_host_room
+from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MemoryRecord, read_manifest, write_manifest
 from fiffdepth_rt.errors import BackendError, HostMemoryError, ManifestError
 from fiffdepth_rt.machine import free_memory
 from fiffdepth_rt.memory import measure_memory
 from fiffdepth_rt.program import program
 from tests.support.paths import ROOT
-from tests.support.toy import write_toy_engine_dir
+from tests.support.toy import write_static_toy, write_toy_engine_dir
 
 ON_LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured on Linux alone")
 GB = 10**9
@@ -94,6 +95,42 @@ def test_what_an_image_takes_is_counted(toy: Path) -> None:
     image = 2048 * 2048 * 3
     assert 2 * image < large.computing_bytes < 60 * image
     assert small.computing_bytes < large.computing_bytes / 8
+
+
+@ON_LINUX
+def test_each_set_of_a_family_of_fixed_grids_is_measured_where_it_opens_by_itself(tmp_path: Path) -> None:
+    """One of the two has 64 MiB of weights more: they count as opened of this set, and of nothing else."""
+    toy = write_static_toy(tmp_path / "toy", (64, 128), (128, 128))
+    file = "graphs/fp32-128x128/unet.onnx"
+    model = onnx.load(toy / file)
+    given = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["with weights" if name == given else name for name in node.input]
+    weights = np.ones((4096, 4096), np.float32)
+    constants = {"weights": weights, "zero": np.float32(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    nodes = [  # a row that the latent chooses, so that nothing can be computed beforehand
+        helper.make_node("ReduceMean", [given], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["row"]),
+        helper.make_node("Cast", ["row"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["weights", "index"], ["chosen"]),
+        helper.make_node("ReduceMean", ["chosen"], ["one"], keepdims=0),
+        helper.make_node("Mul", [given, "one"], ["with weights"]),
+    ]
+    for i, node in enumerate(nodes):
+        model.graph.node.insert(i, node)
+    onnx.save(model, toy / file)
+    manifest = read_manifest(toy)
+    files = {**manifest.files, file: hash_file(toy / file)}
+    write_manifest(toy, msgspec.structs.replace(manifest, files=files))
+
+    small, large = measure_memory(toy, backend="onnxruntime", precision="fp32", threads=1)
+    assert [(one.graph_set, one.grid) for one in (small, large)] == [
+        ("fp32-64x128", (64, 128)),
+        ("fp32-128x128", (128, 128)),
+    ]
+    assert large.opened_bytes - small.opened_bytes == pytest.approx(weights.nbytes, rel=0.2)
+    assert small.computing_bytes < weights.nbytes / 4 and large.computing_bytes < weights.nbytes / 4
 
 
 @ON_LINUX
