@@ -29,6 +29,7 @@ from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGES, read_manifest
 from fiffdepth_rt.errors import BuildError, DeviceMemoryError, SizeError
 from fiffdepth_rt.gpu import cuda
+from tests.runtime.test_examples import run as run_example
 from tests.support.paths import ROOT
 from tests.support.plans import AT_GOLDEN, GOLDEN_GRID, edit, plan_files
 from tests.support.toy import infer_to, toy_depth, write_toy_engine_dir
@@ -305,3 +306,9 @@ def test_memory_that_runs_out_is_a_typed_error_and_the_engine_stays_usable(
             cuda.free(address)
     with fiffdepth_rt.Depth(built, backend="tensorrt") as again:
         np.testing.assert_array_equal(again.infer(image()), expected)
+
+
+def test_the_example_with_torch_tensors_runs(built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    said = run_example("on_a_gpu.py", tmp_path, built, "128x192")
+    assert len(said) == 4 and all(line.endswith("on cuda:0") for line in said)
