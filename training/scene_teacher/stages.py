@@ -48,13 +48,13 @@ class Settings:
     frozen: loop.Schedule = loop.Schedule(steps=6_000, lr=1e-3, save_every=250, average=0.995)
     fine_batch: int = 8
     fine: loop.Schedule = loop.Schedule(steps=2_500, lr=2e-4, save_every=100, average=0.995)
-    scratch: loop.Schedule = loop.Schedule(steps=2_500, lr=1e-3, save_every=100, average=0.995)
+    scratch: loop.Schedule = loop.Schedule(steps=1_500, lr=1e-3, save_every=100, average=0.995)
 
 
 TINY = Settings(
-    scenes=5,
-    held_out=5,
-    per_shard=1,
+    scenes=2,
+    held_out=2,
+    per_shard=2,
     processes=1,
     validation=2,
     selection=2,
@@ -199,6 +199,9 @@ def after(run: Path, stage: str, settings: Settings, make_backbone: MakeBackbone
 
 def choose(run: Path, settings: Settings, make_backbone: MakeBackbone) -> Path:
     """Weights between frozen and fine, the share by held-out scenes alone -> the teacher's checkpoint."""
+    result = run / "teacher.safetensors"
+    if result.exists():
+        return result
     before, moved = (after(run, stage, settings, make_backbone) for stage in ("frozen", "fine"))
     best: tuple[float, float, LogDepthNetwork] = (math.inf, 0.0, before)
     tried = {}
@@ -213,7 +216,7 @@ def choose(run: Path, settings: Settings, make_backbone: MakeBackbone) -> Path:
             best = (found.abs_rel, share, network)
     source = procedural.source_of(run / "scenes")
     info = checkpoint.Info(widths=settings.widths, share=best[1], held_out=tried, scenes=source)
-    return checkpoint.save(run / "teacher.safetensors", best[2], info)
+    return checkpoint.save(result, best[2], info)
 
 
 def held_out_score(network: LogDepthNetwork, run: Path, count: int, *, from_the_end: bool = False) -> Score:
