@@ -96,7 +96,7 @@ class BagWriter:
         with self._explained():
             self._writer.close()
             for path in self.path.iterdir() if self.path.is_dir() else (self.path,):
-                with path.open("rb") as file:
+                with path.open("r+b") as file:  # Windows flushes only what may be written
                     os.fsync(file.fileno())
 
     def __enter__(self) -> BagWriter:

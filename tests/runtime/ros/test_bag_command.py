@@ -376,3 +376,29 @@ def test_two_processes_do_not_make_one_bag(run: Any) -> None:
 def test_a_prefix_that_ros_would_refuse_is_refused(run: Any, prefix: str) -> None:
     result = run(write_bag(Path("in"), [image_entry(0)]), "out", "--prefix", prefix)
     assert (result.exit_code, "is no namespace of ROS" in result.stderr) == (1, True)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to measure memory")
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_does_not_grow_with_the_bag(kind: str, toy_dir: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    code = """
+import re, sys
+from fiffdepth_rt.program import program
+program(sys.argv[1:], standalone_mode=False)
+print(re.search("VmHWM:.* ([0-9]+) kB", open("/proc/self/status").read())[1])
+"""  # VmHWM: the peak since this program began; what getrusage says includes its parent's
+
+    def peak_mb(frames: int) -> float:
+        images = (image_entry(number, kind=kind, pixels=pixels ^ (number % 251)) for number in range(frames))
+        source = write_bag(tmp_path / name_for(kind, f"in{frames}"), images, kind=kind)
+        out = tmp_path / name_for(kind, f"out{frames}")
+        words = ["bag", str(source), str(out), "--engine", str(toy_dir), "--threads", "1"]
+        child = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        return int(child.stdout.splitlines()[-1]) / 1024
+
+    short, long = peak_mb(20), peak_mb(240)  # 18 and 220 MB of images
+    assert long - short < 20, f"{short:.0f} MB, then {long:.0f} MB"
