@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,6 @@ class _Done:
     already: int = 0
     bad: int = 0
     seconds: float = 0.0
-    first: list[str] = field(default_factory=list)
 
 
 def _compute(bag: Bag, plan: Plan, depth: Depth, partial: PartialFolder) -> _Done:

@@ -32,11 +32,15 @@ _LISTED = 20  # topics in an error
 
 
 class Kind(enum.Enum):
-    """How a bag is stored: its name for people, and what mends one whose recording was cut off."""
+    """How a bag is stored: what people call it, and what mends one whose recording was cut off."""
 
     ROS1 = ("ROS 1 bag", "`rosbag reindex`")
     SQLITE3 = ("rosbag2 (sqlite3)", "`ros2 bag reindex`, or sqlite3's `.recover`")
     MCAP = ("rosbag2 (MCAP)", "`mcap recover`, then `ros2 bag reindex`")
+
+    @property
+    def called(self) -> str:
+        return self.value[0]
 
     @property
     def cure(self) -> str:
@@ -200,7 +204,7 @@ class Bag:
             ) from error
         except Exception as error:  # rosbags', its decompressors', SQLite's; a MemoryError for a wrong length
             raise BagError(
-                f"{self.path} cannot be read as a {self.kind.value[0]} "
+                f"{self.path} cannot be read as a {self.kind.called} "
                 f"({shortened(error, 160).rstrip('.')}). If its recording was cut off: {self.kind.cure}; "
                 "else it is damaged, or no bag."
             ) from error

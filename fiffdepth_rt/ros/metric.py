@@ -104,22 +104,22 @@ class LidarMetres:
     """By the cloud that was measured nearest in time, frame by frame: the photo sees its points somewhere.
 
     clouds: of the lidar. to_camera: points of the lidar in the camera's optical frame; None: by `tree`.
-    max_lag_ns: by how much a cloud and an image may be apart.
+    max_lag_s: by how much a cloud and an image may be apart.
     """
 
     clouds: Nearest
     tree: FrameTree
     to_camera: Transform | None
-    max_lag_ns: int
+    max_lag_s: float
     _rms_m: list[float] = dataclasses.field(default_factory=list)
 
     def __call__(self, depth_map: DepthMap, *, image: Any, time_ns: int, camera_info: Any | None) -> Metres:
         assert camera_info is not None  # plan.py asks for it
         cloud, lag_ns = self.clouds.at(time_ns)
-        if lag_ns > self.max_lag_ns:
+        if lag_ns > self.max_lag_s * NS_PER_S:
             raise AlignmentError(
                 f"The nearest cloud of {self.clouds.topic.name} is {lag_ns / NS_PER_S:.3f} s away: beyond "
-                f"--max-lag {self.max_lag_ns / NS_PER_S:g}."
+                f"--max-lag {self.max_lag_s:g}."
             )
         points = self.transform(cloud, image)(to_points(cloud))
         sparse_m = sparse_from_points(points, intrinsics_of(camera_info, depth_map.photo_hw))

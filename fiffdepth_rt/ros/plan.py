@@ -17,7 +17,6 @@ from fiffdepth_rt.ros.cameras import is_distorted
 from fiffdepth_rt.ros.images import DepthEncoding
 from fiffdepth_rt.ros.messages import rosbags_types
 from fiffdepth_rt.ros.metric import (
-    NS_PER_S,
     CalibratedMetres,
     LidarMetres,
     MetresOf,
@@ -90,7 +89,7 @@ def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
         )
     endings = {".bag", ".db3", ".mcap"} - ({".mcap"} if bag.kind is Kind.MCAP else set())
     if bag.kind is not Kind.ROS1 and out.suffix in endings:
-        raise OutputError(f"{bag.path} is a {bag.kind.value[0]}, and so is the result: name a folder.")
+        raise OutputError(f"{bag.path} is a {bag.kind.called}, and so is the result: name a folder.")
     source, place = Path(os.path.realpath(bag.path)), Path(os.path.realpath(out))
     if place == source or place in source.parents or source in place.parents:
         raise OutputError(f"{out} is the bag {bag.path} itself, or around or in it: name another place.")
@@ -147,6 +146,8 @@ def _metres(
         return CalibratedMetres(calibration=Calibration.read(asked.calibration))
     if asked.lidar_topic is None:
         return None
+    if not asked.max_lag_s >= 0:  # NaN is not
+        raise BagError(f"--max-lag {asked.max_lag_s:g} is not possible: say seconds, 0 or more.")
     lidar = bag.choose(asked.lidar_topic, (CLOUD,), option="--lidar-topic", what="points")
     if infos is None:
         bag.choose(None, (CAMERA_INFO,), option="--camera-info-topic", what="camera_info")
@@ -158,7 +159,7 @@ def _metres(
         clouds=Nearest(bag, lidar, seen=seen),
         tree=static_transforms(bag),
         to_camera=asked.lidar_to_camera,
-        max_lag_ns=round(asked.max_lag_s * NS_PER_S),
+        max_lag_s=asked.max_lag_s,
     )
     for record in bag.messages(image.name):
         try:

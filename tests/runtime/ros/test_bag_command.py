@@ -402,3 +402,14 @@ print(re.search("VmHWM:.* ([0-9]+) kB", open("/proc/self/status").read())[1])
 
     short, long = peak_mb(20), peak_mb(240)  # 18 and 220 MB of images
     assert long - short < 20, f"{short:.0f} MB, then {long:.0f} MB"
+
+
+def test_any_lag_may_be_allowed_and_none_that_is_no_number(run: Any, depth: fiffdepth_rt.Depth) -> None:
+    source = write_bag(Path("in"), drive(depth, 1, late_ns=30 * STEP_NS))
+    result = run(source, "out", "--lidar-topic", "/lidar/points", "--max-lag", "nan")
+    assert (result.exit_code, "is not possible" in result.stderr) == (1, True)
+    result = run(
+        source, "out", "--lidar-topic", "/lidar/points", "--max-lag", "inf", "--point-stride", "1000"
+    )
+    assert result.exit_code == 0
+    assert to_points(read("out").messages[f"{NEW}/points"][0][1]).shape == (0, 3)

@@ -106,3 +106,9 @@ def test_a_cloud_with_a_size_of_zero_has_no_points_or_is_refused(field: str) -> 
     else:
         with pytest.raises(MessageError, match="its driver is wrong"):
             to_points(message)
+
+
+def test_no_points_are_a_cloud_too() -> None:
+    empty = to_cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), header=header(), types=TYPES)
+    assert (empty.height, empty.width, empty.row_step) == (1, 0, 0)
+    assert to_points(empty).shape == (0, 3)
