@@ -116,7 +116,7 @@ def fork_again():
 def child(work):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)
+        signal.alarm(240)  # a machine that is busy with other things is no hang
         work()
         sys.exit(7)  # with all that Python does at its end
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -147,7 +147,7 @@ def test_a_forked_child_uses_closes_and_drops_what_its_parent_opened(toy_dir: Pa
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_child_that_is_forked_while_a_frame_is_computed_does_so_too(toy_dir: Path, backend: str) -> None:
     words = [sys.executable, "-W", "ignore", "-c", FORKS, str(toy_dir), backend, "busy"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
