@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from export import build_engines
 from fiffdepth_rt import Depth
+from tests.support.paths import ROOT
 from tests.support.small_run import Launched, configuration, launch, losses, write_all, write_toml
 from tests.support.tiny_models import tiny_checkpoint, tiny_vae
 from tests.support.tiny_teachers import save_depth_anything
@@ -194,6 +197,16 @@ def test_the_checkpoint_holds_the_averaged_weights_and_the_vae_as_it_was(sets: P
     assert any(not torch.equal(tensors[f"unet.{n}"], state["unet"][n]) for n in names)
     for name, tensor in tiny_vae().state_dict().items():
         assert torch.equal(tensors[f"vae.{name}"], tensor)
+
+
+def test_no_checkpoint_names_the_host_or_a_folder_of_the_machine(sets: Path, whole: Path) -> None:
+    """TensorBoard's own file names do, as docs/train.md says."""
+    for path in (*whole.glob("*.safetensors"), whole / "log.jsonl"):
+        said = path.read_bytes()
+        if path.suffix == ".safetensors":
+            said = said[: 8 + int.from_bytes(said[:8], "little")]  # the header, and no weights
+        assert not [word for word in (str(sets.parent), str(ROOT), str(Path.home())) if word.encode() in said]
+        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b".encode(), said), path.name
 
 
 def test_the_log_holds_validation_and_tensorboard_the_pictures(whole: Path) -> None:
