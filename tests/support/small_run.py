@@ -118,8 +118,8 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def write_hypersim(folder: Path, frames: int = 5) -> Path:
-    """Raw archives of a training and a validation scene, prepared as users do it -> the prepared folder."""
+def write_raw_hypersim(raw: Path, frames: int = 5) -> Path:
+    """A training and a validation scene as Hypersim is published, in `raw` -> the table of splits."""
     rng = np.random.default_rng(0)
     rows = []
     for scene, split in (("ai_001_001", "train"), ("ai_002_001", "val")):
@@ -128,11 +128,14 @@ def write_hypersim(folder: Path, frames: int = 5) -> Path:
             entity = np.full(HW, 7)
             entity[:, : i % 3] = -1  # no depth there; more than 3 % and the frame would be left out
             color = rng.gamma(2, 0.3, (*HW, 3)) / distance_m[..., None]
-            write_hypersim_frame(
-                folder / "raw", i, scene=scene, color=color, distance_m=distance_m, entity=entity
-            )
+            write_hypersim_frame(raw, i, scene=scene, color=color, distance_m=distance_m, entity=entity)
             rows.append((scene, "cam_00", i, True, split))
-    split_csv = write_hypersim_split(folder / "raw", rows)
+    return write_hypersim_split(raw, rows)
+
+
+def write_hypersim(folder: Path, frames: int = 5) -> Path:
+    """The same, prepared as users do it -> the prepared folder."""
+    split_csv = write_raw_hypersim(folder / "raw", frames)
     hypersim_raw.prepare(folder / "raw", folder / "hypersim", split_csv=split_csv, workers=1)
     return folder / "hypersim"
 
@@ -153,15 +156,17 @@ def write_vkitti(root: Path) -> Path:
     return root
 
 
-def write_photos(folder: Path, labels: Path, photos: int = 6) -> None:
-    """Photos, and labels of them with unequal holes."""
+def write_photos(folder: Path, labels: Path | None, photos: int = 6) -> None:
+    """Photos, and labels of them with unequal holes; None for no labels."""
     rng = np.random.default_rng(2)
     folder.mkdir(parents=True)
-    store = LabelStore.create(labels, LABELS)
+    store = None if labels is None else LabelStore.create(labels, LABELS)
     for i in range(photos):
         depth_m = _room(rng, (144, 192))
         photo = np.clip(rng.gamma(2, 60, (144, 192, 3)) / depth_m[..., None] * 2, 0, 255).astype(np.uint8)
         Image.fromarray(photo).save(folder / f"{i}.jpg")
+        if store is None:
+            continue
         valid = np.ones(depth_m.shape, np.bool_)
         valid[: 24 * (i % 4)] = False
         store.write(f"{i}.jpg", normalise(depth_m, valid, space="depth"), valid)
