@@ -33,6 +33,8 @@ def convert(content: Any, kind: type[T]) -> T:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise _invalid(content, kind, str(error)) from error
+    except UnicodeEncodeError as error:  # JSON can spell half a character, "\ud800"
+        raise InvalidError("a text in it", f"is no Unicode: {shortened(error.object, 40)!a}") from error
 
 
 def one_of(*choices: str) -> msgspec.Meta:
@@ -136,6 +138,8 @@ def _culprit(content: Any, kind: Any, keys: list[str | int], message: str) -> st
         except msgspec.ValidationError as error:
             if str(error) == message:
                 return str(key)
+        except UnicodeEncodeError:  # another fault than the one that is looked for
+            continue
     raise AssertionError(f"msgspec refuses together what it takes alone: {message}")
 
 

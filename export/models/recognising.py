@@ -19,7 +19,7 @@ from typing import Any
 from export.errors import RecipeError
 from export.models.known_models import known_model
 from export.recipe import GENPERCEPT, RECIPES, Recipe, has_genpercept_schedule, recipe_named, recipes_for
-from training.weights.configuration import read_json
+from training.weights.configuration import in_channels, read_json
 from training.weights.errors import CheckpointError
 from training.weights.folder import files_below, read_model_card, unet_part
 
@@ -45,8 +45,8 @@ class Evidence:
 
     @property
     def in_channels(self) -> int:
-        """Of the UNet's input."""
-        return int(self.unet.get("in_channels", 4))
+        """Of the UNet's input. Raises CheckpointError for a configuration whose numbers are none."""
+        return in_channels(self.unet, f"{self.name} (UNet)")
 
     @property
     def has_class_embedding(self) -> bool:

@@ -226,6 +226,17 @@ def test_tensors_that_change_the_networks_are_refused_by_kind(tmp_path, plain, k
         read_checkpoint(path)
 
 
+def test_a_tensor_that_the_names_of_ldm_want_and_the_file_lacks_is_named(tmp_path, plain):
+    write_layout(path := tmp_path / "x.safetensors", "ldm", plain)
+    tensors = load_file(path)
+    del tensors["first_stage_model.encoder.down.0.downsample.conv.bias"]
+    save_file(tensors, path)
+    with pytest.raises(
+        CheckpointError, match=r"x\.safetensors.* lacks what becomes encoder\..*downsamplers\.0\.conv\.bias"
+    ):
+        read_checkpoint(path, PLAIN)
+
+
 def test_tensors_that_nobody_knows_are_still_refused(tmp_path, plain):
     write_layout(path := tmp_path / "x.safetensors", "ldm", plain)
     save_file(load_file(path) | {"adapter.weight": torch.zeros(3)}, path)
@@ -388,6 +399,10 @@ def changed(file, **values):
         ("unet", "down_block_types", ["NoBlock", "NoBlock"], "builds no UNet2DConditionModel"),
         ("unet", "sample_size", 4096, "sample_size 4096"),
         ("unet", "act_fn", [[[]]], "builds no UNet2DConditionModel"),
+        ("unet", "in_channels", {"x": 4}, "in_channels should be a whole number or null, but is"),
+        ("unet", "in_channels", "9" * 50, "in_channels should be a whole number or null, but is"),
+        ("unet", "\ud800", 4, r"a text in it is no Unicode: '\\ud800'"),
+        ("vae", "\ud800", 4, r"a text in it is no Unicode: '\\ud800'"),
         ("vae", "scaling_factor", 0, "scaling_factor should be a number above 0"),
         ("vae", "scaling_factor", "0.18", "scaling_factor should be a number"),
         ("vae", "scaling_factor", 10**400, "scaling_factor should be a number within the range"),

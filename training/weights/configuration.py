@@ -79,13 +79,7 @@ def empty_module(cls: Any, config: Mapping[str, Any], tensors: int, where: str) 
     Raises CheckpointError naming the key whose value is of a wrong type or out of range, or the error with
     which diffusers refuses the whole.
     """
-    try:
-        sizes = convert(dict(config), _Sizes)
-    except InvalidError as e:
-        raise CheckpointError(
-            f"{where}: in its configuration, {shortened(e)}. "
-            "Take the configuration that was published with it."
-        ) from e
+    sizes = _sizes(config, where)
     if (blocks := _blocks(sizes)) > tensors:
         raise CheckpointError(
             f"{where}: its configuration asks for {blocks} blocks, and there are {tensors} tensors to fill "
@@ -97,6 +91,24 @@ def empty_module(cls: Any, config: Mapping[str, Any], tensors: int, where: str) 
     except Exception as e:  # diffusers says in any kind of error that values do not go together
         raise CheckpointError(
             f"{where}: its configuration builds no {cls.__name__} ({type(e).__name__}: {shortened(e)}). "
+            "Take the configuration that was published with it."
+        ) from e
+
+
+def in_channels(config: Mapping[str, Any], where: str) -> int:
+    """Of a UNet's input, by its configuration; 4 where it does not say. where: the file, for errors.
+
+    Raises CheckpointError as `empty_module`.
+    """
+    return _sizes(config, where).in_channels or 4
+
+
+def _sizes(config: Mapping[str, Any], where: str) -> _Sizes:
+    try:
+        return convert(dict(config), _Sizes)
+    except InvalidError as e:
+        raise CheckpointError(
+            f"{where}: in its configuration, {shortened(e)}. "
             "Take the configuration that was published with it."
         ) from e
 

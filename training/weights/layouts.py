@@ -284,6 +284,8 @@ def _converted(
             f"{where}: diffusers does not read these LDM names ({type(e).__name__}: {shortened(e)}). "
             "Is it the whole file, and a depth model of the Stable Diffusion family?"
         ) from e
+    if wanting := sorted(k for k, tensor in new.items() if tensor is None):
+        raise CheckpointError(f"{where} lacks what becomes {listed(wanting)}. Is it the whole file?")
     kept = {tensor.data_ptr() for tensor in new.values()}
     if lost := sorted(k for k, tensor in old.items() if tensor.data_ptr() not in kept):
         raise CheckpointError(
