@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks import commands
 from benchmarks.report import Report, publish, table
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.manifest import BUNDLED, JOURNEY
+from fiffdepth_rt.engine_dir.manifest import BUNDLED, STAGE_TENSORS
 from fiffdepth_rt.machine import default_threads, machine_card
 
 _ALLOW_SPINNING = "session.intra_op.allow_spinning"
@@ -88,7 +88,7 @@ def measure_settings(
                 session_options(row),
                 providers=["CPUExecutionProvider"],
             )
-            for stage in JOURNEY
+            for stage in STAGE_TENSORS
         }
         for name, row in rows.items()
     }
@@ -119,7 +119,7 @@ def measure_settings(
 
 def _frame(sessions: Mapping[str, Any], image: Any) -> Any:
     value = image
-    for stage, (takes, gives) in JOURNEY.items():
+    for stage, (takes, gives) in STAGE_TENSORS.items():
         value = sessions[stage].run([gives[0]], {takes[0]: value})[0]
     return value
 

@@ -47,7 +47,7 @@ from export.precision import Precision
 from export.provenance import key_of, licence_of, provenance_of
 from export.recipe import RECIPES
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import Row
+from fiffdepth_rt.engine_dir.golden import ParityRow
 from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, write_manifest
@@ -95,7 +95,7 @@ def _export(options: Options) -> Path:
         found = unfinished.piece(" ".join([f"{form.name}/parity of {golden}", *form.keep_fp32]), compare)
         try:
             if not options.accept_parity:
-                parity.judge([Row(**row) for row in found], form.precision)
+                parity.judge([ParityRow(**row) for row in found], form.precision)
         except ParityError as e:
             if form.precision not in options.unasked:
                 raise

@@ -15,7 +15,7 @@ import torch
 
 from export.errors import GraphExportError
 from export.stages import Stage
-from fiffdepth_rt.engine_dir.manifest import JOURNEY
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ class OnnxRuntimeStages:
             self._opened = ("", None)  # freed before the next one is loaded
             self._opened = (stage, self._open(stage))
         session = self._opened[1]
-        takes, gives = JOURNEY[stage]
+        takes, gives = STAGE_TENSORS[stage]
         # the decoder's last output is depth_unclipped
         return np.asarray(session.run([gives[-1]], {takes[0]: value})[0])
 

@@ -23,7 +23,7 @@ from export.precision import Precision, cast
 from export.recipe import output_scale
 from export.stages import STAGES, DecoderStage, EncoderStage, Stage, UnetStage
 from fiffdepth_rt.engine_dir import manifest as engine_dir
-from fiffdepth_rt.engine_dir.golden import Array, Golden, Row, Where
+from fiffdepth_rt.engine_dir.golden import Array, Golden, ParityRow, Where
 from fiffdepth_rt.image import fit, to_grid, to_photo
 
 WEIGHTS_ONLY = "weights only: CPU kernels compute in fp32"
@@ -90,7 +90,7 @@ def compare_graph_set(
     *,
     leave_out: frozenset[str],
     photos: Sequence[Path] = (),
-) -> list[Row]:
+) -> list[ParityRow]:
     """A written set -> its rows of the parity table: engines that run it here, and torch where they cannot.
 
     ONNX Runtime runs fp32 and fp16 (there computing in fp32); torch in half precision shows overflow. A bf16

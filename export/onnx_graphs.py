@@ -23,7 +23,7 @@ from export.fp16_storage import store_exact_fp16
 from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
 from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, Dim, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, Dim, TensorSpec
 from fiffdepth_rt.engine_dir.onnx_graph import read_graph
 from fiffdepth_rt.engine_dir.operators import check_operators
 from fiffdepth_rt.errors import GraphError
@@ -128,7 +128,7 @@ def tensor_specs(stage_name: str, form: GraphForm) -> tuple[tuple[TensorSpec, ..
             )
             for name in names
         )
-        for names in JOURNEY[stage_name]
+        for names in STAGE_TENSORS[stage_name]
     )
     return takes, gives
 
@@ -155,7 +155,7 @@ def _example(spec: TensorSpec) -> torch.Tensor:
 def _trace(
     stage_name: str, stage: Stage, example: torch.Tensor, spec: TensorSpec, form: GraphForm
 ) -> onnx_ir.Model:
-    takes, gives = JOURNEY[stage_name]
+    takes, gives = STAGE_TENSORS[stage_name]
     free = {"batch": torch.export.Dim("batch")}
     for side in ("height", "width"):
         count = torch.export.Dim(side[0])
@@ -190,7 +190,7 @@ def _trace_for_trt85(
     stage_name: str, stage: Stage, example: torch.Tensor, spec: TensorSpec, form: GraphForm
 ) -> onnx_ir.Model:
     """By the TorchScript exporter: TensorRT 8.5 reads opset 16 and does not read what dynamo makes of it."""
-    takes, gives = JOURNEY[stage_name]
+    takes, gives = STAGE_TENSORS[stage_name]
     batch_and_sides = {i: dim for i, dim in enumerate(spec.shape) if isinstance(dim, str)}
     file = io.BytesIO()
     with _quiet_exporter(), torch.no_grad():

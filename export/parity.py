@@ -27,7 +27,7 @@ from export.precision import Precision
 from export.recipe import scheduler_of
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir import golden as parity
-from fiffdepth_rt.engine_dir.golden import Array, Golden, Row, StageValues, Where
+from fiffdepth_rt.engine_dir.golden import Array, Golden, ParityRow, StageValues, Where
 from fiffdepth_rt.errors import ParityError
 
 CAMERA_MEAN_ABS = (
@@ -173,7 +173,7 @@ def _rounded(values: Array) -> Array:
     return rounded
 
 
-def compare(golden: Golden, run: Run, where: Where, *, finite_only: bool = False) -> list[Row]:
+def compare(golden: Golden, run: Run, where: Where, *, finite_only: bool = False) -> list[ParityRow]:
     """Every stage alone and the whole chain, on every golden image. Raises nothing: see `judge`.
 
     finite_only: no gate but that every value is finite.
@@ -186,7 +186,7 @@ def compare(golden: Golden, run: Run, where: Where, *, finite_only: bool = False
     return rows
 
 
-def compare_camera(photos: Mapping[str, tuple[Array, Array]], run: Run, where: Where) -> list[Row]:
+def compare_camera(photos: Mapping[str, tuple[Array, Array]], run: Run, where: Where) -> list[ParityRow]:
     """A camera's graphs against the host's resizing around the reference.
 
     photos: by name, the picture (uint8 H×W×3) and the depth map to be expected (float32 H×W in [0, 1]).
@@ -197,7 +197,7 @@ def compare_camera(photos: Mapping[str, tuple[Array, Array]], run: Run, where: W
         for stage in STAGES:
             value = run(stage, value)
         error = np.abs(np.clip(value[0], -1, 1) * 0.5 + 0.5 - expected.astype(np.float64))
-        row = Row(
+        row = ParityRow(
             **{**dataclasses.asdict(where), "note": "against the host's resizing; in [0, 1]"},
             stage=parity.CHAIN,
             image=image,
@@ -213,7 +213,7 @@ def compare_camera(photos: Mapping[str, tuple[Array, Array]], run: Run, where: W
     return rows
 
 
-def judge(rows: Sequence[Row], precision: Precision) -> None:
+def judge(rows: Sequence[ParityRow], precision: Precision) -> None:
     """Raises ParityError naming the first stage beyond its gate, and the next thing to try."""
     for row in rows:
         if "-camera-" in row.graph_set and not row.passed:

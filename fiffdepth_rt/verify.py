@@ -26,7 +26,7 @@ from fiffdepth_rt.backends.select import open_backend
 from fiffdepth_rt.backends.tensorrt import first_check
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
 from fiffdepth_rt.engine_dir.golden import (
-    Row,
+    ParityRow,
     RunStage,
     StageValues,
     Where,
@@ -49,7 +49,7 @@ def check_parity(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> tuple[Row, ...]:
+) -> tuple[ParityRow, ...]:
     """Engine directory -> rows of its stages and the chain on this engine, per image; nothing is written.
 
     The engine is chosen as `Depth` does. Raises what opening it raises, ParityError where it is beyond a gate
@@ -66,7 +66,7 @@ def record_parity(
     device: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> tuple[Row, ...]:
+) -> tuple[ParityRow, ...]:
     """Engine directory -> the same, with the rows of `check_parity` in its manifest.
 
     Raises what check_parity raises, OutputError.
@@ -99,7 +99,7 @@ def replace_rows(
 
 def _measure_parity(
     engine_dir: EngineDir, backend: str, device: str | None, precision: str | None, threads: int | None
-) -> tuple[tuple[Row, ...], Mapping[str, Any]]:
+) -> tuple[tuple[ParityRow, ...], Mapping[str, Any]]:
     """The rows, all within their gates, and `describe` of the engine that gave them."""
     first_check.forget(engine_dir, device)
     with contextlib.closing(
@@ -112,7 +112,7 @@ def _measure_parity(
     return rows, engine
 
 
-def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[Row]:
+def _compare(engine_dir: EngineDir, opened: Backend, key: str) -> list[ParityRow]:
     """One graph set's rows. Raises ParityError where no golden photo is on a grid that it takes."""
     if engine_dir.manifest.golden is None:
         raise ParityError(f"{engine_dir.path} holds no golden values. Export it again.")

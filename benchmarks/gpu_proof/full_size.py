@@ -29,7 +29,7 @@ from fiffdepth_rt.backends.tensorrt import here
 from fiffdepth_rt.backends.tensorrt.build import build_plans
 from fiffdepth_rt.backends.tensorrt.flavour import FLAVOURS, Flavour
 from fiffdepth_rt.backends.tensorrt.jobs import NUMBER_FORMATS, Request
-from fiffdepth_rt.engine_dir.golden import Row
+from fiffdepth_rt.engine_dir.golden import ParityRow
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, read_manifest
 from fiffdepth_rt.errors import BackendUnavailableError, FiffDepthError
 
@@ -140,7 +140,7 @@ def prove_engines(task: Task, directory: Path, findings: Findings) -> Iterator[F
     """Plans, and parity, on every engine that runs here."""
     sets = read_manifest(directory).graph_sets
     precision = next(name for name in (*NUMBER_FORMATS, *sets) if name in sets)
-    rows: list[Row] = []
+    rows: list[ParityRow] = []
     for flavour in FLAVOURS:
         check, runs_here = build(task, directory, flavour, precision)
         yield (findings := msgspec.structs.replace(findings, checks=(*findings.checks, check)))
@@ -175,7 +175,7 @@ def build(task: Task, directory: Path, flavour: Flavour, precision: str) -> tupl
 
 
 def _with_parity(
-    findings: Findings, rows: list[Row], directory: Path, backend: str, device: str, precision: str
+    findings: Findings, rows: list[ParityRow], directory: Path, backend: str, device: str, precision: str
 ) -> Findings:
     found = check_engine(directory, backend=backend, device=device, precision=precision)
     rows += found.rows

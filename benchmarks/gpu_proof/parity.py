@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu_proof.process import Check
 from benchmarks.report import table
-from fiffdepth_rt.engine_dir.golden import Row
+from fiffdepth_rt.engine_dir.golden import ParityRow
 from fiffdepth_rt.errors import ParityError
 from fiffdepth_rt.verify import check_parity
 
@@ -18,7 +18,7 @@ class Parity:
     """One comparison with the golden values. rows: none where it is beyond a gate; the check says which."""
 
     check: Check
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ParityRow, ...] = ()
 
 
 def check_engine(directory: Path, *, backend: str, device: str | None, precision: str) -> Parity:
@@ -31,7 +31,7 @@ def check_engine(directory: Path, *, backend: str, device: str | None, precision
     return Parity(check=Check(name=name, passed=True, words=f"{len(rows)} comparisons"), rows=rows)
 
 
-def parity_table(rows: Sequence[Row]) -> str:
+def parity_table(rows: Sequence[ParityRow]) -> str:
     """Rows -> Markdown; errors are before the clip."""
     cells = [
         [

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from fiffdepth_rt.engine_dir.checking import EngineDir
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, TensorSpec
 
 
 def engine_dir_gflop(engine_dir: EngineDir, graph_set: str, grid_hw: tuple[int, int]) -> float:
     """GFLOP of one image on a grid, over the three graphs of a set."""
     total = 0
     for stage, files in engine_dir.manifest.graph_sets[graph_set].stages.items():
-        shapes = {spec.name: _shape(spec, grid_hw) for spec in files.inputs if spec.name in JOURNEY[stage][0]}
+        shapes = {
+            spec.name: _shape(spec, grid_hw) for spec in files.inputs if spec.name in STAGE_TENSORS[stage][0]
+        }
         total += graph_flops(engine_dir.graph(graph_set, stage).path, shapes)
     return total / 1e9
 

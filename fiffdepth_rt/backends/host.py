@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.grids import Grids, Size, families, split, tensor_shape
 from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, STAGES
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, STAGES
 from fiffdepth_rt.errors import InferenceError, SizeError
 from fiffdepth_rt.processes import keep_forever, tell_of_fork
 
@@ -72,7 +72,7 @@ class OpenedSet(Generic[T]):
         """image -> depth map, stage by stage. Raises InferenceError where a graph gives another shape."""
         value: Array = image_BHW3
         batch, height, width, _ = image_BHW3.shape
-        for stage in JOURNEY:
+        for stage in STAGE_TENSORS:
             value = self.run_stage(stage, value, main_output(stage))
             expected = tensor_shape(self._gives[stage], (height, width), batch)
             if value.shape != expected:
@@ -164,4 +164,4 @@ class HostBackend(Generic[T]):
 
 def main_output(stage: str) -> str:
     """The output that the next stage takes; of the decoder the depth map, clipped."""
-    return JOURNEY[stage][1][0]
+    return STAGE_TENSORS[stage][1][0]

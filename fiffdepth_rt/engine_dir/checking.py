@@ -19,8 +19,8 @@ from fiffdepth_rt.engine_dir.known_hashes import KnownHashes
 from fiffdepth_rt.engine_dir.manifest import (
     COPY_AGAIN,
     GRAPHS,
-    JOURNEY,
     MANIFEST_NAME,
+    STAGE_TENSORS,
     FileRecord,
     GraphSet,
     Manifest,
@@ -250,9 +250,9 @@ def _is_plain(name: str) -> bool:
 
 
 def _check_chain(precision: str, graph_set: GraphSet) -> None:
-    """Every stage has the tensors of JOURNEY, and takes what the one before it gives."""
+    """Every stage has the tensors of STAGE_TENSORS, and takes what the one before it gives."""
     given: dict[str, TensorSpec] = {}
-    for name, (inputs, outputs) in JOURNEY.items():
+    for name, (inputs, outputs) in STAGE_TENSORS.items():
         stage, where = graph_set.stages[name], f"{precision}/{name}"
         for verb, specs, expected in (("takes", stage.inputs, inputs), ("gives", stage.outputs, outputs)):
             if sorted(spec.name for spec in specs) != sorted(expected):

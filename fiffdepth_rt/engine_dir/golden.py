@@ -95,7 +95,7 @@ class Where:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row(Where):
+class ParityRow(Where):
     """One comparison, as the manifest keeps it. Errors are absolute; divide by reference_std for the gate.
 
     rounding_*: torch's own errors in fp32 on the same values, None where they were not measured.
@@ -175,7 +175,7 @@ def check_reference(golden: Golden) -> None:
             )
 
 
-def compare_stage(golden: Golden, stage: str, run: RunStage, where: Where) -> list[Row]:
+def compare_stage(golden: Golden, stage: str, run: RunStage, where: Where) -> list[ParityRow]:
     """Run one stage on the reference's input of every golden image. Raises nothing: see `judge`."""
     return [
         _row(run(_batch(values[stage].input, where)), values[stage], stage, image, grid_of(values), where)
@@ -183,7 +183,7 @@ def compare_stage(golden: Golden, stage: str, run: RunStage, where: Where) -> li
     ]
 
 
-def compare_chain(golden: Golden, run: Mapping[str, RunStage], where: Where) -> list[Row]:
+def compare_chain(golden: Golden, run: Mapping[str, RunStage], where: Where) -> list[ParityRow]:
     """Run the whole journey from every golden image. run: by stage. Raises nothing: see `judge`.
 
     All images pass one stage before the next one starts, so that a large model's stages can take turns.
@@ -197,7 +197,7 @@ def compare_chain(golden: Golden, run: Mapping[str, RunStage], where: Where) -> 
     ]
 
 
-def judge(rows: Sequence[Row], *, advice: str) -> None:
+def judge(rows: Sequence[ParityRow], *, advice: str) -> None:
     """Raises ParityError that names the first stage beyond its gate, and `advice`."""
     failed = [row for row in rows if not row.passed]
     if not failed:
@@ -239,12 +239,12 @@ def errors_of(ours: Array, reference: Array) -> Errors:
 
 def _row(
     ours: Array, values: StageValues, stage: str, image: str, grid: tuple[int, int], where: Where
-) -> Row:
+) -> ParityRow:
     finite = bool(np.isfinite(ours).all())
     most = float(np.finfo(np.float32).max)
     errors = errors_of(ours, values.output) if finite else Errors(max_abs=most, p999=most, mean_abs=most)
     rounding = {} if values.rounding is None else dataclasses.asdict(values.rounding)
-    row = Row(
+    row = ParityRow(
         **{**dataclasses.asdict(where), "note": where.note if finite else NOT_FINITE},
         stage=stage,
         image=image,
@@ -259,7 +259,7 @@ def _row(
     return dataclasses.replace(row, passed=finite and (not row.gated or _within(row)))
 
 
-def _within(row: Row) -> bool:
+def _within(row: ParityRow) -> bool:
     gate, std = _gate_of_row(row), row.reference_std
     found = {"max_abs": row.max_abs, "p999": row.p999 / std, "mean": row.mean_abs / std}
     return all(
@@ -267,7 +267,7 @@ def _within(row: Row) -> bool:
     )
 
 
-def _gate_of_row(row: Row) -> Gate:
+def _gate_of_row(row: ParityRow) -> Gate:
     """The gate of the row's precision, or what torch's rounding in fp32 allows where that is more."""
     gate, std = gate_of(row.graph_set), row.reference_std
 

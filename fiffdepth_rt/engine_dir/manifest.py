@@ -46,13 +46,13 @@ FILE_MAX_BYTES = 2**37
 """Of weights beside a graph, and of plans: nobody waits for the hash of more."""
 BUNDLED = Path(__file__).parents[1] / "nano"
 
-# The journey, stage by stage: what each one takes and gives, by tensor name.
-JOURNEY: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+# Stage by stage, in their order: what each one takes and gives, by tensor name.
+STAGE_TENSORS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "encoder": (("image",), ("latent",)),
     "unet": (("latent",), ("depth_latent",)),
     "decoder": (("depth_latent",), ("depth", "depth_unclipped")),
 }
-STAGES = tuple(JOURNEY)
+STAGES = tuple(STAGE_TENSORS)
 
 COPY_AGAIN = "Copy the directory again, or export it again."
 EXPORT_AGAIN = "python -m export.build_engines CHECKPOINT -o {directory} --overwrite"
@@ -106,7 +106,7 @@ class GraphSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     opset: the ONNX operator set they are written in.
     form: "grid", where image and depth map lie on the model's grid; "camera", where they have one camera's
         own size and the graphs resize.
-    stages: by name, as in JOURNEY.
+    stages: by name, those of STAGE_TENSORS.
     """
 
     precision: Precision

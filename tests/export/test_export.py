@@ -26,7 +26,7 @@ from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.backends.tensorrt.build import LOCK
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
-from fiffdepth_rt.engine_dir.golden import CHAIN, Row, StageValues, Where, check_reference
+from fiffdepth_rt.engine_dir.golden import CHAIN, ParityRow, StageValues, Where, check_reference
 from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.errors import OutputError, ParityError
 from tests.support.paths import ROOT
@@ -274,4 +274,4 @@ def test_a_camera_beyond_its_bound_is_told_to_let_the_host_resize(exported):
 
 def test_parity_rows_survive_the_manifest(exported):
     rows = json.loads((exported / "manifest.json").read_text())["parity"]
-    assert [dataclasses.asdict(Row(**row)) for row in rows] == rows
+    assert [dataclasses.asdict(ParityRow(**row)) for row in rows] == rows

@@ -23,7 +23,7 @@ from export.precision import Precision
 from export.stages import STAGES
 from fiffdepth_rt.engine_dir.golden import CHAIN, Golden, Where, compare_stage
 from fiffdepth_rt.engine_dir.golden_file import read_golden
-from fiffdepth_rt.engine_dir.manifest import JOURNEY
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS
 from fiffdepth_rt.errors import ParityError
 from tests.support.paths import ROOT
 from tests.support.tiny_models import shake, tiny_checkpoint
@@ -129,7 +129,7 @@ def test_graphs_pass_without_onnx_runtimes_optimisations_too(plain_export):
     }
 
     def run(stage, value):
-        takes, gives = JOURNEY[stage]
+        takes, gives = STAGE_TENSORS[stage]
         return sessions[stage].run([gives[-1]], {takes[0]: value})[0]
 
     parity.judge(parity.compare(read_golden(plain_export.target / "golden.npz"), run, HERE), Precision.FP32)

@@ -25,9 +25,9 @@ from fiffdepth_rt.engine_dir.manifest import (
     FLAVOURS,
     FORMS,
     HARDWARE_COMPATIBILITIES,
-    JOURNEY,
     MANIFEST_MAX_BYTES,
     PRECISIONS,
+    STAGE_TENSORS,
     FileRecord,
     GraphSet,
     Licence,
@@ -115,7 +115,7 @@ sizes = st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 64)).map(
 versions = st.lists(st.integers(0, 999), min_size=2, max_size=4).map(lambda n: ".".join(map(str, n)))
 plan_records = st.builds(
     PlanRecord,
-    stage=st.sampled_from(sorted(JOURNEY)),
+    stage=st.sampled_from(sorted(STAGE_TENSORS)),
     precision=texts,
     file=texts,
     flavour=st.sampled_from(FLAVOURS),

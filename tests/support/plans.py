@@ -20,7 +20,7 @@ from fiffdepth_rt.backends.tensorrt.here import Target
 from fiffdepth_rt.backends.tensorrt.jobs import PlanJob, Request, find_profile, plan_file
 from fiffdepth_rt.backends.tensorrt.progress import OnProgress
 from fiffdepth_rt.engine_dir.manifest import (
-    JOURNEY,
+    STAGE_TENSORS,
     GraphSet,
     Manifest,
     PlanMemory,
@@ -152,7 +152,7 @@ class StandInPlan:
 
     def __call__(self, value: np.ndarray) -> np.ndarray:
         find_profile(self._job, value.shape)
-        takes, gives = JOURNEY[self._job.record.stage]
+        takes, gives = STAGE_TENSORS[self._job.record.stage]
         return self._session.run([gives[-1]], {takes[0]: value})[0] + self._spoil
 
     def close(self) -> None:

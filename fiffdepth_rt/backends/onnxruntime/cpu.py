@@ -8,7 +8,7 @@ from typing import Any
 from fiffdepth_rt.backends import Array
 from fiffdepth_rt.backends.host import HostEngine, OpenedSet
 from fiffdepth_rt.engine_dir.checking import CheckedGraph
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, Stage, TensorSpec
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
     GraphError,
@@ -118,7 +118,7 @@ def run_session(session: Any, stage: str, value: Array, output: str, options: An
 
     Raises what ONNX Runtime raises.
     """
-    result: Array = session.run([output], {JOURNEY[stage][0][0]: value}, options)[0]
+    result: Array = session.run([output], {STAGE_TENSORS[stage][0][0]: value}, options)[0]
     return result
 
 

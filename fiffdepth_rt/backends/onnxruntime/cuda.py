@@ -25,7 +25,7 @@ from fiffdepth_rt.backends.grids import tensor_shape
 from fiffdepth_rt.backends.host import HostEngine, OpenedSet
 from fiffdepth_rt.backends.onnxruntime.cpu import NAME, failure, open_session, run_session, session_options
 from fiffdepth_rt.engine_dir.checking import CheckedGraph
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, Stage
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, Stage
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -226,7 +226,7 @@ class IoBoundStages:
         batch, height, width, _ = shape
         values: dict[str, Any] = {}
         bindings = []
-        for name, (takes, gives) in JOURNEY.items():
+        for name, (takes, gives) in STAGE_TENSORS.items():
             stage, binding = self._stages[name], self._sessions[name].io_binding()
             for spec in (*stage.inputs, *stage.outputs):
                 if spec.name not in (takes[0], gives[0]):

@@ -16,7 +16,7 @@ from fiffdepth_rt.backends.host import HostBackend, HostEngine, OpenedSet
 from fiffdepth_rt.backends.openvino.cache import Cache
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import CheckedGraph, EngineDir
-from fiffdepth_rt.engine_dir.manifest import JOURNEY, GraphSet, TensorSpec
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, GraphSet, TensorSpec
 from fiffdepth_rt.errors import (
     BackendUnavailableError,
     GraphError,
@@ -148,7 +148,7 @@ class OpenVinoEngine(HostEngine[Any]):
         """In a request of its own, so that threads may run at once; the result is copied out of it."""
         try:
             request = opened.create_infer_request()
-            request.infer({JOURNEY[stage][0][0]: value}, share_inputs=True)
+            request.infer({STAGE_TENSORS[stage][0][0]: value}, share_inputs=True)
             result: Array = request.get_tensor(output).data.copy()
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise InferenceError(

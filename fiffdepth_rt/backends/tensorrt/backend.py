@@ -30,7 +30,7 @@ from fiffdepth_rt.backends.tensorrt.lane import CudaGraphs, OpenLane, StagingBuf
 from fiffdepth_rt.backends.tensorrt.opened import OpenedEngine
 from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.engine_dir.checking import EngineDir
-from fiffdepth_rt.engine_dir.manifest import JOURNEY
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS
 from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError
 from fiffdepth_rt.gpu import arrays, cuda
 from fiffdepth_rt.gpu.arrays import DeviceDepth, DeviceView
@@ -139,7 +139,7 @@ class TensorRtBackend:
                 return self._run_on_gpu(image, color, out, caller_stream)
 
     def run_stage(self, stage: str, value: Array) -> Array:
-        return self._run_stage(stage, value, JOURNEY[stage][1][0])
+        return self._run_stage(stage, value, STAGE_TENSORS[stage][1][0])
 
     def run_unclipped(self, depth_latent: Array) -> npt.NDArray[np.float32]:
         return self._run_stage("decoder", depth_latent, "depth_unclipped")
@@ -294,7 +294,7 @@ class TensorRtBackend:
 
     def _run_stage(self, stage: str, value: Array, output: str) -> Array:
         with self._opened():
-            name = JOURNEY[stage][0][0]
+            name = STAGE_TENSORS[stage][0][0]
             by_batch = {}
             for lane in reversed(self._lanes):
                 spec = lane.stages[stage].inputs[0]

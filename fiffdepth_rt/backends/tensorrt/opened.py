@@ -22,7 +22,7 @@ from fiffdepth_rt.backends.tensorrt.log import kept_lines, logger, reason, reque
 from fiffdepth_rt.backends.tensorrt.plan_header import check_header
 from fiffdepth_rt.backends.tensorrt.runtime_cache import RuntimeCache
 from fiffdepth_rt.backends.tensorrt.versions import Release, release_of
-from fiffdepth_rt.engine_dir.manifest import JOURNEY
+from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS
 from fiffdepth_rt.errors import (
     BackendError,
     DeviceMemoryError,
@@ -93,7 +93,7 @@ class OpenedEngine:
                 context = None
             if context is None:
                 raise _failure(lines, f"a context of {record.file}", f"cannot run {record.file}")
-        takes, _ = JOURNEY[record.stage]
+        takes, _ = STAGE_TENSORS[record.stage]
         done = context.set_optimization_profile_async(profile, stream.handle)
         if not (done and context.set_input_shape(takes[0], shape) and not context.infer_shapes()):
             raise InferenceError(f"The plan {record.file} does not take {shape}. Run: fiffdepth doctor")
@@ -157,7 +157,7 @@ class OpenedPlan:
     def __call__(self, value: Array) -> Array:
         """Raises InferenceError, DeviceMemoryError."""
         job = self._engine.job
-        takes, gives = JOURNEY[job.record.stage]
+        takes, gives = STAGE_TENSORS[job.record.stage]
         index = find_profile(job, value.shape)
         stream = self._stream
         if index not in self._contexts:

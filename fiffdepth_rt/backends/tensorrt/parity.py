@@ -184,7 +184,7 @@ class ParityCheck:
             batch=profile.batch,
         )
 
-    def _row_json(self, row: parity.Row) -> dict[str, Any]:
+    def _row_json(self, row: parity.ParityRow) -> dict[str, Any]:
         return {**row.to_json(), "tensorrt_version": self._target.tensorrt_version}
 
 
