@@ -23,7 +23,18 @@ from benchmarks.sets import depth_sets
 from tests.support import tiny_sets
 from tests.support.paths import ROOT
 from tests.support.tables import cells
-from tests.support.tiny_sets import ABS_REL, DELTA1, DIODE, ETH3D, LISTED, NYUV2, SCALE, SHIFT, TinySet
+from tests.support.tiny_sets import (
+    ABS_REL,
+    DELTA1,
+    DIODE,
+    ETH3D,
+    LISTED,
+    NYUV2,
+    SCALE,
+    SCANNET,
+    SHIFT,
+    TinySet,
+)
 from tests.support.toy import write_static_toy
 
 
@@ -450,6 +461,17 @@ def test_a_depth_map_of_the_runtime_says_its_space_itself(two: Path) -> None:
 
 
 # ---- the table of sets ----
+
+
+def test_one_row_is_all_that_a_new_dataset_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(depth_sets.row_of("scannet"), name="mine", title="Mine", folder="mine")
+    monkeypatch.setattr(depth_sets, "SETS", (*depth_sets.SETS, row))
+    mine = dataclasses.replace(SCANNET, name="mine")
+    tiny_sets.write(mine, tmp_path)
+    tiny_sets.write_predictions(mine, tmp_path / "maps", mine.prediction())
+    result = scored(mine, tmp_path, "--space", "depth")
+    assert result["mean_over_images"]["abs_rel"] == pytest.approx(ABS_REL, abs=1e-6)
+    assert "Mine AbsRel" in (tmp_path / "out" / "result.md").read_text()
 
 
 def test_masks_are_the_published_pixels() -> None:
