@@ -54,18 +54,23 @@ def measure_memory_here(directory: Path, forms: Iterable[GraphForm]) -> None:
             log.info("memory of %s at %sx%s: %.0f MB", form.name, *record.grid, most / 1e6)
 
 
-def build_plans_here(directory: Path, forms: Iterable[GraphForm], *, command: str) -> None:
+def build_plans_here(
+    directory: Path, forms: Iterable[GraphForm], *, command: str, compute_capability: str | None = None
+) -> None:
     """Finished engine directory -> the same with plans of `forms`, or the commands to type, on the log.
 
+    compute_capability: of the cards that TensorRT for RTX builds for alone; None: Ampere and newer.
     A graph set that a library cannot build leaves the others their plans. What cannot be built here is no
     failure: TensorRT's plans belong to the machine that runs them, and TensorRT for RTX may not be installed.
     """
     deployed = forms_to_deploy(forms)
     for flavour in (TENSORRT_RTX, TENSORRT):
+        capability = compute_capability if flavour.portable else None
         if (why_not := _why_not_here(flavour)) is None:
-            _build(directory, deployed, flavour, command=command)
+            _build(directory, deployed, flavour, capability, command=command)
         else:
-            commands = "".join(f"\n  {line}" for line in build_commands(directory, deployed, flavour))
+            to_type = build_commands(directory, deployed, flavour, capability)
+            commands = "".join(f"\n  {line}" for line in to_type)
             where = "after its installation" if flavour.portable else "on the machine that will run them"
             log.info(
                 "%s plans are still to be built, %s (not here: %s):%s",
@@ -85,10 +90,17 @@ def _why_not_here(flavour: Flavour) -> str | None:
     return None if usability.usable else usability.why
 
 
-def _build(directory: Path, deployed: list[GraphForm], flavour: Flavour, *, command: str) -> None:
+def _build(
+    directory: Path, deployed: list[GraphForm], flavour: Flavour, capability: str | None, *, command: str
+) -> None:
     for form in deployed:
-        grids = () if form.grid_hw is None else (form.grid_hw,)
-        request = Request(flavour=flavour, precision=form.name, grids=grids, command=command)
+        request = Request(
+            flavour=flavour,
+            precision=form.name,
+            grids=() if form.grid_hw is None else (form.grid_hw,),
+            compute_capability=capability,
+            command=command,
+        )
         try:
             build_plans(directory, request, on_finished=_say)
         except BuildError as e:
@@ -109,9 +121,16 @@ def forms_to_deploy(forms: Iterable[GraphForm]) -> list[GraphForm]:
     return [form for form in runnable if form.precision is not Precision.FP32] or runnable
 
 
-def build_commands(directory: Path, deployed: list[GraphForm], flavour: Flavour = TENSORRT) -> list[str]:
+def build_commands(
+    directory: Path,
+    deployed: list[GraphForm],
+    flavour: Flavour = TENSORRT,
+    compute_capability: str | None = None,
+) -> list[str]:
     """What to type for each form; with one form of any grid, `fiffdepth build DIR` finds it by itself."""
     plain = f"fiffdepth build {directory}{' --flavour rtx' if flavour.portable else ''}"
+    if compute_capability is not None:
+        plain += f" --compute-capability {compute_capability}"
     if len(deployed) == 1 and deployed[0].grid_hw is None:
         return [plain]
     return [

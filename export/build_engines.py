@@ -46,6 +46,7 @@ from export.partial_folder import Make, PartialFolder, only_export, refuse_exist
 from export.precision import Precision
 from export.provenance import key_of, licence_of, provenance_of
 from export.recipe import RECIPES
+from fiffdepth_rt.backends.tensorrt.versions import RTX_CAPABILITIES
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.golden import ParityRow
 from fiffdepth_rt.engine_dir.golden_file import read_golden
@@ -130,7 +131,9 @@ def _export(options: Options) -> Path:
     if options.memory:
         measure_memory_here(options.output, forms)
     if options.plans:
-        build_plans_here(options.output, forms, command=options.command)
+        build_plans_here(
+            options.output, forms, command=options.command, compute_capability=options.compute_capability
+        )
     for name, why in left_out.items():
         log.warning("Left out: %s, which the command did not ask for. %s", name, why)
     return options.output
@@ -285,6 +288,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
               help="Measure the memory that the graphs take on this machine's CPU (the default; Linux).")
 @click.option("--plans/--no-plans", default=True,
               help="End with plans of TensorRT for RTX, and of TensorRT where its GPU is (the default).")
+@click.option("--compute-capability", type=click.Choice(RTX_CAPABILITIES),
+              help="RTX plans for such cards alone: 7.5 for Turing. By default for Ampere and newer.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(
@@ -321,6 +326,7 @@ def main(
     accept_parity: bool,
     memory: bool,
     plans: bool,
+    compute_capability: str | None,
     verbose: bool,
 ) -> None:
     """Turn CHECKPOINT into an engine directory, engines/NAME beneath the current folder.
@@ -375,6 +381,7 @@ def main(
             accept_parity=accept_parity,
             memory=memory,
             plans=plans,
+            compute_capability=compute_capability,
             command=ctx.meta["typed"],
         )
         log.info("%s -> %s", checkpoint, options.output)

@@ -73,7 +73,11 @@ def test_where_tensorrt_for_rtx_is_not_installed_the_export_says_what_installs_i
         build_plans_here(plain_export.target, [GraphForm(precision=Precision.FP16)], command="")
     assert "TensorRT for RTX plans are still to be built, after its installation" in caplog.text
     assert "pip install 'fiffdepth-rt[tensorrt-rtx]'" in caplog.text
-    assert f"fiffdepth build {plain_export.target} --flavour rtx" in caplog.text
+    assert f"fiffdepth build {plain_export.target} --flavour rtx\n" in caplog.text
+    with caplog.at_level(logging.INFO, "fiffdepth_export"):
+        fp16 = [GraphForm(precision=Precision.FP16)]
+        build_plans_here(plain_export.target, fp16, command="", compute_capability="7.5")
+    assert f"fiffdepth build {plain_export.target} --flavour rtx --compute-capability 7.5" in caplog.text
 
 
 def test_the_four_lines_end_with_the_checkpoints_own_depth(plain_export):
@@ -82,6 +86,23 @@ def test_the_four_lines_end_with_the_checkpoints_own_depth(plain_export):
     expected = (np.clip(depth_by_diffusers(plain_export.made, image[None])[0], -1, 1) + 1) / 2
     assert found.shape == (64, 128) and found.std() > 0.01
     assert np.abs(found - expected).max() <= 1e-4
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="its wheels are not for here")
+def test_the_export_ends_with_plans_for_turing_where_they_are_asked_for(plain_export, tmp_path):
+    run = typed(
+        str(plain_export.checkpoint),
+        "-o",
+        "turing",
+        "--compute-capability",
+        "7.5",
+        "--no-memory",
+        folder=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    plans = open_engine_dir(tmp_path / "turing").manifest.plans
+    assert [(plan.stage, plan.compute_capability) for plan in plans] == [(stage, "7.5") for stage in STAGES]
 
 
 def test_a_second_run_is_refused_with_both_ways_on(plain_export, monkeypatch):
