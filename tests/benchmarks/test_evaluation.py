@@ -211,5 +211,6 @@ def test_frames_that_are_missing_are_named(tmp_path) -> None:
 
 def test_sets_are_scored_without_what_training_needs() -> None:
     words = "import sys; sys.modules['embreex'] = sys.modules['torch'] = None; "
-    words += "import benchmarks.accuracy, benchmarks.boundaries, benchmarks.resolution"
+    words += "import benchmarks.accuracy, benchmarks.boundaries, benchmarks.da2k, benchmarks.resolution, "
+    words += "benchmarks.temporal"
     subprocess.run([sys.executable, "-c", words], check=True, cwd=ROOT)
