@@ -16,10 +16,11 @@ SCORED = 1024
 SEED = 0
 SPREADS = 2.5
 """Robust standard deviations within which a row is an inlier (Rousseeuw and Leroy, 1987)."""
-FLOOR = 0.01
-"""Of the range of fitted values: the least standard deviation that is believed. Where most rows are alike,
-such as points on one wall, they say nothing about the spread of the others."""
-_TURNS = 3
+FLOOR = 0.05
+"""Of the range of y: the least standard deviation that is believed before inliers are known. Where most y are
+the same, such as points on one wall, a level line would meet them exactly, however noisy the columns are."""
+_MIDDLE = (0.05, 0.95)  # quantiles: a range without most of what is wrong
+_ROUNDS = 5  # of least squares to the inliers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +46,10 @@ def robust_fit(columns: Numbers, y: Numbers, *, trials: int = TRIALS, seed: int 
     """float64 N×k, N -> the fit that most of the rows agree with; the same one in every run.
 
     Combinations through k random rows (RANSAC: Fischler and Bolles, 1981), of which the likeliest is taken
-    (as in MLESAC: Torr and Zisserman, 2000): the one of the least Σ log(1 + (residual / s)²). s is its robust
-    standard deviation, found in turns from the one of the least Σ |residual|, so that no threshold has to be
-    known. The result is the least squares of the rows within SPREADS standard deviations. Up to k + 1 rows
-    are all taken: no one of three can be told from the other two.
+    (as in MLESAC: Torr and Zisserman, 2000): the one of the least Σ log(1 + (residual / s)²). s is the least
+    robust standard deviation that one of them has, by the median of |residuals| (Rousseeuw, 1984), so that no
+    threshold has to be known. The result is the least squares of the rows within SPREADS standard deviations.
+    Up to k + 1 rows are all taken: no one of three can be told from the other two.
     """
     count, unknowns = columns.shape
     everything = np.ones(count, dtype=bool)
@@ -58,19 +59,18 @@ def robust_fit(columns: Numbers, y: Numbers, *, trials: int = TRIALS, seed: int 
     if count <= unknowns + 1 or not len(tried) or not np.ptp(y):
         return RobustFit(coefficients=least_squares(columns, y), inliers=everything)
     residuals = np.abs(tried @ columns[drawn].T - y[drawn])
-    coefficients = tried[np.argmin(residuals.sum(axis=1))]
-    for _ in range(_TURNS):
-        spread = _spread(columns[drawn], y[drawn], coefficients)
-        coefficients = tried[np.argmin(np.log1p((residuals / spread) ** 2).sum(axis=1))]
-    within = SPREADS * _spread(columns[drawn], y[drawn], coefficients)
-    inliers = np.abs(columns @ coefficients - y) <= within
-    for _ in range(2):  # the second time without what only FLOOR let through
+    medians = np.median(residuals, axis=1)
+    spread = max(_spread(medians.min(), y), FLOOR * float(np.ptp(np.quantile(y, _MIDDLE))))
+    best = int(np.argmin(np.log1p((residuals / spread) ** 2).sum(axis=1)))
+    coefficients = tried[best]
+    inliers = np.abs(columns @ coefficients - y) <= SPREADS * spread
+    for _ in range(_ROUNDS):
         if np.linalg.matrix_rank(columns[inliers]) < unknowns:
             break
         coefficients = least_squares(columns[inliers], y[inliers])
         residuals = np.abs(columns @ coefficients - y)
-        within = SPREADS * float(np.sqrt(np.mean(residuals[inliers] ** 2))) + _rounding(y)
-        inliers = residuals <= within
+        deviation = float(np.sqrt(np.mean(residuals[inliers] ** 2)))
+        inliers = residuals <= SPREADS * deviation + _rounding(y)
     return RobustFit(coefficients=coefficients, inliers=inliers)
 
 
@@ -82,11 +82,9 @@ def _through_random_rows(columns: Numbers, y: Numbers, trials: int, random: np.r
     return np.asarray(np.linalg.solve(columns[rows], y[rows][..., None])[..., 0], np.float64)
 
 
-def _spread(columns: Numbers, y: Numbers, coefficients: Numbers) -> float:
-    """The residuals' standard deviation by their median (1.4826: of a normal distribution), above FLOOR."""
-    fitted = columns @ coefficients
-    robust = 1.4826 * float(np.median(np.abs(fitted - y)))
-    return max(robust, FLOOR * float(np.ptp(fitted)), _rounding(y))
+def _spread(median: float, y: Numbers) -> float:
+    """The standard deviation of a normal distribution by its median of |residuals|."""
+    return max(1.4826 * float(median), _rounding(y))
 
 
 def _rounding(y: Numbers) -> float:

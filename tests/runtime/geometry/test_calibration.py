@@ -78,7 +78,7 @@ def test_a_damaged_file_is_refused_by_the_place(
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, '{"a": ' + "1" * 70_000, "\xff"])
 def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "camera.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(CalibrationError, match="make it again with `fiffdepth calibrate`"):
+    with pytest.raises(CalibrationError, match="make it again, such as by `fiffdepth calibrate kitchen"):
         Calibration.read(tmp_path / "camera.json")
 
 

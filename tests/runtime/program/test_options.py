@@ -15,7 +15,7 @@ from fiffdepth_rt.program import program
 from fiffdepth_rt.program.options import EngineChoice
 
 
-@pytest.mark.parametrize("name", ["infer", "video", "bench", "verify"])
+@pytest.mark.parametrize("name", ["infer", "video", "calibrate", "bench", "verify"])
 def test_every_command_that_opens_an_engine_lets_one_choose_it(name: str) -> None:
     options = {word for option in program.commands[name].params for word in option.opts}
     assert {"--backend", "--device", "--precision", "--threads"} <= options
