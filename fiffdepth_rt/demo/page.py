@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -204,6 +204,7 @@ def _video_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
         out = folder() / f"depth{'.mkv' if ending == '.mkv' else '.mp4'}"
         video = file.get("video", file)
         with (
+            _called_the_file(video["path"]),
             engines.use(_known_name(engines, name)) as opened,
             open_source(video["path"]) as source,
         ):
@@ -249,6 +250,15 @@ def _explained_each(event: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]
             raise _shown(error) from error
 
     return answering
+
+
+@contextmanager
+def _called_the_file(path: str) -> Iterator[None]:
+    """A visitor's file has a name of this machine's, which is nothing to the visitor."""
+    try:
+        yield
+    except FiffDepthError as error:
+        raise SourceError(str(error).replace(path, "The file")) from error
 
 
 def _shown(error: FiffDepthError) -> gr.Error:

@@ -23,10 +23,12 @@ from PIL import Image
 import fiffdepth_rt
 from fiffdepth_rt.demo import limits, server
 from fiffdepth_rt.program import program
+from fiffdepth_rt.video import open_source
 from tests.fuzz.images import Fuzzed
 from tests.fuzz.mutations import TEXTS, mutated_json
 from tests.runtime.demo.running import Running, run_demo
 from tests.runtime.demo.visitor import JSON, Visitor, file_at
+from tests.runtime.video.clips import walk, write_clip
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="wants Gradio: pip install 'fiffdepth-rt[demo]'"
@@ -175,6 +177,27 @@ def test_a_large_photo_is_made_smaller_and_that_is_said(visitor: Visitor) -> Non
     outcome = visitor.give("wide.png", png(np.zeros((40, 3200, 3), np.uint8)))
     assert outcome.success
     assert "made smaller, from 3200x40 to 1600x20 px" in outcome.data[4]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_video_becomes_a_video(visitor: Visitor, tmp_path: Path, ending: str) -> None:
+    clip = write_clip(tmp_path / "walk.mp4", walk(5))
+    sent = json.loads(visitor.upload("walk.mp4", clip.read_bytes()).body)[0]
+    outcome = visitor.click("Compute", "click", {"given_video": file_at(sent), "Result": ending})
+    assert outcome.success, outcome
+    shown, made = outcome.data
+    assert (shown is not None) == (ending == ".mp4")  # browsers play no FFV1
+    assert Path(made["path"]).name == f"depth{ending}"
+    (tmp_path / f"made{ending}").write_bytes(fetched(visitor, made))
+    with open_source(str(tmp_path / f"made{ending}")) as source:
+        assert sum(1 for _ in source) == 5
+
+
+def test_a_list_of_other_videos_is_refused(visitor: Visitor, tmp_path: Path) -> None:
+    other = write_clip(tmp_path / "other.mp4", walk(5))
+    sent = json.loads(visitor.upload("x.mp4", f"ffconcat version 1.0\nfile {other}\n".encode()).body)[0]
+    refused = visitor.click("Compute", "click", {"given_video": file_at(sent)})
+    assert not refused.success and refused.error.startswith("The file is a list of other files")
 
 
 # --- who may send what ---
