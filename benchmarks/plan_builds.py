@@ -202,16 +202,17 @@ def child_cost() -> Iterator[list[Cost]]:
     """What the one process costs that starts and ends in the block; in the list when the block ends.
 
     Its peak is Linux's own high-water mark, read every 20 ms until the process is gone: a rise in its last
-    20 ms is missed.
+    20 ms is missed. The latest mark counts: before it starts its program, a process shares its parent's.
     """
-    peaks, ended, found = list[float](), threading.Event(), list[Cost]()
+    marks, ended, found = dict[int, float](), threading.Event(), list[Cost]()
 
     def watch() -> None:
         while not ended.wait(_LOOK_S):
             for child in psutil.Process().children():
                 with contextlib.suppress(OSError):
                     status = Path(f"/proc/{child.pid}/status").read_text()
-                    peaks.append(high_water_mib(status) or 0.0)
+                    if mark := high_water_mib(status):
+                        marks[child.pid] = mark
 
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     watcher = threading.Thread(target=watch, daemon=True)
@@ -224,7 +225,7 @@ def child_cost() -> Iterator[list[Cost]]:
         watcher.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found.append(Cost(wall_s=seconds, cpu_s=cpu_s, peak_mib=max(peaks, default=None)))
+    found.append(Cost(wall_s=seconds, cpu_s=cpu_s, peak_mib=max(marks.values(), default=None)))
 
 
 def markdown(exports: Mapping[str, Cost], builds: Sequence[Build]) -> str:

@@ -18,7 +18,8 @@ Array = npt.NDArray[Any]
 Reader = Literal["pillow", "pillow's values", "opencv", "tifffile"]
 
 _UNSIGNED, _FLOAT = 1, 3  # SampleFormat
-_JPEG = 7  # Compression
+_OLD_JPEG, _JPEG = 6, 7  # Compression
+_YCBCR = 6  # PhotometricInterpretation
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # PhotometricInterpretation
 _COLOURS = {
     3: "a palette",
@@ -38,6 +39,7 @@ class Layout:
     hw: (height, width) as stored. bits: of each sample. bands: samples of a pixel. kind: SampleFormat, 1 is
     unsigned, 2 signed, 3 float. planar: each band by itself. meaning: PhotometricInterpretation.
     orientation: as EXIF's. jpegs: how many JPEGs hold the pixels; 0 where another compression does.
+    compression: the tag's number. alpha: whether the first band beyond the colours is transparency.
     """
 
     hw: tuple[int, int]
@@ -47,21 +49,26 @@ class Layout:
     planar: bool
     meaning: int
     orientation: int
+    compression: int
+    alpha: bool
     jpegs: int = 0
 
     @property
     def reader(self) -> Reader:
         """Pillow takes the common layouts, and alone makes RGB of other colours. It cuts colours of 16 bits
         to 8, and OpenCV does not. It reads planes of 16 bits as if they had 8, and knows no floats, no signed
-        numbers in several bands, and not every number of bands: tifffile does.
+        numbers in several bands, and not every number of bands: tifffile does. YCbCr that is no JPEG needs
+        Pillow 13.
 
         Raises ImageError for colours that would have to be converted in a layout that Pillow reads wrongly.
         """
         if self.meaning > _RGB and (self.kind != _UNSIGNED or (self.planar and self.bands > 1)):
             raise self.unknown
+        if self.meaning == _YCBCR and self.compression not in (_OLD_JPEG, _JPEG):
+            raise self.unknown
         if self.bits <= 8 and self.kind == _UNSIGNED:
             rgb = self.meaning == _RGB and (self.bands == 3 or (self.bands == 4 and not self.planar))
-            grey = self.meaning == _BLACK_IS_ZERO and self.bands == 2 and not self.planar
+            grey = self.meaning == _BLACK_IS_ZERO and self.bands == 2 and self.alpha and not self.planar
             return "pillow" if self.bands == 1 or rgb or grey or self.meaning > _RGB else "tifffile"
         if self.bands == 1 and self.meaning == _BLACK_IS_ZERO:
             if (self.bits, self.kind) == (16, _UNSIGNED):
@@ -107,6 +114,8 @@ def read_layout(path: Path) -> Layout:
         planar=tags.get(284, 1) == 2,
         meaning=int(tags.get(262, _BLACK_IS_ZERO)),
         orientation=int(tags.get(274, 1)),
+        compression=int(tags.get(259, 1)),
+        alpha=_all(tags.get(338, 0))[0] in (1, 2),  # ExtraSamples: associated and unassociated alpha
         jpegs=len(_all(tags.get(273, tags.get(324, 0)))) if tags.get(259) == _JPEG else 0,
     )
 
