@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -61,13 +62,10 @@ def built(folder, stage, precision, capability, into):
     return memory
 
 
+@pytest.mark.soak  # in make test: the UNets of all recipes, below
 @pytest.mark.parametrize(
     ("precision", "capability"),
-    [
-        (Precision.FP16, None),
-        pytest.param(Precision.FP16, "7.5", marks=pytest.mark.soak),
-        pytest.param(Precision.BF16, None, marks=pytest.mark.soak),
-    ],
+    [(Precision.FP16, None), (Precision.FP16, "7.5"), (Precision.BF16, None)],
 )
 def test_self_attention_of_half_precision_is_fused(unet_graph, tmp_path, precision, capability):
     plan = tmp_path / "plan"
@@ -86,37 +84,55 @@ CONFIG = {
 CONFIG["lotus-d-disparity"] = CONFIG["lotus-d"]
 
 
+CARDS = (None, "7.5", "8.6", "8.9", "12.0")
+
+
 @pytest.fixture(scope="module")
-def recipe_graphs(tmp_path_factory):
-    """recipe -> the folder of its three fp16 graphs. Every self-attention has heads of 64 channels."""
+def recipe_graph(tmp_path_factory):
+    """recipe, stage -> the folder of its fp16 graph. Every self-attention has heads of 64 channels."""
 
     @functools.cache
-    def written(recipe):
-        folder = tmp_path_factory.mktemp(recipe)
+    def model(recipe):
         heads = {"block_out_channels": (128, 128), "attention_head_dim": (2, 2)}
         made = tiny_checkpoint(recipe=recipe, **heads, **CONFIG.get(recipe, {}))
-        save_checkpoint(folder / "model.safetensors", made)
-        model = read_checkpoint(folder / "model.safetensors")
-        for name in STAGES:
-            write_graph(folder, name, build_stage(name, model), GraphForm(precision=Precision.FP16))
+        file = tmp_path_factory.mktemp(recipe) / "model.safetensors"
+        save_checkpoint(file, made)
+        return file.parent, read_checkpoint(file)
+
+    @functools.cache
+    def written(recipe, stage):
+        folder, read = model(recipe)
+        write_graph(folder, stage, build_stage(stage, read), GraphForm(precision=Precision.FP16))
         return folder
 
     return written
 
 
+def check_plan(folder, stage, capability, plan):
+    """Builds it. Returns how many fused attentions it has."""
+    memory = built(folder, stage, Precision.FP16, capability, plan)
+    assert memory is not None and memory.weight_bytes > 0 and min(memory.activation_bytes) > 0
+    content = plan.read_bytes()
+    header = read_header(content)
+    assert header.version == (1, 7, 1, 116)
+    ampere = ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert header.capabilities == ((capability,) if capability else ampere)
+    return content.count(b"_gemm_mha_v2")
+
+
+@pytest.mark.parametrize(("recipe", "capability"), zip(RECIPES, itertools.cycle(CARDS), strict=False))
+def test_every_recipes_unet_becomes_a_plan_and_so_do_all_kinds_of_card(
+    recipe_graph, tmp_path, recipe, capability
+):
+    assert check_plan(recipe_graph(recipe, "unet"), "unet", capability, tmp_path / "unet") >= 1
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("capability", [None, "7.5", "8.6", "8.9", "12.0"])
+@pytest.mark.parametrize("capability", CARDS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_becomes_plans_for_every_kind_of_card(recipe_graphs, tmp_path, recipe, capability):
-    fused = 0
-    for stage in STAGES:
-        plan = tmp_path / stage
-        memory = built(recipe_graphs(recipe), stage, Precision.FP16, capability, plan)
-        assert memory is not None and memory.weight_bytes > 0 and min(memory.activation_bytes) > 0
-        content = plan.read_bytes()
-        header = read_header(content)
-        assert header.version == (1, 7, 1, 116)
-        ampere = ("8.0", "8.6", "8.9", "12.0", "12.1")
-        assert header.capabilities == ((capability,) if capability else ampere)
-        fused += content.count(b"_gemm_mha_v2") if stage == "unet" else 0
-    assert fused >= 1
+def test_every_recipe_becomes_plans_for_every_kind_of_card(recipe_graph, tmp_path, recipe, capability):
+    fused = {
+        stage: check_plan(recipe_graph(recipe, stage), stage, capability, tmp_path / stage)
+        for stage in STAGES
+    }
+    assert fused["unet"] >= 1
