@@ -168,6 +168,7 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
         "concurrency_id": "engine",
         "concurrency_limit": 1,
         "api_visibility": "private",
+        "trigger_mode": "always_last",  # a photo that is given while another one is computed comes next
     }
     results = [work, points, slider, depth, notes, said, surface, made]
     given.input(look, [given, model, size], results, preprocess=False, **engine)

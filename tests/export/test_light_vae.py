@@ -128,6 +128,7 @@ def images(*shape):
     return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.soak
 def test_the_graphs_compute_what_diffusers_light_chain_computes_at_every_grid_and_batch(exported, taesd):
     run = OnnxRuntimeStages(exported / "graphs" / "fp32", threads=1)
     light = AutoencoderTiny.from_pretrained(taesd)

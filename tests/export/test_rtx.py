@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 
 import pytest
 import torch
@@ -120,10 +119,9 @@ def check_plan(folder, stage, capability, plan):
     return content.count(b"_gemm_mha_v2")
 
 
-@pytest.mark.parametrize(("recipe", "capability"), zip(RECIPES, itertools.cycle(CARDS), strict=False))
-def test_every_recipes_unet_becomes_a_plan_and_so_do_all_kinds_of_card(
-    recipe_graph, tmp_path, recipe, capability
-):
+@pytest.mark.parametrize(("recipe", "capability"), [("lotus-d", "8.9"), ("marigold-e2e", "12.0")])
+def test_a_recipes_unet_becomes_a_plan(recipe_graph, tmp_path, recipe, capability):
+    """A pair of each; nano for Ampere and newer, and a toy for Turing, are in tests/runtime/gpu."""
     assert check_plan(recipe_graph(recipe, "unet"), "unet", capability, tmp_path / "unet") >= 1
 
 

@@ -98,6 +98,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 def test_workers_end_with_a_killed_parent_that_a_shell_had_put_in_the_background(tmp_path: Path) -> None:
     script, folder = tmp_path / "endless.py", tmp_path / "ids"
     script.write_text(ENDLESS)

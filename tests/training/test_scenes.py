@@ -246,6 +246,7 @@ def test_stored_depth_comes_back_to_a_sixteenth_bit() -> None:
     np.testing.assert_allclose(procedural.to_picture(stored), picture, atol=1 / 65535)
 
 
+@pytest.mark.soak
 def test_the_same_seeds_at_twice_the_size_are_the_same_scenes(tmp_path: Path) -> None:
     for scale in (1, 2):
         procedural.render_all(tmp_path / str(scale), count=2, workers=1, per_shard=2, scale=scale)

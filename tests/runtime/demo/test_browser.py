@@ -104,6 +104,7 @@ def test_a_person_gives_a_photo_clicks_and_takes_the_file(
     assert (watched.complaints, watched.asked) == ([], [])
 
 
+@pytest.mark.soak
 def test_a_text_is_refused_in_words_and_the_page_goes_on(
     browser: Any, running: Running, photo_file: Path, tmp_path: Path
 ) -> None:
@@ -112,11 +113,13 @@ def test_a_text_is_refused_in_words_and_the_page_goes_on(
     watched.give(tmp_path / "notes.png")
     watched.page.get_by_text("is not a photo in a format that is read here").wait_for()
     watched.page.locator("#given").get_by_label("Remove Image").click()
+    watched.page.locator("#given").get_by_text("Click to Upload").wait_for()
     watched.give(photo_file)
     watched.page.wait_for_selector("#depth img")
     assert (watched.complaints, watched.asked) == ([], [])
 
 
+@pytest.mark.soak
 def test_a_phone_shows_everything_without_scrolling_sideways(
     browser: Any, running: Running, photo_file: Path
 ) -> None:
