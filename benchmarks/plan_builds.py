@@ -205,10 +205,13 @@ def child_cost() -> Iterator[list[Cost]]:
     20 ms is missed. The latest mark counts: before it starts its program, a process shares its parent's.
     """
     marks, ended, found = dict[int, float](), threading.Event(), list[Cost]()
+    others = {child.pid for child in psutil.Process().children()}
 
     def watch() -> None:
         while not ended.wait(_LOOK_S):
             for child in psutil.Process().children():
+                if child.pid in others:
+                    continue
                 with contextlib.suppress(OSError):
                     status = Path(f"/proc/{child.pid}/status").read_text()
                     if mark := high_water_mib(status):

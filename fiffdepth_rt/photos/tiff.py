@@ -57,14 +57,15 @@ class Layout:
     def reader(self) -> Reader:
         """Pillow takes the common layouts, and alone makes RGB of other colours. It cuts colours of 16 bits
         to 8, and OpenCV does not. It reads planes of 16 bits as if they had 8, and knows no floats, no signed
-        numbers in several bands, and not every number of bands: tifffile does. YCbCr that is no JPEG needs
-        Pillow 13.
+        numbers in several bands, and not every number of bands: tifffile does. Before 13 it takes YCbCr that
+        is no JPEG for cut off.
 
         Raises ImageError for colours that would have to be converted in a layout that Pillow reads wrongly.
         """
         if self.meaning > _RGB and (self.kind != _UNSIGNED or (self.planar and self.bands > 1)):
             raise self.unknown
-        if self.meaning == _YCBCR and self.compression not in (_OLD_JPEG, _JPEG):
+        plain = self.meaning == _YCBCR and self.compression not in (_OLD_JPEG, _JPEG)
+        if plain and _pillow_release() < 13:
             raise self.unknown
         if self.bits <= 8 and self.kind == _UNSIGNED:
             rgb = self.meaning == _RGB and (self.bands == 3 or (self.bands == 4 and not self.planar))
@@ -92,6 +93,12 @@ class Layout:
             f"{self.bands} {'planes' if self.planar else 'bands'} of {kinds.get(self.kind, 'numbers')} of "
             f"{self.bits} bits, is read by nothing here: save it as RGB of 8 or 16 bits."
         )
+
+
+def _pillow_release() -> int:
+    import PIL
+
+    return int(PIL.__version__.partition(".")[0])
 
 
 def read_layout(path: Path) -> Layout:

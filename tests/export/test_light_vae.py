@@ -267,6 +267,7 @@ def test_every_form_of_a_distilled_half_computes_what_diffusers_does(
     assert 0 < np.abs(found - expected).mean() <= tolerance * expected.std()
 
 
+@pytest.mark.soak
 def test_a_cameras_pictures_go_through_light_halves_as_the_host_would_resize_them(full, distilled, tmp_path):
     model = dataclasses.replace(full, light=halves_of(distilled))
     fitted, light = camera_fit((90, 120), 128), load_light_vae(distilled)[0]

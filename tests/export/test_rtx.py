@@ -119,10 +119,9 @@ def check_plan(folder, stage, capability, plan):
     return content.count(b"_gemm_mha_v2")
 
 
-@pytest.mark.parametrize(("recipe", "capability"), [("lotus-d", "8.9"), ("marigold-e2e", "12.0")])
-def test_a_recipes_unet_becomes_a_plan(recipe_graph, tmp_path, recipe, capability):
-    """A pair of each; nano for Ampere and newer, and a toy for Turing, are in tests/runtime/gpu."""
-    assert check_plan(recipe_graph(recipe, "unet"), "unet", capability, tmp_path / "unet") >= 1
+def test_a_recipes_unet_becomes_a_plan_for_one_kind_of_card(recipe_graph, tmp_path):
+    """All others are in the soak; nano for Ampere and newer, and a toy for Turing, in tests/runtime/gpu."""
+    assert check_plan(recipe_graph("lotus-d", "unet"), "unet", "12.0", tmp_path / "unet") >= 1
 
 
 @pytest.mark.soak

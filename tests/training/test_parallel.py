@@ -77,6 +77,7 @@ def test_alone_a_process_draws_its_batches_in_order_and_nothing_is_set_up(tmp_pa
     assert (tmp_path / "run" / loop.WEIGHTS).exists()
 
 
+@pytest.mark.soak
 def test_one_process_s_error_ends_all_of_them_and_keeps_the_last_state(tmp_path: Path) -> None:
     with pytest.raises(parallel.WorkerError, match="nan at step 5"):
         parallel.run(2, _fails_in_process_1, tmp_path)

@@ -430,6 +430,7 @@ def test_labels_of_a_non_commercial_teacher_come_with_a_warning(
     assert LabelStore(tmp_path / "photos-labels").header.licence == "CC-BY-NC-4.0"
 
 
+@pytest.mark.soak
 def test_a_killed_run_leaves_no_half_file_and_goes_on(photos: Path, da: Path, tmp_path: Path) -> None:
     for i in range(20):
         Image.fromarray(noise(300, 400, 100 + i)).save(photos / f"more{i:02d}.png")
