@@ -339,6 +339,19 @@ class Depth:
             "engine": engine,
         }
 
+    def made_of(self) -> dict[str, Any]:
+        """What values depend on besides the photo, but for the processor; as JSON would hold it.
+
+        Results that an interrupted run kept are used again where this is the same.
+        """
+        return {
+            "model": self.manifest.name,
+            "model_sha256": self._model_sha256,
+            "precision": self._backend.precision,
+            "size": self.size,
+            "grid_of_a_square": list(self.grid_for((1000, 1000))),  # size may be a grid
+        }
+
     def grid_for(self, photo_hw: tuple[int, int], size: Size = None) -> tuple[int, int]:
         """photo's (height, width) -> that of the grid on which `infer` processes it. Raises SizeError."""
         size = _checked_size(size, self.manifest)

@@ -1,4 +1,4 @@
-"""Forks, and the end of the interpreter: whatever runs in threads hears of both in time.
+"""Forks, and the end of the interpreter: whatever runs in threads hears of both in time. And the environment.
 
 A forked child has the memory of its parent, and one thread: those of engines and streams are missing, and
 locks that they held stay locked. What the parent opened can neither run well there nor be freed, for an
@@ -11,17 +11,35 @@ C++ answers by aborting the process. So a stream ends before, and a call ends be
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Protocol
 
 CUDA_IN_CHILD = (
     "This engine was opened before this process was forked, and CUDA works in no forked child. Start "
     "processes by spawn (multiprocessing.get_context('spawn')), and open a Depth in each."
 )
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """With these variables in the environment, for libraries that take settings from there alone; afterwards
+    it is what it was before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Forks(Protocol):

@@ -7,10 +7,11 @@
                        it was imported, and what it converts            comes with OpenVINO
     huggingface_hub    adds versions and a session's number to what     HF_HUB_DISABLE_TELEMETRY=0
                        is asked of a hub
+    Gradio             sends that a page was started                    nothing: `fiffdepth demo` says no
     Ray                sends what a cluster consists of, every hour     RAY_USAGE_STATS_ENABLED=1
 
-What the user has set stays. The last two are met by the tools of a clone alone. A library that comes to
-use here and reports gets its row, above and in `_VARIABLES`.
+What the user has set stays. huggingface_hub and Ray are met by the tools of a clone alone. A library
+that comes to use here and reports gets its row, above and in `_VARIABLES`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from pathlib import Path
 from typing import Any, cast
 
 _ONNXRUNTIME = "ORT_DISABLE_TELEMETRY"
-_VARIABLES = {_ONNXRUNTIME: "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+_VARIABLES = {
+    _ONNXRUNTIME: "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def import_onnxruntime() -> Any:

@@ -9,7 +9,7 @@ MAX_FOLDER_BYTES = 4 * 2**30
 MAX_JSON_BYTES = 64 * 2**10
 """What a click sends besides files."""
 KEPT_S = 1800
-"""How long files and works are kept that nobody touches."""
+"""How long files are kept after they were written, and works after their last click."""
 SWEEP_S = 20
 """Seconds between two looks at the folder."""
 CONNECTIONS = 256

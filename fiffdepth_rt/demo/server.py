@@ -34,6 +34,7 @@ from fiffdepth_rt.demo.limits import (
     WAITING,
 )
 from fiffdepth_rt.errors import BackendUnavailableError, OutputError
+from fiffdepth_rt.processes import environment
 
 if TYPE_CHECKING:
     import uvicorn
@@ -212,17 +213,20 @@ def _with_headers(send: Send) -> Send:
 def serving(engines: Engines, *, host: str, port: int) -> Iterator[str]:
     """The page at an address, until the block ends. port: 0 takes a free one.
 
-    Raises BackendUnavailableError where Gradio is not installed, OutputError where the port is taken.
+    Raises BackendUnavailableError where Gradio is not installed or its server does not start, OutputError
+    where the port is taken.
     """
     check_gradio()
     folder = Folder()
     try:
-        with _listening(host, port) as listener, _environment(GRADIO_TEMP_DIR=str(folder.path)):
+        with _listening(host, port) as listener, environment(**_of_gradio(folder)):
             found_port = int(listener.getsockname()[1])
             server = _make_server(engines, folder, host=host)
             thread = threading.Thread(target=server.run, args=([listener],), name="page", daemon=True)
             thread.start()
-            while not server.started and thread.is_alive():
+            while not server.started:
+                if not thread.is_alive():
+                    raise BackendUnavailableError("The page's server ended as it began: -v -v says why.")
                 time.sleep(0.01)
             try:
                 yield f"http://{f'[{host}]' if ':' in host else host}:{found_port}/"
@@ -241,7 +245,7 @@ def _make_server(engines: Engines, folder: Folder, *, host: str) -> uvicorn.Serv
 
     from fiffdepth_rt.demo.page import CSS, make_page
 
-    names = frozenset({"127.0.0.1", "localhost", "::1"}) if host in LOCAL else frozenset[str]()
+    names = frozenset(LOCAL) if host in LOCAL else frozenset[str]()
     page = make_page(engines, folder.new)
     page.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     gate = Middleware(Gate, folder=folder, names=names)
@@ -276,6 +280,11 @@ def check_gradio() -> None:
         )
 
 
+def _of_gradio(folder: Folder) -> dict[str, str]:
+    """Gradio reads its settings from the environment while the page is made and used."""
+    return {"GRADIO_TEMP_DIR": str(folder.path), "GRADIO_ANALYTICS_ENABLED": "False"}
+
+
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -289,18 +298,3 @@ def _listening(host: str, port: int) -> socket.socket:
             "name another port after --port; 0 takes a free one."
         ) from error
     return listener
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Gradio reads its settings from there while the page is made and used."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

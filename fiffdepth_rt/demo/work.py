@@ -84,7 +84,7 @@ class Work:
         return colors
 
     def nearest_pixel(self, x: float, y: float) -> tuple[int, int]:
-        """Any (x, y) -> the pixel of the photo that is nearest to it."""
+        """Any (x, y) -> the pixel of the photo that it lies in, or at the border of which."""
         height, width = self.depth_map.photo_hw
         return min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
 

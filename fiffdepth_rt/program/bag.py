@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -157,7 +157,7 @@ def command(
         for note in plan.notes:
             say(note)
         with choice.open(engine, size=size) as depth:
-            with PartialFolder(out, _made_of(depth), overwrite=overwrite) as partial:
+            with PartialFolder(out, depth.made_of(), overwrite=overwrite) as partial:
                 try:
                     done = _compute(bag, plan, depth, partial)
                     written = _write(bag, plan, depth, partial)
@@ -170,18 +170,6 @@ def command(
             _summarize(source, out, plan, done, written, depth)
     if done.bad:
         ctx.exit(1)
-
-
-def _made_of(depth: Depth) -> dict[str, Any]:
-    """What the values of a depth map depend on besides the image, but for the processor."""
-    described = depth.describe()
-    return {
-        "model": described["name"],
-        "model_sha256": described["model_sha256"],
-        "precision": described["precision"],
-        "size": described["size"]["default"],
-        "grid_of_a_square": list(depth.grid_for((1000, 1000))),
-    }
 
 
 @dataclass(kw_only=True)

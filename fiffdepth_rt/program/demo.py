@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import say, tell
+from fiffdepth_rt.program.terminal import on_signals, say, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.program.options import EngineChoice
@@ -44,7 +43,7 @@ def command(directories: tuple[Path, ...], port: int, host: str, browser: bool, 
     sent anywhere else.
 
     ENGINE_DIR are the models to choose from; by default the bundled one. The page wants the extra [demo]:
-    pip install 'fiffdepth-rt[demo]'. Ctrl-C ends it, and deletes what visitors gave.
+    pip install 'fiffdepth-rt[demo]'. Ctrl-C ends it, and what visitors gave is deleted.
 
     \b
     Examples:
@@ -66,20 +65,9 @@ def command(directories: tuple[Path, ...], port: int, host: str, browser: bool, 
                 )
             if browser:
                 click.launch(address)
-            _wait_for_the_end()
+            ended = threading.Event()
+            with on_signals(ended.set):
+                while not ended.wait(0.5):  # on Windows, signals end no wait without a limit
+                    pass
     finally:
         engines.close()
-
-
-def _wait_for_the_end() -> None:
-    """Until Ctrl-C or SIGTERM."""
-    ended = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        while not ended.wait(0.5):
-            pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import moving_line, say, shown, tell, wants_details
+from fiffdepth_rt.program.terminal import moving_line, on_signals, say, shown, tell, wants_details
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
@@ -96,7 +95,7 @@ def command(
         )
         start = time.perf_counter()
         try:
-            with _on_signals(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
+            with on_signals(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
                 for _ in _shown(steps, opened):
                     if opened.stopped:
                         break
@@ -112,29 +111,6 @@ def command(
         tell(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second{already}")
         if out.suffix.lower() not in (".mp4", ".mov", ".webm"):
             tell(depth.output_space.sentence)
-
-
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP calls `stop`, and so ends the work between two frames; a second one
-    interrupts it."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    asked = False
-
-    def handle(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:

@@ -48,15 +48,10 @@ def _wanted(source: Source, result: Result) -> Iterator[Frame]:
 
 def _made_of(depth: Depth, source: Source, smooth: float | None) -> dict[str, Any]:
     """All that the values depend on, but for the processor."""
-    described = depth.describe()
     return {
         "source": source.name,
         "bytes": sum(path.stat().st_size for path in source.paths if path.is_file()),
-        "model": described["name"],
-        "model_sha256": described["model_sha256"],
-        "precision": described["precision"],
-        "size": described["size"]["default"],
-        "grid_of_a_square": list(depth.grid_for((1000, 1000))),  # --size may name a grid
+        **depth.made_of(),
         "smooth": smooth,
         **({"began": time.time()} if source.live else {}),  # what was missed does not come back
     }

@@ -65,6 +65,24 @@ def test_no_command_seeks_the_network_or_writes_who_the_user_is(
     assert (seen.sought, {name for name in seen.left if not name.startswith("out/")}) == (0, set())
 
 
+@pytest.mark.soak
+def test_the_page_of_the_demo_seeks_no_network_and_leaves_nothing(toy_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="wants Gradio: pip install 'fiffdepth-rt[demo]'")
+    code = """
+import sys, time
+from pathlib import Path
+import fiffdepth_rt
+from fiffdepth_rt.demo.engines import Engines
+from fiffdepth_rt.demo.server import serving
+engines = Engines([Path(sys.argv[1])], fiffdepth_rt.Depth)
+with serving(engines, host="127.0.0.1", port=0) as address:
+    time.sleep(3)
+print(address[:17])
+"""
+    seen = python(code, str(toy_dir), home=tmp_path / "home")
+    assert (seen.status, seen.output, seen.sought, seen.left) == (0, "http://127.0.0.1:\n", 0, set())
+
+
 @ort_reports
 def test_what_is_watched_for_would_be_seen_and_the_user_can_switch_it_on(tmp_path: Path) -> None:
     code = "from fiffdepth_rt.telemetry import import_onnxruntime as start; start()"

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import fiffdepth_rt
 import training
+from fiffdepth_rt.processes import environment
 from training.data.labels import LabelStore
 from training.data.samples import Photo, SampleError
 from training.data.teacher_maps import Teacher
@@ -77,7 +78,7 @@ def cluster(
         for package in packages:
             shutil.copytree(package.__path__[0], copy / package.__name__, ignore=ignored)
         # fatal: Ray Data makes Ray say, as an error, that its own actors may fail to restart.
-        undo.enter_context(_environment(RAY_BACKEND_LOG_LEVEL="fatal"))
+        undo.enter_context(environment(RAY_BACKEND_LOG_LEVEL="fatal"))
         local: dict[str, Any] = {}
         if address == LOCAL:
             # Short, because the sockets in it have names of limited length.
@@ -222,17 +223,3 @@ def quiet() -> Iterator[None]:
     finally:
         own.setLevel(level)
         context.enable_progress_bars = bars
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

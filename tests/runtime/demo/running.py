@@ -22,8 +22,10 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def run_demo(engine_dir: Path, temporary: Path) -> Iterator[Running]:
-    """From start to Ctrl-C, which leaves nothing behind."""
+def run_demo(
+    engine_dir: Path, temporary: Path, *, ended_by: signal.Signals = signal.SIGINT
+) -> Iterator[Running]:
+    """From start to Ctrl-C or another signal, which leaves nothing behind."""
     command = [sys.executable, "-m", "fiffdepth_rt", "demo", str(engine_dir), "--port", "0", "--no-browser"]
     said = temporary / "stderr.txt"
     with (
@@ -45,7 +47,7 @@ def run_demo(engine_dir: Path, temporary: Path) -> Iterator[Running]:
         try:
             yield Running(found[1], temporary, process)
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ended_by)
             status = process.wait(timeout=30)
     assert status == 0
     assert [path.name for path in temporary.iterdir()] == ["stderr.txt"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"wants {', '.join(MISSING
 
 @pytest.fixture(scope="module")
 def running(_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with run_demo(_toy, tmp_path_factory.mktemp("tmp")) as found:
+    with run_demo(_toy, tmp_path_factory.mktemp("tmp"), ended_by=signal.SIGHUP) as found:
         yield found
 
 

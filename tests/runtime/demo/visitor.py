@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """Of the server. event: the last one of a click, "process_completed" where it ended."""
+    """Of the server."""
 
     status: int
     body: bytes
