@@ -156,7 +156,12 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
             if which in told and distance
         )
         measured = work_.measured(known)
-        return measured, _as_text(measured.sentence), save_files(measured, folder())
+        return (
+            measured,
+            _as_text(measured.sentence),
+            "Click into the depth map.",
+            save_files(measured, folder()),
+        )
 
     @_explained
     def in_3d(found: Work | None, degrees: float) -> tuple[Any, ...]:
@@ -174,7 +179,7 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
     given.input(look, [given, model, size], results, preprocess=False, **engine)
     again.click(look, [given, model, size], results, preprocess=False, **engine)
     depth.select(click, [work, points, clicks], [points, said, depth], show_progress="hidden", **engine)
-    measure.click(to_metres, [work, points, *metres], [work, notes, made], **engine)
+    measure.click(to_metres, [work, points, *metres], [work, notes, said, made], **engine)
     turn.click(in_3d, [work, angle], [surface, made], **engine)
 
 

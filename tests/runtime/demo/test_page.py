@@ -93,8 +93,8 @@ def test_two_distances_make_metres(visitor: Visitor, photo: np.ndarray, depth: f
     told = visitor.click("To metres", "click", {"metres0": 1.5, "metres1": 4.0})
     assert told.success, told
     assert "Scale and shift both follow from the distances." in told.data[1]
-    assert [Path(file["path"]).name for file in told.data[2]] == ["depth.png", "depth.npy", "metres.npy"]
-    metres = np.load(io.BytesIO(fetched(visitor, told.data[2][2])))
+    assert [Path(file["path"]).name for file in told.data[3]] == ["depth.png", "depth.npy", "metres.npy"]
+    metres = np.load(io.BytesIO(fetched(visitor, told.data[3][2])))
     first, second = (median_around(d.values, at) for at in places)
     scale = (4.0 - 1.5) / (second - first)
     expected = 1.5 + scale * (d.values - first)
