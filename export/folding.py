@@ -65,8 +65,9 @@ class ConstantAttention(nn.Module):  # type: ignore[misc]
         self.out = out
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
-        heads = self.keys.shape[1]
-        query = self.to_q(hidden_states).unflatten(-1, (heads, -1)).transpose(1, 2)
+        _, heads, width, _ = self.keys.shape
+        # Not unflatten, which becomes a Mod in the form for TensorRT 8.5.
+        query = self.to_q(hidden_states).view(hidden_states.shape[0], -1, heads, width).transpose(1, 2)
         weights = torch.softmax(query @ self.keys, dim=-1)
         return self.out((weights @ self.values).transpose(1, 2).flatten(2))
 

@@ -93,6 +93,13 @@ def test_a_form_without_folds_is_taken_where_shapes_are_computed(tmp_path):
     assert "ConstantOfShape" in found
 
 
+def test_attention_to_three_tokens_is_taken_in_the_form_without_folded_constants(tmp_path):
+    """TensorRT 8.5's graph computes what torch's shapes do, operator by operator."""
+    save_checkpoint(tmp_path / "x.safetensors", tiny_checkpoint(tokens=3, **ATTENTION))
+    model = read_checkpoint(tmp_path / "x.safetensors")
+    assert "Mod" not in written(tmp_path, "unet", model, GraphForm(trt85=True))
+
+
 @pytest.mark.soak
 def test_the_list_holds_what_all_forms_and_recipes_write_and_nothing_else(tmp_path):
     found = set()
