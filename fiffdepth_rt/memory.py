@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from fiffdepth_rt.backends.grids import GridHW, families
-from fiffdepth_rt.backends.select import open_backend
+from fiffdepth_rt.backends.select import choose_engine, open_backend
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import Manifest, MemoryRecord, read_manifest, write_manifest
 from fiffdepth_rt.errors import BackendError
@@ -38,12 +38,15 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process shall open, as in `Depth`. grids: what it computes on; none for the default ones."""
+    """What a process shall open. grids: what it computes on; none for the default ones.
+
+    backend: an engine by its name. "auto" would load the libraries of other engines and count them.
+    """
 
     directory: str
     backend: str
     device: str | None
-    precision: str | None
+    precision: str
     threads: int | None
     grids: tuple[GridHW, ...]
 
@@ -66,17 +69,22 @@ def measure_memory(
 ) -> tuple[MemoryRecord, ...]:
     """Engine directory -> what its engine takes, by grid, smallest first; empty where Linux is not here.
 
-    The engine is chosen as `Depth` does. grids: (height, width) in px; by default the square of the model's
-    default size and that of half of it, or the fixed grids of the graphs.
-    Raises what opening raises in its own words, as a BackendError, also where the process died.
+    The engine is chosen as `Depth` does, in this process: what that loads of other engines is not counted.
+    grids: (height, width) in px; by default the square of the model's default size and that of half of it, or
+    the fixed grids of the graphs.
+    Raises what reading the directory and choosing raise; what opening raises in its own words, as a
+    BackendError, also where the process died.
     """
     if not _RESET_PEAK.exists():
         return ()
+    engine, chosen = choose_engine(
+        open_engine_dir(directory), backend=backend, device=device, precision=precision
+    )
     order = Order(
         directory=str(Path(directory).resolve()),
-        backend=backend,
+        backend=engine.name,
         device=device,
-        precision=precision,
+        precision=chosen,
         threads=threads,
         grids=tuple(grids),
     )

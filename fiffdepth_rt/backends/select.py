@@ -102,9 +102,7 @@ def open_backend(
 ) -> Backend:
     """EngineDir -> opened Backend.
 
-    backend: a name, which works or raises; "auto": the first of ENGINES that is usable here and has graphs in
-    the directory, or plans for this machine. precision: a graph set; None for the engine's first choice among
-    those that are for it. cuda_graph: replay frames from CUDA graphs, where the engine can.
+    backend, precision: as in `choose_engine`. cuda_graph: replay frames from CUDA graphs, where it can.
     size: as in `Depth`; what photos of this size need must be free, unless check_room is False.
     Raises HostMemoryError, BackendUnavailableError, and what opening raises: GraphError, StageMismatchError.
     """
@@ -113,6 +111,24 @@ def open_backend(
         raise BackendUnavailableError(
             f"threads={threads!r} cannot run anything: say a whole number, 1 or more, or None{number}."
         )
+    engine, chosen = choose_engine(engine_dir, backend=backend, device=device, precision=precision)
+    if check_room:
+        require_host_room(
+            engine_dir.manifest, backend=engine.name, device=device or "cpu", precision=chosen, size=size
+        )
+    return engine.open(engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph)
+
+
+def choose_engine(
+    engine_dir: EngineDir, *, backend: str, device: str | None, precision: str | None
+) -> tuple[Engine, str]:
+    """EngineDir -> the engine that opens it here, and the graph set, or the family of sets, that it opens.
+
+    backend: a name, which works or raises; "auto": the first of ENGINES that is usable here and has graphs in
+    the directory, or plans for this machine. To see that, the libraries of those before it are loaded into
+    this process. precision: a graph set; None for the engine's first choice among those that are for it.
+    Raises BackendUnavailableError.
+    """
     candidates = [engine for engine in ENGINES if backend in ("auto", engine.name)]
     if not candidates:
         names = ", ".join(engine.name for engine in ENGINES)
@@ -135,17 +151,7 @@ def open_backend(
             reasons.append(str(error))
             continue
         if usability.usable:
-            if check_room:
-                require_host_room(
-                    manifest,
-                    backend=engine.name,
-                    device=device or "cpu",
-                    precision=chosen,
-                    size=size,
-                )
-            return engine.open(
-                engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph
-            )
+            return engine, chosen
         reasons.append(f"{usability.why}. Run: {usability.fix}")
         error_kind = usability.error
     raise (error_kind if len(candidates) == 1 else BackendUnavailableError)(" ".join(reasons))

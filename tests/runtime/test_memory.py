@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fiffdepth_rt.backends import room
 from fiffdepth_rt.backends.room import need_on, require_host_room
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MemoryRecord, read_manifest, write_manifest
-from fiffdepth_rt.errors import BackendError, HostMemoryError, ManifestError
+from fiffdepth_rt.errors import BackendError, HashMismatchError, HostMemoryError, ManifestError
 from fiffdepth_rt.machine import free_memory
 from fiffdepth_rt.memory import measure_memory
 from fiffdepth_rt.program import program
@@ -98,6 +99,23 @@ def test_what_an_image_takes_is_counted(toy: Path) -> None:
 
 
 @ON_LINUX
+def test_libraries_of_engines_that_are_not_chosen_are_not_counted(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TensorRT that takes 300 MB is asked first, and finds no GPU."""
+    library = tmp_path / "tensorrt" / "__init__.py"
+    library.parent.mkdir()
+    library.write_text('__version__ = "10.13.0"\nballast = b"1" * 300_000_000\n')
+    monkeypatch.syspath_prepend(tmp_path)  # for the process that measures
+    here = types.ModuleType("tensorrt")  # for this one
+    here.__version__ = "10.13.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", here)
+    (found,) = measure_memory(toy, threads=1, grids=[(64, 64)])
+    assert (found.backend, found.graph_set) == ("onnxruntime", "fp32")
+    assert found.opening_bytes < 150_000_000
+
+
+@ON_LINUX
 def test_each_set_of_a_family_of_fixed_grids_is_measured_where_it_opens_by_itself(tmp_path: Path) -> None:
     """One of the two has 64 MiB of weights more: they count as opened of this set, and of nothing else."""
     toy = write_static_toy(tmp_path / "toy", (64, 128), (128, 128))
@@ -135,8 +153,16 @@ def test_each_set_of_a_family_of_fixed_grids_is_measured_where_it_opens_by_itsel
 
 @ON_LINUX
 def test_an_engine_that_does_not_open_is_named_with_its_own_words(toy: Path) -> None:
-    (toy / "graphs" / "fp32" / "unet.onnx").write_bytes(b"no graph")
-    with pytest.raises(BackendError, match=r"measure its memory ended with status 1: .*HashMismatchError"):
+    graph = "graphs/fp32/unet.onnx"
+    model = onnx.load(toy / graph)
+    model.graph.node[0].attribute.append(helper.make_attribute("nonsense", 1))
+    onnx.save(model, toy / graph)
+    with pytest.raises(HashMismatchError, match=r"unet\.onnx"):
+        measure_memory(toy, precision="fp32")
+    manifest = read_manifest(toy)
+    files = {**manifest.files, graph: hash_file(toy / graph)}
+    write_manifest(toy, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(BackendError, match=r"measure its memory ended with status 1: .*GraphError"):
         measure_memory(toy, precision="fp32")
 
 
