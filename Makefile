@@ -25,7 +25,7 @@ demo: $(DEMO)/ready  ## install the runtime alone, turn a sample photo into a de
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -e '.[cpu,export,training,teacher,ray,benchmarks,dev]'
+	$(VENV)/bin/python -m pip install --quiet -e '.[cpu,export,training,teacher,cluster,benchmarks,dev]'
 	touch $@
 
 # Files in the order of what they cost, so that neither process ends long before the other; and the one that makes the

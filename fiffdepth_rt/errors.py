@@ -15,6 +15,7 @@ FiffDepthError
 │   ├── SourceLostError           a camera or network stream that was open gives no more frames
 │   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
 ├── BagError                      a ROS bag cannot be read, or lacks what was asked for
+├── ClusterError                  no cluster answers, or a worker fails for another reason than its death
 ├── EngineDirError                an engine directory cannot be trusted
 │   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
 │   ├── UnsafePathError           a path in the manifest leaves the directory, or leads through a link
@@ -94,6 +95,10 @@ class DamagedVideoError(StreamError):
 
 class BagError(FiffDepthError):
     """A ROS bag cannot be read, or lacks what was asked for."""
+
+
+class ClusterError(FiffDepthError):
+    """No cluster answers, or a worker fails for another reason than its death."""
 
 
 class EngineDirError(FiffDepthError):

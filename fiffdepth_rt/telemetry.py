@@ -10,7 +10,7 @@
     Gradio             sends that a page was started                    nothing: `fiffdepth demo` says no
     Ray                sends what a cluster consists of, every hour     RAY_USAGE_STATS_ENABLED=1
 
-What the user has set stays. huggingface_hub and Ray are met by the tools of a clone alone. A library
+What the user has set stays. huggingface_hub is met by the tools of a clone alone. A library
 that comes to use here and reports gets its row, above and in `_VARIABLES`.
 """
 
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, cast
 
 _ONNXRUNTIME = "ORT_DISABLE_TELEMETRY"
+RAY_REPORTS = "RAY_USAGE_STATS_ENABLED"
+"""Read when a cluster is started; cluster/connecting.py sets it for that time."""
 _VARIABLES = {
     _ONNXRUNTIME: "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    RAY_REPORTS: "0",
 }
 
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner, Result
-
-pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[ray]')")
-
-from ray.cluster_utils import Cluster
 
 from benchmarks import accuracy
 from benchmarks.evaluation import on_ray
 from tests.support import tiny_sets
+from tests.support.cluster.two_nodes import WARNS, killing, two_nodes
 from tests.support.tiny_sets import NYUV2
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+pytestmark = WARNS
 COUNT = 120
 
 
@@ -62,32 +52,8 @@ def test_a_worker_killed_midway_changes_no_number(tmp_path: Path) -> None:
         return ended, json.loads((tmp_path / out / "result.json").read_text())["scores"]
 
     _, alone = scored("alone")
-    folder, before = tempfile.mkdtemp(prefix="ray-"), dict(os.environ)
-    os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node)
-    killed, over = [], threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not over.wait(0.05):
-            for process in psutil.process_iter(["cmdline"]):
-                if any("MapBatches(Worker)" in word for word in process.info["cmdline"] or ()):
-                    time.sleep(1)  # in the middle of its work
-                    process.send_signal(signal.SIGKILL)
-                    killed.append(process.pid)
-                    break
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        _, shared = scored("shared", "--ray", cluster.address)
-    finally:
-        over.set()
-        killer.join()
-        cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
+    # A second: in the middle of its work.
+    with two_nodes(cpus=1) as address, killing("Worker", after_s=1) as killed:
+        _, shared = scored("shared", "--ray", address)
     assert killed and shared == alone
     assert shared["marigold"]["nyuv2"][0]["images"] == COUNT

@@ -9,7 +9,7 @@
     label store    one file per photo, one header
 
 On one machine this file does it all; with --ray the same steps run on every machine of a Ray cluster
-(training/labelling/ray.py).
+(training/labelling/on_ray.py).
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def main(
             if address is None:
                 tally = steps.label_photos(photos, here, store, batch=batch, workers=workers)
             else:
-                from training.labelling import ray  # takes seconds to import, and most runs need none
-                with ray.cluster(address):
-                    tally = ray.label_on_cluster(photos, make_teacher, store, batch=batch, actors=actors)
+                from training.labelling import on_ray  # takes seconds to import, and most runs need none
+                with on_ray.cluster(address):
+                    tally = on_ray.label_on_cluster(photos, make_teacher, store, batch=batch, actors=actors)
     except (FiffDepthError, DataError, TeacherError, TrainingError) as error:
         raise click.ClickException(printable(str(error))) from error
     click.echo(f"{out}: {tally.made} labels made, {tally.there} were there, {len(tally.skipped)} skipped.")

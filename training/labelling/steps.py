@@ -5,16 +5,15 @@ What is there is not made again. What cannot be used is logged, skipped and list
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.cluster.progress import Progress
+from fiffdepth_rt.cluster.tally import SKIPPED, Skipped, Tally, report
 from fiffdepth_rt.space import Space
 from training.data.labels import Dtype, Header, LabelStore
 from training.data.samples import Photo, Real, SampleError
@@ -22,7 +21,6 @@ from training.data.teacher_maps import Teacher, check_conversion, conversion, to
 
 logger = logging.getLogger("training")
 
-SKIPPED = "skipped.json"
 PENDING_BATCHES = 4
 """Photos held while buckets fill, in batches: enough for the aspects of most collections, few to hold."""
 
@@ -32,23 +30,6 @@ class Photos(Real, Protocol):
 
     @property
     def names(self) -> Sequence[str]: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A photo without a label, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tally:
-    """made: labels that this run made; there: labels that it found."""
-
-    made: int
-    there: int
-    skipped: list[Skipped]
 
 
 def label_photos(
@@ -64,12 +45,11 @@ def label_photos(
     check_conversion(teacher.output, store.header.space)
     todo = missing(photos, store)
     skipped: list[Skipped] = []
-    with tqdm(total=len(todo), desc="labels", unit="image", smoothing=0.05) as progress:
+    with Progress("labels", unit="image", total=len(todo), line=logger.info) as progress:
         read = _read(photos, todo, workers)
         for group in in_batches(read, teacher, batch, skipped):
             skipped += label_batch(group, teacher, store)
             progress.update(len(group))
-        progress.update(len(todo) - progress.n)
     write_skipped(store, skipped)
     return Tally(made=len(todo) - len(skipped), there=len(photos) - len(todo), skipped=skipped)
 
@@ -126,9 +106,8 @@ def write_skipped(store: LabelStore, skipped: Sequence[Skipped]) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    rows = [dataclasses.asdict(one) for one in sorted(skipped, key=lambda one: one.name)]
     with replacing(path) as file:
-        file.write(json.dumps(rows, indent=2).encode())
+        file.write(report(skipped))
 
 
 def header_for(teacher: Teacher, *, space: Space, dtype: Dtype) -> Header:

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+import ray
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from fiffdepth_rt.cluster.photo_rows import Rows
+from fiffdepth_rt.errors import ClusterError
+from tests.support.cluster.two_nodes import WARNS, killing, two_nodes
 from tests.support.listed_photos import Listed
 from tests.support.tiny_teachers import save_depth_anything
-
-pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[ray]')")
-
-import ray
-from ray.cluster_utils import Cluster
-
 from training.data.images import open_photos
 from training.data.labels import LabelStore
-from training.errors import TrainingError
-from training.labelling import ray as ray_labels
+from training.labelling import on_ray as ray_labels
 from training.labelling import steps as labelling
 from training.labelling.command import main
 from training.labelling.teachers import open_teacher
 
-# Ray Data warns about defaults of its own.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
+pytestmark = WARNS
 
 
 def noise(height: int, width: int, seed: int) -> NDArray[np.uint8]:
@@ -57,7 +48,7 @@ class Red:
         return [photo[..., 0].astype(np.float32) + 1 for photo in photos]
 
 
-def rows_of(photos: Listed) -> ray_labels.Rows:
+def rows_of(photos: Listed) -> Rows:
     """All photos as one batch, as Ray Data hands it over."""
     rows = [ray_labels.row_of(photos, i) for i in range(len(photos))]
     return {key: np.array([row[key] for row in rows], object) for key in rows[0]}
@@ -102,33 +93,13 @@ def test_a_task_that_runs_again_makes_no_label_again(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two nodes on this machine, each a process with workers of its own."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # short, because of the sockets in it
-    before = dict(os.environ)
-    # At Ray's usual niceness of 15, workers never get a turn on a busy machine.
-    os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node)
-    yield cluster.address
-    cluster.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
-    shutil.rmtree(folder, ignore_errors=True)
+    with two_nodes(cpus=2) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def da(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_depth_anything(tmp_path_factory.mktemp("weights") / "tiny-da")
-
-
-def actors() -> list[psutil.Process]:
-    """The processes that hold a teacher."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any("MapBatches(Labeller)" in word for word in process.info["cmdline"] or ()):
-            found.append(process)
-    return found
 
 
 @pytest.mark.soak
@@ -140,25 +111,17 @@ def test_a_worker_killed_midway_loses_and_doubles_no_label(address: str, da: Pat
         Image.fromarray(noise(height, width, i)).save(photos / f"{i:03d}.png")
     (photos / "junk.jpg").write_bytes(b"junk")
     out = tmp_path / "labels"
-    killed: list[int] = []
-    over = threading.Event()
+    when_killed: list[int] = []
 
-    def kill_one() -> None:
-        while not killed and not over.wait(0.05):
-            done = len(list(out.glob("*.png")))
-            if done >= 20 and (running := actors()):
-                running[0].send_signal(signal.SIGKILL)
-                killed.append(done)
+    def midway() -> bool:
+        when_killed[:] = [len(list(out.glob("*.png")))]
+        return when_killed[0] >= 20
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
     words = ["--images", photos, "--teacher", da, "--out", out, "--ray", address, "--actors", 2, "--batch", 2]
-    result = CliRunner().invoke(main, list(map(str, words)))
-    over.set()
-    killer.join()
+    with killing("Labeller", when=midway) as killed:
+        result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    (done,) = killed
-    assert done < 240
+    assert killed and when_killed[0] < 240
     assert "240 labels made, 0 were there, 1 skipped" in result.stdout
     store = LabelStore(out)
     assert list(store) == [f"{i:03d}.png" for i in range(240)]
@@ -180,13 +143,13 @@ def test_the_package_is_shipped_to_the_workers(address: str) -> None:
 
     @ray.remote(num_cpus=0)
     def imported() -> str:
-        from training.labelling import ray as there
+        from training.labelling import on_ray as there
 
         return there.__file__
 
     with ray_labels.cluster(address):
         where = ray.get(imported.remote())
-    assert "working_dir_files" in where and where.endswith("training/labelling/ray.py")
+    assert "working_dir_files" in where and where.endswith("training/labelling/on_ray.py")
 
 
 def broken_teacher() -> Red:
@@ -202,14 +165,8 @@ def test_a_teacher_that_fails_on_the_workers_stops_the_run_with_its_reason(
     try:
         with (
             ray_labels.cluster(address),
-            pytest.raises(TrainingError, match=r"no weights on this machine.*run the same command again"),
+            pytest.raises(ClusterError, match=r"no weights on this machine.*run the same command again"),
         ):
             ray_labels.label_on_cluster(Listed({"a": noise(40, 50, 0)}), broken_teacher, store)
     finally:
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_an_address_without_a_cluster_says_how_to_get_one(address: str) -> None:
-    with pytest.raises(TrainingError, match=r"refused.*ray start --head"), ray_labels.cluster(address):
-        pass
