@@ -20,6 +20,7 @@ from onnx import TensorProto, numpy_helper
 import fiffdepth_rt
 from fiffdepth_rt import verify
 from fiffdepth_rt.backends.openvino import backend as openvino
+from fiffdepth_rt.backends.openvino.cache import COPIES
 from fiffdepth_rt.cache_folder import cache_folder
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
@@ -243,6 +244,75 @@ def test_another_export_of_the_same_name_is_not_taken_for_the_cached_one(tmp_pat
     second = write_toy_engine_dir(tmp_path / "toy", shift=0.25)
     with fiffdepth_rt.Depth(second, backend="onnxruntime") as depth:
         np.testing.assert_allclose(_opened(second)[0], depth.infer(noise(64, 64, 3)), atol=1e-6)
+
+
+def test_copies_of_a_directory_keep_what_was_compiled_of_each(
+    toy_dir: Path, tmp_path: Path, cache: Path
+) -> None:
+    """OpenVINO names a blob by the graph's path: one copy's was swept out by the next one's."""
+    copies = [Path(shutil.copytree(toy_dir, tmp_path / f"copy{n}")) for n in range(COPIES + 1)]
+    for copy in copies:
+        assert _opened(copy)[1] == [False] * 3
+    assert [_opened(copy)[1] for copy in copies[1:]] == [[True] * 3] * COPIES
+    assert len(list(cache.rglob("seal.json"))) == 3 * COPIES  # of three stages; the oldest went
+
+
+_AT_ONCE = """
+import random, sys, time
+from pathlib import Path
+import numpy as np
+import fiffdepth_rt
+
+engine, began, others = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+(began / sys.argv[4]).touch()
+while len(list(began.iterdir())) < others:
+    time.sleep(0.001)
+time.sleep(0.1 * random.random())
+with fiffdepth_rt.Depth(engine, backend="openvino", threads=1) as depth:
+    print(float(depth.infer(np.full((64, 64, 3), 90, np.uint8)).values.mean()))
+"""
+
+
+@pytest.mark.soak
+def test_processes_that_open_a_directory_at_once_disturb_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nano, 12 times by four processes: one emptied the folder that another was writing to."""
+    said = set()
+    for round_ in range(12):
+        monkeypatch.setenv("FIFFDEPTH_CACHE", str(tmp_path / f"cache{round_}"))
+        (began := tmp_path / f"began{round_}").mkdir()
+        words = [sys.executable, "-c", _AT_ONCE, str(BUNDLED), str(began), "4"]
+        started = [
+            subprocess.Popen([*words, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for n in range(4)
+        ]
+        for process in started:
+            out, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, (round_, process.returncode, errors[-2000:])
+            said.add(out)
+        assert len(list((tmp_path / f"cache{round_}").rglob("seal.json"))) == 3
+    assert len(said) == 1
+
+
+def test_what_goes_wrong_in_the_cache_is_no_reason_not_to_open(
+    toy_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        """OpenVINO where it cannot finish a blob."""
+
+        def compile_model(self, graph: str, device: str, config: dict[str, Any]) -> Any:
+            if "CACHE_DIR" in config:
+                raise RuntimeError("filesystem error: cannot set permissions: No such file or directory")
+            return core.compile_model(graph, device, config)
+
+    core = openvino._core()
+    monkeypatch.setattr(openvino, "_core", Refusing)
+    values, cached = _opened(toy_dir)
+    assert cached == [False] * 3
+    with fiffdepth_rt.Depth(toy_dir, backend="onnxruntime") as depth:
+        np.testing.assert_allclose(values, depth.infer(noise(64, 64, 3)), atol=1e-6)
+    assert not list(cache.rglob("seal.json"))
 
 
 def test_the_cache_can_be_switched_off_and_describe_says_where_it_is(
