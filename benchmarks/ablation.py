@@ -146,7 +146,7 @@ def references(worlds: Worlds) -> dict[str, Figures]:
     """What bounds the table: the teacher itself, and the truth as a depth picture sent through the latent."""
     truth = worlds.test.depth_m
     everywhere = np.ones(truth.shape[1:], bool)
-    pictures = np.stack([normalise(d, everywhere, space="depth") for d in truth])
+    pictures = np.stack([normalise(d, everywhere, space=Space.DEPTH) for d in truth])
     return {
         "the teacher's maps": score_pictures(worlds.test.pictures, truth),
         "the truth as a picture": score_pictures(decode(depth_latent(pictures)), truth),

@@ -91,7 +91,7 @@ class Chain:
 
 @torch.no_grad()
 def predictions(
-    chain: Chain, halves: tuple[str, ...], frame: MetricPair, size: int, space: Any
+    chain: Chain, halves: tuple[str, ...], frame: MetricPair, size: int, space: Space
 ) -> dict[tuple[str, str], Array]:
     """(question, light halves) -> depth H×W in [0, 1]. Depth maps with holes are left out."""
     hw = (frame.photo.shape[0], frame.photo.shape[1])
@@ -117,13 +117,14 @@ def evaluate(
 ) -> list[HalvesScores]:
     """Every frame, every question, every choice of halves -> means."""
     info = chain.model.info
+    space = Space(info.output_space)
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for frame in tqdm(held_out, unit="frame"):
-        found = predictions(chain, halves, frame, info.size_default, info.output_space)
+        found = predictions(chain, halves, frame, info.size_default, space)
         for key, prediction in found.items():
-            scores[key].append(score(prediction, frame, space=info.output_space))
+            scores[key].append(score(prediction, frame, space=space))
         if pictures is not None:
-            _write_picture(pictures / f"{frame.name}.png", frame, found, info.output_space)
+            _write_picture(pictures / f"{frame.name}.png", frame, found, space)
     return [
         HalvesScores(question=question, halves=light, frames=len(of), abs_rel=a, delta1=d, f1=f)
         for (question, light), of in scores.items()
@@ -131,7 +132,7 @@ def evaluate(
     ]
 
 
-def _write_picture(path: Path, frame: MetricPair, found: dict[tuple[str, str], Array], space: str) -> None:
+def _write_picture(path: Path, frame: MetricPair, found: dict[tuple[str, str], Array], space: Space) -> None:
     """Photo, truth, then every prediction in the order of the table, near = bright; no reading = black."""
     truth = normalise(frame.depth_m, frame.valid, space=Space.DEPTH) * 0.5 + 0.5
     shown = [frame.photo, DepthMap(values=truth, space=Space.DEPTH).colors()]

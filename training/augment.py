@@ -55,7 +55,7 @@ def frame(
     size = (shape[1], shape[0])
     resized = cv2.resize(np.ascontiguousarray(photo), size, interpolation=cv2.INTER_AREA)
     depth = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_NEAREST)
-    return resized.astype(np.uint8, copy=False), renormalised(depth)
+    return resized.astype(np.uint8, copy=False), renormalised(depth.astype(np.float32, copy=False))
 
 
 def renormalised(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def expose(photo: NDArray[np.uint8], rng: np.random.Generator, *, strength: floa
     out = (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
     if rng.random() < 0.3 * strength:
         _, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
-        out = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+        out = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
     return out
 
 
@@ -130,11 +130,11 @@ def scene_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch `step` of a run: photos N×3×h×w and depth pictures N×1×h×w in [-1, 1], all of one of `shapes`."""
     rng = np.random.default_rng([seed, step])
-    shape = shapes[rng.integers(len(shapes))]
+    shape = shapes[int(rng.integers(len(shapes)))]
     photos = np.empty((count, *shape, 3), np.uint8)
     pictures = np.empty((count, 1, *shape), np.float32)
     for i in range(count):
-        shard = shards[rng.integers(len(shards))]
+        shard = shards[int(rng.integers(len(shards)))]
         k = rng.integers(len(shard.photos))
         photo, picture = frame(
             shard.photos[k], procedural.to_picture(shard.depth[k]), shape, rng, smallest=smallest
@@ -155,11 +155,11 @@ def labelled_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `scene_batch`, of photos and their teacher's labels. usable: indices of photos with a label."""
     rng = np.random.default_rng([seed, step])
-    shape = shapes[rng.integers(len(shapes))]
+    shape = shapes[int(rng.integers(len(shapes)))]
     pixels = np.empty((count, *shape, 3), np.uint8)
     pictures = np.empty((count, 1, *shape), np.float32)
     for i in range(count):
-        sample = photos[usable[rng.integers(len(usable))]]
+        sample = photos[usable[int(rng.integers(len(usable)))]]
         picture, _ = labels.picture(sample.name)
         photo, pictures[i, 0] = frame(sample.photo, picture, shape, rng)
         pixels[i] = expose(photo, rng, strength=0.3)

@@ -119,6 +119,7 @@ class Teacher:
     """The full model, frozen, in fp32: pixels are N×3×H×W in [-1, 1], latents scaled."""
 
     def __init__(self, base: Weights, device: torch.device) -> None:
+        assert base.vae is not None  # read_base refuses a checkpoint without one
         self.vae = base.vae.eval().requires_grad_(False).to(device)
         self.unet = base.unet.eval().requires_grad_(False).to(device)
         self.prompt = base.prompt_embedding.to(device)
@@ -188,7 +189,7 @@ def cut_photo(photo: NDArray[np.uint8], crop: int, rng: np.random.Generator) -> 
     side = rng.uniform(crop, max(crop, min(2 * crop, short)))
     if side < short:
         h, w = (max(crop, round(x * side / short)) for x in photo.shape[:2])
-        photo = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA)
+        photo = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return _cut_out([photo], crop, rng)[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fiffdepth_rt.space import Space
 from training import config
@@ -86,7 +87,9 @@ def _together(licences: Sequence[str]) -> str:
 
 def _open(one: config.Synthetic, space: Space) -> list[tuple[mixing.Synthetic, float]]:
     """The datasets of one entry, and the share of its weight that each has."""
-    found = sets.open_set(one.kind, one.path, space=space, split=one.split, frames=one.frames or None)
+    found: Sequence[Any] = sets.open_set(
+        one.kind, one.path, space=space, split=one.split, frames=one.frames or None
+    )
     return [(dataset, len(dataset) / sum(map(len, found))) for dataset in found]
 
 

@@ -135,6 +135,7 @@ class Training:
         base = read_base(config.base)
         self._base = base.source
         self._diffusion = _diffusion(base)
+        assert base.vae is not None  # read_base refuses a checkpoint without one
         self.unet, self.vae = base.unet.requires_grad_(True).train(), base.vae.requires_grad_(False).eval()
         if config.compute.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -242,7 +243,7 @@ class Training:
                 with self._accelerator.autocast():
                     shown = picture_rows(self.unet, self.vae, self._prompt, synthetic, real)
                 monitor.pictures(step - 1, shown)
-            if validation:
+            if validation and v.set is not None:
                 figures = validate(
                     self._accelerator,
                     self.unet,

@@ -69,7 +69,7 @@ def predict(
     height, width = photo.shape[:2]
     inner = size_hw or (height // 8 * 8, width // 8 * 8)
     small = cv2.resize(photo, inner[::-1], interpolation=cv2.INTER_AREA)
-    pixels = photo_tensor(small[None]).to(vae.device)
+    pixels = photo_tensor(small[None].astype(np.uint8, copy=False)).to(vae.device)
     picture = decode(vae, feed_forward(unet, encode(vae, pixels), prompt))[0, 0].cpu().numpy()
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
 

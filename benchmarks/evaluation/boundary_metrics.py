@@ -39,7 +39,7 @@ def boundary_f1(
     scores = []
     for t in THRESHOLDS:
         found, wanted = _edges(predicted, t), _edges(true, t)
-        hits = [np.count_nonzero(f & w) for f, w in zip(found, wanted, strict=True)]
+        hits = [int(np.count_nonzero(f & w)) for f, w in zip(found, wanted, strict=True)]
         recall = _mean_share(hits, wanted)
         precision = _mean_share(hits, found)
         scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
@@ -61,7 +61,7 @@ def boundary_recall(prediction_depth: NDArray[np.floating], foreground: Mask) ->
     for t in THRESHOLDS:
         edges = _edges(predicted, t)
         ridges = [_strongest_of_runs(e, r, axis=a) for (r, a), e in zip(predicted, edges, strict=True)]
-        hits = [np.count_nonzero(f & w) for f, w in zip(ridges, wanted, strict=True)]
+        hits = [int(np.count_nonzero(f & w)) for f, w in zip(ridges, wanted, strict=True)]
         scores.append(_mean_share(hits, wanted))
     return float(np.average(scores, weights=THRESHOLDS))
 
@@ -144,7 +144,7 @@ def _edges(ratios: list[tuple[NDArray[np.float64], int]], t: float) -> list[Mask
 
 
 def _mean_share(hits: list[int], of: list[Mask]) -> float:
-    return float(np.mean([h / max(np.count_nonzero(m), 1) for h, m in zip(hits, of, strict=True)]))
+    return float(np.mean([h / max(int(np.count_nonzero(m)), 1) for h, m in zip(hits, of, strict=True)]))
 
 
 def _strongest_of_runs(edges: Mask, ratios: NDArray[np.float64], *, axis: int) -> Mask:

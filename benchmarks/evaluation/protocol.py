@@ -14,6 +14,7 @@ quality. Results are keyed by protocol, and tables are made of one.
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from benchmarks.sets.depth_sets import Rules
 from training.alignment import AlignmentSpace, Fit, Line, find_line
 from training.data.samples import MetricPair
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 Depth = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -157,7 +160,7 @@ def kept_columns(hw: tuple[int, int], most: int | None) -> NDArray[np.intp]:
     return np.minimum(columns.astype(np.intp), hw[1] - 1)
 
 
-def nearest(map_: NDArray[np.generic], hw: tuple[int, int]) -> NDArray[np.generic]:
+def nearest(map_: NDArray[_Value], hw: tuple[int, int]) -> NDArray[_Value]:
     """H×W -> h×w by nearest neighbours, the pixels that torch's interpolate(mode="nearest") takes."""
     rows, columns = (
         np.minimum(np.floor(np.arange(to) * np.float32(size / to)).astype(np.intp), size - 1)
@@ -179,7 +182,8 @@ def _by_ppd_rules(
 ) -> tuple[NDArray[np.float32], Mask, Prediction]:
     """Truth, mask and prediction at the size of the rules, and the mask within their range and off edges."""
     if rules.ppd.size_hw is not None:
-        truth_m, valid, prediction = (nearest(a, rules.ppd.size_hw) for a in (truth_m, valid, prediction))
+        hw = rules.ppd.size_hw
+        truth_m, valid, prediction = nearest(truth_m, hw), nearest(valid, hw), nearest(prediction, hw)
     near, far = rules.ppd.valid_m
     valid = valid & (truth_m > near) & (truth_m < far)
     if rules.ppd.steepest is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fiffdepth_rt.backends.tensorrt.build import Builder
 from fiffdepth_rt.backends.tensorrt.flavour import Flavour
@@ -53,4 +54,5 @@ def gpu_of(*, rehearse: bool, flavour: Flavour) -> Iterator[Builder | None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         gpu_stand_in.install(patch, cuda, tensorrt=VERSIONS["tensorrt"], rtx=VERSIONS["tensorrt-rtx"])
-        yield StandInBuilder(target)
+        builder: Any = StandInBuilder(target)
+        yield builder

@@ -44,8 +44,8 @@ class Measured:
     @classmethod
     def of(cls, task: Task) -> Measured:
         if task.rehearse:
-            small = {"runs": 3, "warm_up": 1, "budget_s": 3.0, "peer_width": latency.QUICK_WIDTH}
-            return cls(dtypes=("bf16",), growth=(64, 128), **small)
+            width = latency.QUICK_WIDTH
+            return cls(dtypes=("bf16",), growth=(64, 128), runs=3, warm_up=1, budget_s=3.0, peer_width=width)
         return cls(
             dtypes=("fp16", "bf16"), growth=latency.GROWTH, runs=50, warm_up=10, budget_s=6.0, peer_width=1.0
         )
@@ -99,7 +99,7 @@ def _onnxruntime_on_gpu() -> tuple[str, ...]:
 def _rank(part: str, spec: Spec, dtypes: Sequence[str]) -> tuple[int, ...]:
     options = spec.options
     if spec.kind in ("ceiling", "ours"):
-        rank = (0,) if spec.kind == "ceiling" else (1,)
+        rank: tuple[int, ...] = (0,) if spec.kind == "ceiling" else (1,)
     elif spec.kind == "peer":
         rank = (4, 0) if "engine" in options else (2, 0)
     else:

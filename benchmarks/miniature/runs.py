@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evaluation.boundary_metrics import boundary_f1
 from benchmarks.miniature.prior import PROMPT, Size, decode, depth_latent, load_network, photo_latent
-from benchmarks.miniature.worlds import World, Worlds
+from benchmarks.miniature.worlds import LabelledWorld, Worlds
 from fiffdepth_rt.atomic import replacing
 from training import metrics
 from training.alignment import align
@@ -130,7 +130,7 @@ def run(
     return result
 
 
-def _half(world: World, count: int, rng: torch.Generator) -> Half:
+def _half(world: LabelledWorld, count: int, rng: torch.Generator) -> Half:
     """A random batch, half of it flipped left to right, as latents."""
     rows = torch.randint(len(world.photos), (count,), generator=rng).numpy()
     flip = torch.rand(count, generator=rng).numpy() < 0.5

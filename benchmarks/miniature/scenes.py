@@ -155,10 +155,7 @@ def _paint(room: _Room, rng: np.random.Generator, look: Look) -> NDArray[np.uint
     if rng.random() < look.textured:
         photo = photo * _texture(rng, surface)[..., None]
     photo = photo * _light(room, rng, headlight=rng.random() < look.headlight)[..., None]
-    if rng.random() < look.camera:
-        photo = _camera(photo, rng)
-    else:
-        photo = cv2.resize(photo, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    photo = _camera(photo, rng) if rng.random() < look.camera else _to_size(photo)
     return np.clip(photo * 255, 0, 255).astype(np.uint8)
 
 
@@ -209,10 +206,15 @@ def _light(room: _Room, rng: np.random.Generator, *, headlight: bool) -> Array:
     return np.clip(light, 0.3, 1.5)
 
 
+def _to_size(photo: Array) -> Array:
+    """DRAWN -> SIZE."""
+    return np.asarray(cv2.resize(photo, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
+
+
 def _camera(photo: Array, rng: np.random.Generator) -> Array:
     """Lens blur, vignette, white balance, gamma and noise; DRAWN -> SIZE."""
     blurred = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.3, 0.8))
-    photo = cv2.resize(blurred, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    photo = _to_size(np.asarray(blurred, np.float32))
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
     photo = photo * (1 - rng.uniform(0, 0.9) * (x**2 + y**2))[..., None]
     photo = np.clip(photo * rng.uniform(0.8, 1.2, 3).astype(np.float32), 0, 1) ** rng.uniform(0.6, 1.5)

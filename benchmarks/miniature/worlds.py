@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -16,9 +17,11 @@ from tqdm import tqdm
 
 from benchmarks.miniature.scenes import ANYTHING, PHOTOGRAPHED, RENDERED, SIZE, Look, draw
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.space import Space
 from training.data.normalise import normalise
 
 Array = NDArray[np.float32]
+_World = TypeVar("_World", bound="World")
 
 TEACHER_BLUR = 2.0
 """Deviation of the teacher's low-pass in pixels of 32: what is narrower than about 4 is gone."""
@@ -28,22 +31,33 @@ TEACHER_ERROR, TEACHER_ERROR_REACH = 0.04, 4.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """photos uint8 N×32×32×3; pictures float32 N×32×32 in [-1, 1], near = -1, None for the prior's
-    photos; depth_m float32 N×32×32, the truth that scores: None but in a test world."""
+    """photos: uint8 N×32×32×3, RGB."""
 
     photos: NDArray[np.uint8]
-    pictures: Array | None
-    depth_m: Array | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledWorld(World):
+    """pictures: float32 N×32×32 in [-1, 1], near = -1."""
+
+    pictures: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredWorld(LabelledWorld):
+    """depth_m: float32 N×32×32, the truth that scores."""
+
+    depth_m: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Worlds:
     prior: World
-    synthetic: World
-    real: World
-    test: World
+    synthetic: LabelledWorld
+    real: LabelledWorld
+    test: ScoredWorld
     """The real look; pictures are the teacher's, so that it can be scored too."""
-    synthetic_test: World
+    synthetic_test: ScoredWorld
     """The synthetic look; pictures are exact."""
 
 
@@ -62,7 +76,7 @@ def teacher(depth_m: Array, seed: int) -> Array:
 
 
 def _picture(depth_m: Array) -> Array:
-    return normalise(depth_m, np.ones(depth_m.shape, bool), space="depth")
+    return normalise(depth_m, np.ones(depth_m.shape, bool), space=Space.DEPTH)
 
 
 def make_worlds(folder: Path, *, images: int, test_images: int) -> Worlds:
@@ -70,41 +84,37 @@ def make_worlds(folder: Path, *, images: int, test_images: int) -> Worlds:
     folder.mkdir(parents=True, exist_ok=True)
 
     def world(
-        name: str, look: Look, first_seed: int, count: int, *, depth: str | None, scores: bool
-    ) -> World:
+        kind: type[_World], name: str, look: Look, first_seed: int, count: int, *, depth: str = ""
+    ) -> _World:
         path = folder / f"{name}-{count}.npz"
         if not path.exists():
-            arrays = _draw_all(name, look, range(first_seed, first_seed + count), depth=depth, scores=scores)
+            arrays = _draw_all(kind, name, look, range(first_seed, first_seed + count), depth=depth)
             with replacing(path) as file:
                 np.savez(file, **arrays)
         with np.load(path) as stored:
-            return World(
-                photos=stored["photos"], pictures=stored.get("pictures"), depth_m=stored.get("depth_m")
-            )
+            return kind(**{field.name: stored[field.name] for field in dataclasses.fields(kind)})
 
     return Worlds(
-        prior=world("prior", ANYTHING, 2_000_000, 2 * images, depth=None, scores=False),
-        synthetic=world("synthetic", RENDERED, 0, images, depth="exact", scores=False),
-        real=world("real", PHOTOGRAPHED, 1_000_000, images, depth="teacher", scores=False),
-        test=world("test", PHOTOGRAPHED, 3_000_000, test_images, depth="teacher", scores=True),
-        synthetic_test=world("synthetic-test", RENDERED, 4_000_000, test_images, depth="exact", scores=True),
+        prior=world(World, "prior", ANYTHING, 2_000_000, 2 * images),
+        synthetic=world(LabelledWorld, "synthetic", RENDERED, 0, images, depth="exact"),
+        real=world(LabelledWorld, "real", PHOTOGRAPHED, 1_000_000, images, depth="teacher"),
+        test=world(ScoredWorld, "test", PHOTOGRAPHED, 3_000_000, test_images, depth="teacher"),
+        synthetic_test=world(ScoredWorld, "synthetic-test", RENDERED, 4_000_000, test_images, depth="exact"),
     )
 
 
-def _draw_all(
-    name: str, look: Look, seeds: range, *, depth: str | None, scores: bool
-) -> dict[str, NDArray[np.generic]]:
-    arrays: dict[str, NDArray[np.generic]] = {"photos": np.empty((len(seeds), SIZE, SIZE, 3), np.uint8)}
-    if depth:
-        arrays["pictures"] = np.empty((len(seeds), SIZE, SIZE), np.float32)
-    if scores:
-        arrays["depth_m"] = np.empty((len(seeds), SIZE, SIZE), np.float32)
+def _draw_all(kind: type[World], name: str, look: Look, seeds: range, *, depth: str) -> dict[str, Any]:
+    """What a world of this kind holds. depth: where its pictures come from, "exact" or "teacher"."""
+    arrays = {"photos": np.empty((len(seeds), SIZE, SIZE, 3), np.uint8)}
+    for further in ("pictures", "depth_m"):
+        if further in {field.name for field in dataclasses.fields(kind)}:
+            arrays[further] = np.empty((len(seeds), SIZE, SIZE), np.float32)
     for i, seed in enumerate(tqdm(seeds, desc=f"draw {name}", unit="scene")):
         scene = draw(seed, look)
         arrays["photos"][i] = scene.photo
-        if depth:
+        if "pictures" in arrays:
             exact = depth == "exact"
             arrays["pictures"][i] = _picture(scene.depth_m) if exact else teacher(scene.depth_m, seed)
-        if scores:
+        if "depth_m" in arrays:
             arrays["depth_m"][i] = scene.depth_m
     return arrays

@@ -75,8 +75,8 @@ def _node_flops(node: Any, shapes: Mapping[str, list[int]], where: str) -> int:
     return 2 * math.prod(result) * first[-2 if transposed else -1]
 
 
-def torch_gflop(call: Callable[[], Any]) -> float:
-    """GFLOP of what `call` runs eagerly in torch, attention on the CPU included."""
+def torch_gflop(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What `call` returns, and the GFLOP that it runs eagerly in torch, attention on the CPU included."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,5 +86,5 @@ def torch_gflop(call: Callable[[], Any]) -> float:
 
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
-        call()
-    return counter.get_total_flops() / 1e9
+        result = call()
+    return result, counter.get_total_flops() / 1e9

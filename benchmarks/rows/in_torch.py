@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import tempfile
@@ -252,7 +253,7 @@ def _run(
     for part in parts:
         result, part_s = None, 0.0
         for _ in range(part.times if every_time else 1):
-            result, one_s = stopwatch(lambda p=part, v=value: p.run(v))
+            result, one_s = stopwatch(functools.partial(part.run, value))
             part_s += one_s
         taken[part.name], value = part_s, result
     return taken
@@ -262,11 +263,9 @@ def _gflop(parts: Sequence[Part], photo: Any) -> float:
     """Counted eagerly, each part once, times its times."""
     total, value = 0.0, photo
     for part in parts:
-        results: list[Any] = []
-        eager = torch.compiler.set_stance("force_eager")
-        with eager:
-            total += part.times * flops.torch_gflop(lambda p=part, v=value, r=results: r.append(p.run(v)))
-        value = results[0]
+        with torch.compiler.set_stance("force_eager"):
+            value, gflop = flops.torch_gflop(functools.partial(part.run, value))
+        total += part.times * gflop
     return total
 
 

@@ -13,9 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks import machine
 from benchmarks.rows.row import Row, Spec
@@ -38,7 +36,7 @@ def measure_apart(spec: Spec, *, limit_s: float) -> Row:
         with log.open("wb") as out:
             process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
             try:
-                code = _wait(process, limit_s, lambda: spec.device != "cpu" and peak.look(process.pid))
+                code = _wait(process, limit_s, peak if spec.device != "cpu" else None)
             finally:
                 process.kill()  # does nothing to one that has ended
                 process.wait()
@@ -49,14 +47,15 @@ def measure_apart(spec: Spec, *, limit_s: float) -> Row:
         return Row(name=spec.name, kind=spec.kind, size_hw=spec.size_hw, error=error)
 
 
-def _wait(process: subprocess.Popen[bytes], limit_s: float, look: Callable[[], Any]) -> int | None:
-    """The exit code; None after limit_s."""
+def _wait(process: subprocess.Popen[bytes], limit_s: float, peak: machine.DevicePeak | None) -> int | None:
+    """The exit code; None after limit_s. peak: looks at the process meanwhile."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         try:
             return process.wait(timeout=POLL_S)
         except subprocess.TimeoutExpired:
-            look()
+            if peak is not None:
+                peak.look(process.pid)
     return None
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.sets import encodings
 from benchmarks.sets.lists import Line, SplitList
 from benchmarks.sets.store import Store
+from fiffdepth_rt.space import Space
 from training.data import rgbd
 from training.data.samples import DataError, MetricPair, SampleError
 
@@ -91,9 +92,10 @@ class ListedSet(Rules):
 class Frames(Protocol):
     """An opened set, to be pickled. expected: how many images the whole set has."""
 
-    rules: Rules
-    expected: int
-
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def expected(self) -> int: ...
     def __len__(self) -> int: ...
     def name(self, index: int) -> str:
         """The photo's path within the set, without opening anything."""
@@ -151,7 +153,7 @@ class FolderFrames:
     def __init__(self, folder: Path) -> None:
         self.rules = FOLDER
         self._names = [name for name, _, _ in rgbd.photos_beside(folder, rgbd.DEPTH_SUFFIX)]
-        self._pairs = rgbd.RgbdFolder(folder, space="depth")
+        self._pairs = rgbd.RgbdFolder(folder, space=Space.DEPTH)
         self.expected = len(self._names)
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from fiffdepth_rt.space import Space
 from training.data import sets
 from training.data.samples import DataError, MetricPair
 
@@ -17,7 +18,7 @@ def frames(folder: Path) -> Iterator[MetricPair]:
     Raises SystemExit where there are none, or one has no photo; SampleError for a file that is damaged.
     """
     try:
-        dataset = sets.open_metric("rgbd", str(folder), space="depth", split="test")
+        dataset = sets.open_metric("rgbd", str(folder), space=Space.DEPTH, split="test")
     except DataError as error:
         raise SystemExit(str(error)) from error
     for index in tqdm(range(len(dataset)), unit="frame"):

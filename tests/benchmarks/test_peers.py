@@ -129,7 +129,7 @@ def test_arithmetic_of_repeated_parts_is_repeated() -> None:
 def test_attention_on_the_cpu_is_counted() -> None:
     heads = torch.randn(1, 2, 16, 8)
     with torch.inference_mode():
-        counted = flops.torch_gflop(
+        _, counted = flops.torch_gflop(
             lambda: torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
         )
     assert counted == pytest.approx(2 * 2 * 2 * 16 * 16 * 8 / 1e9)

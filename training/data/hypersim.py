@@ -62,7 +62,7 @@ class Hypersim:
         """Depth in metres; valid: NEAREST_M < depth_m < FARTHEST_M. Raises SampleError."""
         rgb, depth = self._frames[index]
         photo = reading.photo(self._folder / rgb, name=rgb)
-        depth_m = reading.png16(self._folder / depth, name=rgb).astype(np.float32) / 1000
+        depth_m = reading.png16(self._folder / depth, name=rgb).astype(np.float32) / np.float32(1000)
         if depth_m.shape != photo.shape[:2]:
             raise SampleError(rgb, f"photo of {photo.shape[:2]}, depth of {depth_m.shape} pixels")
         valid = (depth_m > NEAREST_M) & (depth_m < FARTHEST_M)

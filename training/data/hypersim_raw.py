@@ -31,6 +31,7 @@ import logging
 import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -181,14 +182,22 @@ def prepare(
 
 def read_split(path: Path, *, splits: tuple[str, ...]) -> list[Frame]:
     """metadata_images_split_scene_v1.csv -> the published frames of these splits. Raises DataError."""
-    fields = ("scene_name", "camera_name", "frame_id", "split_partition_name")
+    names = ("scene_name", "camera_name", "split_partition_name")
     frames = []
-    for row in _rows(path, (*fields, "included_in_public_release")):
+    for row in _rows(path, (*names, "frame_id", "included_in_public_release")):
         if row["included_in_public_release"] == "True" and row["split_partition_name"] in splits:
-            names = {field: row[field] for field in fields if field != "frame_id"}
-            if any(not name.replace("_", "").isalnum() for name in names.values()):
-                raise DataError(f"{path} names {names}: not names of Hypersim's scenes and cameras.")
-            frames.append(Frame(frame_id=int(row["frame_id"]), **names))
+            scene, camera, partition = (row[name] for name in names)
+            if any(not name.replace("_", "").isalnum() for name in (scene, camera, partition)):
+                named = f"{scene}, {camera}, {partition}"
+                raise DataError(f"{path} names {named}: not names of Hypersim's scenes and cameras.")
+            frames.append(
+                Frame(
+                    scene_name=scene,
+                    camera_name=camera,
+                    frame_id=int(row["frame_id"]),
+                    split_partition_name=partition,
+                )
+            )
     if not frames:
         raise DataError(f"{path} holds no published frame of {', '.join(splits)}.")
     return frames
@@ -359,7 +368,7 @@ def _write_table(path: Path, rows: list[Frame]) -> None:
 def _read_table(path: Path) -> list[Frame]:
     if not path.exists():
         return []
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Frame)}
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(Frame)}
     kinds |= {"scene_name": str, "camera_name": str, "frame_id": int, "split_partition_name": str}
     with path.open(newline="") as file:
         return [

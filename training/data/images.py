@@ -152,7 +152,7 @@ class _Called(Sequence[str]):
     def __len__(self) -> int:
         return len(self.shards)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         return self.shards._locate(index)[2]
 
 
@@ -171,7 +171,7 @@ def open_photos(
     """
     path, named = Path(place), str(place)
     if path.is_dir():
-        shards = path / "*.tar" if any(path.glob("*.tar")) else None
+        shards: str | Path | None = path / "*.tar" if any(path.glob("*.tar")) else None
     else:
         shards = place if path.is_file() or named.endswith(".tar") or set(named) & set("*?[{") else None
     if shards is None:
@@ -221,7 +221,7 @@ class _Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(index)
         return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())

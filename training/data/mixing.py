@@ -405,9 +405,9 @@ def _stride(count: int) -> int:
 
 def _named_pair(source: SyntheticSource | RealSource, index: int) -> Pair:
     """The sample with what is to be learnt about it, in the photo's size."""
-    sample = source.dataset[index]
     if isinstance(source, SyntheticSource):
-        return sample
+        return source.dataset[index]
+    sample = source.dataset[index]
     try:
         picture, valid = source.labels.picture(sample.name)
     except LabelError as error:
@@ -484,7 +484,8 @@ def _photo_at(photo: NDArray[np.uint8], hw: tuple[int, int], photo_filter: Photo
     if photo_filter == "nearest":
         return _nearest(photo, hw)
     shrinking = photo.shape[0] >= hw[0] and photo.shape[1] >= hw[1]
-    return cv2.resize(photo, hw[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    resized = cv2.resize(photo, hw[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    return resized.astype(np.uint8, copy=False)
 
 
 def _nearest(pixels: NDArray, hw: tuple[int, int]) -> NDArray:

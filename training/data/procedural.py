@@ -50,7 +50,7 @@ def normalise(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
     The sky takes no part in the quantiles and ends up at +1.
     Raises SampleError when there is no surface or it is flat: such a picture teaches nothing.
     """
-    return normalise_depth(depth_m, depth_m < FAR_M, space="depth")
+    return normalise_depth(depth_m, depth_m < FAR_M, space=Space.DEPTH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class RgbdFolder:
 
 def read_millimetres(path: Path) -> NDArray[np.float32]:
     """16-bit millimetres -> float32 H×W metres, 0 = no reading. Raises SampleError for anything else."""
-    return reading.png16(path, name=path.name).astype(np.float32) / 1000
+    return reading.png16(path, name=path.name).astype(np.float32) / np.float32(1000)
 
 
 def photos_beside(folder: Path, suffix: str) -> list[tuple[str, Path, Path]]:

@@ -111,15 +111,19 @@ class Real(Dataset, Protocol):
 class LabelHeader(Protocol):
     """What is common to all labels; more of it in labels.py."""
 
-    space: Space
-    teacher: str
-    licence: str
+    @property
+    def space(self) -> Space: ...
+    @property
+    def teacher(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
 
 
 class Labels(Protocol):
     """What a teacher said about the photos of a Real dataset; labels.LabelStore is one."""
 
-    header: LabelHeader
+    @property
+    def header(self) -> LabelHeader: ...
 
     def picture(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Photo.name -> depth picture and its valid pixels, at any size of the photo's shape.

@@ -72,7 +72,7 @@ def to_picture(
         valid &= values > 0
         picture = normalise(values, valid, space=space, name=name)
     elif output == "disparity" and space == "depth":
-        picture = normalise(reciprocal(values, valid), valid, space="depth", name=name)
+        picture = normalise(reciprocal(values, valid), valid, space=Space.DEPTH, name=name)
     else:
         picture = _normalise_affine(values, valid, name)
     return np.where(valid, picture, np.float32(0)), valid

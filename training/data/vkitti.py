@@ -80,7 +80,7 @@ class VirtualKitti:
         photo = self._photos / place / f"frames/rgb/Camera_{camera}/rgb_{number}.jpg"
         depth = self._depths / place / f"frames/depth/Camera_{camera}/depth_{number}.png"
         pixels = reading.photo(photo, name=name)
-        depth_m = reading.png16(depth, name=name).astype(np.float32) / 100
+        depth_m = reading.png16(depth, name=name).astype(np.float32) / np.float32(100)
         height, width = depth_m.shape
         if pixels.shape[:2] != (height, width) or height < SIZE_HW[0] or width < SIZE_HW[1]:
             raise SampleError(name, f"photo of {pixels.shape[:2]}, depth of {depth_m.shape} pixels")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.space import Space
 from training import augment, distill_vae, loop, objective, parallel
 from training.config import Base
 from training.data import procedural
@@ -141,7 +142,7 @@ def render_large(run: Path, settings: Settings, photos: PhotoFolder | None) -> N
 def label_real_half(run: Path, photos: PhotoFolder) -> LabelStore:
     """photos -> the depth pictures that the teacher sees in them, in run/labels: the real half."""
     teacher = EnsembleTeacher(model_after(run, "wide"))
-    header = steps.header_for(teacher, space="depth", dtype="uint16")
+    header = steps.header_for(teacher, space=Space.DEPTH, dtype="uint16")
     store = LabelStore.create(run / "labels", header)
     steps.label_photos(photos, teacher, store)
     return store

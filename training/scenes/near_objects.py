@@ -137,14 +137,14 @@ def units(m: Maker, place: Frame, length: float, *, above: bool) -> None:
         m.part("box", place, (x, y - 0.05, low + 0.1), (0.6, 0.45, 0.1), steel)
         m.part("box", place, (x, y, (low + high) / 2), (0.25, 0.25, high - low), steel)
     for i in range(n):
-        at = ((i + 0.5) / n - 0.5) * length
-        if abs(at - x) < 0.45 or rng.random() < 0.1:
+        along = ((i + 0.5) / n - 0.5) * length
+        if abs(along - x) < 0.45 or rng.random() < 0.1:
             continue
-        m.part("box", place, (at, y, (low + high) / 2), (length / n * 0.98, deep, high - low), body)
+        m.part("box", place, (along, y, (low + high) / 2), (length / n * 0.98, deep, high - low), body)
         m.part(
             "box",
             place,
-            (at, y - deep / 2, (low + high) / 2),
+            (along, y - deep / 2, (low + high) / 2),
             (length / n * 0.94, 0.02, high - low - 0.03),
             front,
         )

@@ -71,7 +71,7 @@ class Maker:
     def _crop(self, photos: Sequence[Path]) -> PhotoCrop:
         rng = self.rng
         return PhotoCrop(
-            photo=photos[rng.integers(len(photos))],
+            photo=photos[int(rng.integers(len(photos)))],
             left=float(rng.random()),
             top=float(rng.random()),
             side=float(rng.uniform(0.15, 1)),

@@ -134,7 +134,7 @@ def _albedo(scene: Scene, hits: _Hits) -> tuple[Array, Array, Array]:
     plane = np.array([[1, 2], [0, 2], [0, 1]])[axis]
     uv = np.take_along_axis(hits.points, plane, 1) / metres[:, None] + (solid * 0.37)[:, None] % 1
     footprint = hits.distance / (scene.camera.focal * 256) / metres * 256  # texels per pixel, about
-    blur = np.clip((footprint - 2) / 12, 0, 1)
+    blur = np.clip((footprint - 2) / 12, 0, 1).astype(np.float32, copy=False)
     colour = dark + (light - dark) * lookup(picture, uv, blur)[:, None]
     for index, material in enumerate(materials):
         if material.crop is not None:
@@ -231,5 +231,5 @@ def _develop(linear: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     out = np.asarray(image * 255 + 0.5, np.uint8)
     if rng.random() < 0.3:
         _, jpeg = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))])
-        out = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        out = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
     return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.evaluation.methods import Method
@@ -34,6 +35,7 @@ class PeerChoice:
                 import torch
 
                 torch.set_num_threads(self.threads)
+            load: Callable[..., Method]
             if library == "diffusers":
                 from benchmarks.evaluation.peers.diffusers_marigold import load
             else:

@@ -56,9 +56,10 @@ def load(which: str, *, space: AlignmentSpace | None) -> TransformersDepth:
     known = SPACES.get(kind)
     if kind == "depth_anything" and getattr(model.config, "depth_estimation_type", "relative") == "metric":
         known = AlignmentSpace.DEPTH
-    if space is None and known is None:
+    output = space or known
+    if output is None:
         raise DataError(f"Nothing says what a model of the kind {kind} puts out: say --space.")
-    return TransformersDepth(which, model, processor, space=space or known)
+    return TransformersDepth(which, model, processor, space=output)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from training.scenes.meshes import compose, frame
+from training.scenes.meshes import Frame, compose, frame
 from training.scenes.objects import Maker
 from training.scenes.scene import Camera, Light, Scene, finished, lens, white
 
 Side = tuple[tuple[float, float], float, float]
+Piece = Callable[[Frame], object]
 """A wall: (x, y) of the middle of its foot, its yaw, its length."""
 
 
@@ -119,8 +122,18 @@ def shell(m: Maker, w: float, d: float, h: float) -> list[Side]:
 def furnish(m: Maker, w: float, d: float, h: float, sides: list[Side]) -> None:
     """Furniture along the walls and in the middle, perhaps a set table, a lamp, a rug."""
     rng = m.rng
-    against = [m.cabinet, m.cabinet, m.sofa, m.bed, m.table, m.lamp, m.plant, m.armchair]
-    middle = [m.table, m.chair, m.chair, m.armchair, m.sofa, m.plant, m.lamp, m.person, m.cabinet]
+    against: list[Piece] = [m.cabinet, m.cabinet, m.sofa, m.bed, m.table, m.lamp, m.plant, m.armchair]
+    middle: list[Piece] = [
+        m.table,
+        m.chair,
+        m.chair,
+        m.armchair,
+        m.sofa,
+        m.plant,
+        m.lamp,
+        m.person,
+        m.cabinet,
+    ]
     for (x, y), yaw, length in sides:
         for _ in range(rng.integers(0, 4)):
             a = rng.uniform(-0.42, 0.42) * length
@@ -130,15 +143,15 @@ def furnish(m: Maker, w: float, d: float, h: float, sides: list[Side]) -> None:
         at = (rng.uniform(-0.4, 0.4) * w, rng.uniform(0.2, 0.9) * d, 0.0)
         middle[rng.integers(len(middle))](frame(at=at, yaw=rng.uniform(0, 6.3)))
     if rng.random() < 0.35:  # a set table with chairs around it
-        at = frame(at=(rng.uniform(-0.3, 0.3) * w, rng.uniform(0.3, 0.7) * d, 0), yaw=rng.uniform(0, 6.3))
+        stood = frame(at=(rng.uniform(-0.3, 0.3) * w, rng.uniform(0.3, 0.7) * d, 0), yaw=rng.uniform(0, 6.3))
         tw, td = rng.uniform(1.2, 2.2), rng.uniform(0.8, 1.1)
-        m.table(at, tw, td, rng.uniform(0.7, 0.78))
+        m.table(stood, tw, td, rng.uniform(0.7, 0.78))
         for i in range(int(rng.integers(2, 7))):
             s = 1 if i % 2 else -1
             place = frame(
                 at=((i // 2 - 1) * tw / 3, s * (td / 2 + 0.15), 0), yaw=np.pi * (s < 0) + rng.normal(0, 0.2)
             )
-            m.chair(compose(at, place))
+            m.chair(compose(stood, place))
     if rng.random() < 0.3:
         m.part(
             "cylinder",

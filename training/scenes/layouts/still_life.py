@@ -83,12 +83,12 @@ def portrait(m: Maker) -> Scene:
     else:
         for _ in range(rng.integers(1, 6)):
             shape = ("box", "cylinder", "sphere", "cone", "vase")[rng.integers(5)]
-            s = rng.uniform(0.2, 0.9, 3)
+            a, b, c = (float(v) for v in rng.uniform(0.2, 0.9, 3))
             m.part(
                 shape,
                 place,
-                (rng.normal(0, 0.25), rng.normal(0, 0.25), s[2] / 2 + rng.uniform(0, 0.6)),
-                tuple(s),
+                (rng.normal(0, 0.25), rng.normal(0, 0.25), c / 2 + rng.uniform(0, 0.6)),
+                (a, b, c),
                 m.material(),
                 yaw=rng.uniform(0, 3),
             )
@@ -133,12 +133,12 @@ def heap(m: Maker) -> Scene:
         y = rng.uniform(1, far)
         at = (rng.uniform(-0.6, 0.6) * y, y, rng.uniform(-0.5, 0.5) * y)
         shape = ("box", "cylinder", "sphere", "cone", "vase")[rng.integers(5)]
-        size = tuple(float(v) for v in np.exp(rng.uniform(np.log(0.08), np.log(1.5), 3)))
+        a, b, c = (float(v) for v in np.exp(rng.uniform(np.log(0.08), np.log(1.5), 3)))
         m.part(
             shape,
             frame(),
             at,
-            size,
+            (a, b, c),
             m.material(),
             yaw=rng.uniform(0, 6.3),
             pitch=rng.uniform(0, 6.3),

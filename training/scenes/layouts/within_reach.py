@@ -116,8 +116,8 @@ def kitchen(m: Maker) -> Scene:
     else:
         m.table(frame(at=(rng.normal(0, 0.5), BACK_M + stand.ahead + 0.5, 0), yaw=rng.normal(0, 0.3)))
         for _ in range(rng.integers(0, 4)):
-            at = (rng.normal(0, 0.8), BACK_M + stand.ahead + rng.uniform(0.2, 1.5), 0)
-            m.chair(frame(at=at, yaw=rng.uniform(0, 6.3)))
+            by = (rng.normal(0, 0.8), BACK_M + stand.ahead + rng.uniform(0.2, 1.5), 0)
+            m.chair(frame(at=by, yaw=rng.uniform(0, 6.3)))
     return _seen(m, "kitchen", stand, surface, w, d, h)
 
 
