@@ -9,9 +9,11 @@
                        is asked of a hub
     Gradio             sends that a page was started                    nothing: `fiffdepth demo` says no
     Ray                sends what a cluster consists of, every hour     RAY_USAGE_STATS_ENABLED=1
+    Rerun's viewer     sends that it was opened, and what was shown     FORCE_RERUN_ANALYTICS=1
 
 What the user has set stays. huggingface_hub is met by the tools of a clone alone. A library
-that comes to use here and reports gets its row, above and in `_VARIABLES`.
+that comes to use here and reports gets its row, above and in `_VARIABLES`, unless it wants more than a
+variable.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import os
 import sys
 from pathlib import Path
 from typing import Any, cast
+
+from fiffdepth_rt.processes import environment
 
 _ONNXRUNTIME = "ORT_DISABLE_TELEMETRY"
 RAY_REPORTS = "RAY_USAGE_STATS_ENABLED"
@@ -38,12 +42,9 @@ def import_onnxruntime() -> Any:
     Where the program has imported ONNX Runtime before, its reports end here. Raises what importing raises.
     """
     wanted = _ONNXRUNTIME in os.environ  # then the library obeys by itself
-    os.environ.setdefault(_ONNXRUNTIME, _VARIABLES[_ONNXRUNTIME])  # read once, while it is imported
-    try:
+    said = os.environ.get(_ONNXRUNTIME, _VARIABLES[_ONNXRUNTIME])
+    with environment(**{_ONNXRUNTIME: said}):  # read once, while it is imported
         import onnxruntime
-    finally:
-        if not wanted:
-            os.environ.pop(_ONNXRUNTIME, None)
     if not wanted:
         onnxruntime.disable_telemetry_events()  # Windows, and releases before 1.29, know nothing else
     return onnxruntime
@@ -55,6 +56,22 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def import_rerun() -> Any:
+    """The module `rerun`, whose own log stays quiet unless RUST_LOG says otherwise: what it would say of a
+    failure, it raises too. Raises what importing raises."""
+    with environment(RUST_LOG=os.environ.get("RUST_LOG", "off")):  # read once, while it is imported
+        import rerun
+    return rerun
+
+
+RERUN_VIEWER = {"CI": "1"}
+"""What Rerun's viewer, a program of its own, is started with in its environment.
+
+Its other switch, `rerun analytics disable`, writes a file into the user's home. Where `CI` is set it takes
+the machine for one that tests programs, and reports nothing.
+"""
 
 
 def switch_off() -> None:

@@ -70,17 +70,7 @@ class MetricChoice:
     def open(self, depth: Depth) -> Callable[[DepthMap], tuple[Metres, str]]:
         """-> depth map -> metres, and a sentence about them. Raises AlignmentError and CalibrationError."""
         if self.calibration is not None:
-            from fiffdepth_rt.geometry.calibration import Calibration
-
-            calibration = Calibration.read(self.calibration)
-            described = depth.describe()
-            calibration.check_model(
-                space=depth.output_space, model=described["name"], model_sha256=described["model_sha256"]
-            )
-            assumed = calibration.assumption.sentence(calibration.space)
-            return functools.partial(
-                _apply, calibration, f"In metres by {shown(self.calibration)}. {assumed}"
-            )
+            return functools.partial(_apply, *open_calibration(self.calibration, depth))
         assert self.sparse is not None
         return functools.partial(_align, self.sparse)
 
@@ -139,6 +129,18 @@ intrinsics = click.option(
     callback=_parse_intrinsics,
     help="The camera's focal lengths and principal point, in px of the photo as it is shown upright.",
 )
+
+
+def open_calibration(path: Path, depth: Depth) -> tuple[Calibration, str]:
+    """-> the calibration, for depth maps of `depth`, and a sentence about it. Raises CalibrationError."""
+    from fiffdepth_rt.geometry.calibration import Calibration
+
+    calibration = Calibration.read(path)
+    described = depth.describe()
+    calibration.check_model(
+        space=depth.output_space, model=described["name"], model_sha256=described["model_sha256"]
+    )
+    return calibration, f"In metres by {shown(path)}. {calibration.assumption.sentence(calibration.space)}"
 
 
 def read_sparse(path: Path, photo_hw: tuple[int, int]) -> Metres:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program import options
+from fiffdepth_rt.program import metres, options
 from fiffdepth_rt.program.terminal import moving_line, on_signals, say, shown, tell, wants_details
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
+    from fiffdepth_rt.program.metres import Four
     from fiffdepth_rt.program.options import EngineChoice
     from fiffdepth_rt.video import Result, Source
 
@@ -29,9 +30,17 @@ if TYPE_CHECKING:
     "--out",
     metavar="OUT",
     type=options.NamedPath(),
-    required=True,
-    help="A video that ends in .mp4, .mov, .webm or .mkv, or a folder.",
+    help="A video that ends in .mp4, .mov, .webm or .mkv, or a folder. Needed unless there is a --view.",
 )
+@click.option(
+    "--view",
+    metavar="VIEW",
+    type=options.NamedPath(),
+    help="Look at frames and depth: rerun opens Rerun's viewer, FILE.rrd records for it. Wants the extra "
+    "[view].",
+)
+@metres.calibration
+@metres.intrinsics
 @options.engine
 @options.engine_choice
 @options.size
@@ -55,7 +64,10 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     source: str,
-    out: Path,
+    out: Path | None,
+    view: Path | None,
+    calibration: Path | None,
+    intrinsics: Four | None,
     engine: Path | None,
     choice: EngineChoice,
     size: Size,
@@ -81,18 +93,36 @@ def command(
       fiffdepth video walk.mp4 -o walk_depth.mkv
       fiffdepth video walk.mp4 -o walk_depth --size 512 --overwrite
       fiffdepth video 'photos/*.jpg' -o photos.webm --fps 10
+      fiffdepth video 0 --view rerun
+      fiffdepth video walk.mp4 --view walk.rrd --calibration camera.json --intrinsics 525,525,31.5,23.5
+
+    With --calibration, a view shows metres, and with --intrinsics too (in px of a frame) points.
 
     Frames that cannot be decoded are left out and counted; the others are done, and the exit status is 1. A
     camera is not made to wait: of the frames that come while one is computed, the latest is taken. Ctrl-C,
     SIGTERM and SIGHUP end the work; the file plays up to there. So it does when a camera disappears.
     """
-    from fiffdepth_rt.video import convert, open_result, open_source
+    from fiffdepth_rt.video import Both, convert, open_result, open_source, open_view
 
+    _refuse_unused(out, view, calibration, intrinsics)
     _set_log_levels(verbose=wants_details(ctx))
     with open_source(source, fps=fps) as opened, choice.open(engine, size=size) as depth:
-        result = open_result(
-            out, source=opened, side_by_side=side_by_side, sound=not no_sound, overwrite=overwrite
-        )
+        results: list[Result] = []
+        if out is not None:
+            sound = not no_sound
+            results.append(
+                open_result(out, source=opened, side_by_side=side_by_side, sound=sound, overwrite=overwrite)
+            )
+        by_metres = None if calibration is None else metres.open_calibration(calibration, depth)
+        if view is not None:
+            in_metres = None if by_metres is None else by_metres[0].apply
+            results.append(
+                open_view(
+                    view, source=opened, in_metres=in_metres, intrinsics=intrinsics, overwrite=overwrite
+                )
+            )
+        result = results[0] if len(results) == 1 else Both(*results)
+        places = [place for place in (out, view) if place is not None]
         start = time.perf_counter()
         try:
             with on_signals(opened.stop), closing(convert(depth, opened, result, smooth=smooth)) as steps:
@@ -100,17 +130,43 @@ def command(
                     if opened.stopped:
                         break
         except FiffDepthError:
-            _say_kept(result, out)
+            _say_kept(result, places)
             raise
         if opened.stopped and not (opened.live and result.frames):
-            _say_kept(result, out)
+            _say_kept(result, places)
             raise click.Abort
         per_s = result.frames / (time.perf_counter() - start)
-        what = shown(Path(opened.name)), shown(out)
         already = f", and {result.already} were there already" if result.already else ""
-        tell(f"{what[0]} -> {what[1]}: {result.frames} frames, {per_s:.1f} per second{already}")
-        if out.suffix.lower() not in (".mp4", ".mov", ".webm"):
+        names = " and ".join(map(_name, places))
+        tell(
+            f"{shown(Path(opened.name))} -> {names}: {result.frames} frames, {per_s:.1f} per second{already}"
+        )
+        values = out is not None and out.suffix.lower() not in (".mp4", ".mov", ".webm")
+        if values or (view is not None and by_metres is None):
             tell(depth.output_space.sentence)
+        if by_metres is not None:
+            tell(by_metres[1])
+
+
+def _name(place: Path) -> str:
+    return "Rerun's viewer" if str(place) == "rerun" else shown(place)
+
+
+def _refuse_unused(
+    out: Path | None, view: Path | None, calibration: Path | None, intrinsics: Four | None
+) -> None:
+    """Raises click.UsageError where nothing is to be made, or something that was given would not be used."""
+    if out is None and view is None:
+        raise click.UsageError("There is nothing to make: name a result after -o, or pass --view rerun.")
+    if view is None and (calibration is not None or intrinsics is not None):
+        raise click.UsageError(
+            "--calibration and --intrinsics are for a view, and videos hold no metres: add --view."
+        )
+    if intrinsics is not None and calibration is None:
+        raise click.UsageError(
+            "--intrinsics place points, and without metres there are none: pass --calibration FILE, which "
+            "`fiffdepth calibrate` writes."
+        )
 
 
 def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:
@@ -127,10 +183,11 @@ def _shown(steps: Iterable[int], source: Source) -> Iterator[int]:
         say(note)
 
 
-def _say_kept(result: Result, out: Path) -> None:
+def _say_kept(result: Result, places: Sequence[Path]) -> None:
     frames = result.frames + result.already
-    kept = f"{shown(out)} holds {frames} frames."
-    say(kept if frames else "No frame was written.")
+    if str(places[0]) == "rerun":
+        return  # whoever looks at it sees that
+    say(f"{_name(places[0])} holds {frames} frames." if frames else "No frame was written.")
 
 
 def _set_log_levels(*, verbose: bool) -> None:

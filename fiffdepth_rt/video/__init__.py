@@ -3,6 +3,7 @@
     opening.py    a name -> Source: a file or an address (reading.py), a camera, pictures
     upright.py    a decoded frame -> RGB as a person sees it
     result.py     depth maps -> a colour video, a 16-bit video (encoding.py), or pictures (folder.py)
+    view.py       frames and depth maps -> Rerun's viewer (viewer.py), or a recording for it
 
 FFmpeg's libraries read and write, through PyAV (the extra [video]). What reads or writes a video file imports
 it, not this package.
@@ -14,7 +15,8 @@ picture (`DepthMap.save`).
 
 from fiffdepth_rt.video.convert import convert
 from fiffdepth_rt.video.opening import open_source
-from fiffdepth_rt.video.result import Result, open_result
+from fiffdepth_rt.video.result import Both, Result, open_result
 from fiffdepth_rt.video.source import Moment, Source
+from fiffdepth_rt.video.view import open_view
 
-__all__ = ["Moment", "Result", "Source", "convert", "open_result", "open_source"]
+__all__ = ["Both", "Moment", "Result", "Source", "convert", "open_result", "open_source", "open_view"]

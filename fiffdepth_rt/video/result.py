@@ -80,6 +80,42 @@ def open_result(
     return DepthPictures(out, overwrite=overwrite)
 
 
+class Both:
+    """Two results of the same frames; counted are those of the first."""
+
+    def __init__(self, first: Result, second: Result) -> None:
+        self._first, self._second = first, second
+
+    @property
+    def frames(self) -> int:
+        return self._first.frames
+
+    @property
+    def already(self) -> int:
+        return self._first.already
+
+    def begin(self, made_of: Mapping[str, Any]) -> None:
+        self._first.begin(made_of)
+        self._second.begin(made_of)
+
+    def has(self, number: int) -> bool:
+        return self._first.has(number) and self._second.has(number)
+
+    def skip(self) -> None:
+        self._first.skip()
+        self._second.skip()
+
+    def write(self, item: StreamItem) -> None:
+        self._first.write(item)
+        self._second.write(item)
+
+    def close(self, *, whole: bool) -> None:
+        try:
+            self._first.close(whole=whole)
+        finally:
+            self._second.close(whole=whole)
+
+
 class _Video:
     """What videos have in common. `already` and the rest: a file is made in one go."""
 

@@ -112,8 +112,8 @@ def measures(example: str) -> bool:
 
 
 def waits(example: str) -> bool:
-    """A page, until Ctrl-C: tests/runtime/demo starts it in a process of its own."""
-    return example.startswith("fiffdepth demo")
+    """A page, until Ctrl-C, or a window: tests/runtime/demo and video/test_viewer.py start them."""
+    return example.startswith("fiffdepth demo") or "--view rerun" in example
 
 
 @pytest.mark.parametrize(

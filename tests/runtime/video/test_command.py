@@ -90,7 +90,10 @@ def test_it_refuses_before_it_works(toy_dir: Path, clip: Path, tmp_path: Path) -
 def test_it_says_where_the_result_s_name_belongs(clip: Path) -> None:
     result = program_on(clip, "out.mp4")
     assert result.exit_code == 2
-    assert "video [OPTIONS] IN -o OUT\n" in result.stderr and "Missing option '-o' / '--out'" in result.stderr
+    assert "video [OPTIONS] IN -o OUT\n" in result.stderr and "unexpected extra argument" in result.stderr
+    result = program_on(clip)
+    assert result.exit_code == 2
+    assert "There is nothing to make: name a result after -o, or pass --view rerun." in result.stderr
 
 
 def test_an_unset_variable_is_no_name(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
