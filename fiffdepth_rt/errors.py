@@ -2,7 +2,9 @@
 
 FiffDepthError
 ├── ImageError (ValueError)       a photo cannot be used: dtype, shape, size, NaN, unreadable, too many pixels
-│                                 (or an array is no depth map)
+│   │                             (or an array is no depth map)
+│   ├── PhotoFormatError          a file is no photo of a kind that is read here
+│   └── PhotoTooLargeError        a photo has more pixels than are taken
 ├── SizeError (ValueError)        a processing size beyond what the model or the engines take
 ├── MessageError (ValueError)     a ROS message cannot be converted: encoding, layout, too few bytes
 ├── AlignmentError (ValueError)   depth cannot be had in metres: too few distances, no spread, …
@@ -47,6 +49,14 @@ class FiffDepthError(Exception):
 
 class ImageError(FiffDepthError, ValueError):
     """A photo cannot be used, or an array is no depth map."""
+
+
+class PhotoFormatError(ImageError):
+    """A file is no photo of a kind that is read here, or what reads its kind is not installed."""
+
+
+class PhotoTooLargeError(ImageError):
+    """A photo has more pixels than are taken, by its header. Nothing was decoded."""
 
 
 class MessageError(FiffDepthError, ValueError):

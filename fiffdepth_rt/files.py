@@ -89,6 +89,13 @@ def write_levels(
     write_bytes(path, _png(Image.fromarray(levels), text), overwrite=overwrite)
 
 
+def png16(values: npt.NDArray[np.float32], *, text: Mapping[str, str]) -> bytes:
+    """What `write_png16` writes."""
+    from PIL import Image
+
+    return _png(Image.fromarray(to_16_bits(values)), text)
+
+
 def to_16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """float32 in [0, 1] -> round(65535 × values), uint16."""
     scaled = np.multiply(values, 65535, dtype=np.float32)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.errors import ImageError, PhotoTooLargeError
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
@@ -163,15 +163,15 @@ def _as_uint8(image: Array) -> Pixels:
     return np.asarray(np.rint(image.astype(np.float32) * np.float32(255)), dtype=np.uint8)
 
 
-def check_extent(height: int, width: int) -> None:
-    """Raises ImageError for a side below MIN_SIDE, or more than MAX_PIXELS pixels."""
+def check_extent(height: int, width: int, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises ImageError for a side below MIN_SIDE, PhotoTooLargeError for more than `max_pixels` pixels."""
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"A photo of {height}×{width} px is too small: both sides need at least {MIN_SIDE} px."
         )
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"A photo of {height}×{width} px is too large: at most {MAX_PIXELS // 10**6} million pixels. "
+    if height * width > max_pixels:
+        raise PhotoTooLargeError(
+            f"A photo of {height}×{width} px is too large: at most {max_pixels / 10**6:g} million pixels. "
             "Shrink it first."
         )
 

@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -35,13 +34,11 @@ from fiffdepth_rt.demo.limits import (
 )
 from fiffdepth_rt.errors import BackendUnavailableError, OutputError
 from fiffdepth_rt.processes import environment
+from fiffdepth_rt.serving.listening import LOCAL, address_of, listening
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Hosts under which nobody but this machine reaches the page."""
 
 
 class Folder:
@@ -219,8 +216,10 @@ def serving(engines: Engines, *, host: str, port: int) -> Iterator[str]:
     check_gradio()
     folder = Folder()
     try:
-        with _listening(host, port) as listener, environment(**_of_gradio(folder)):
-            found_port = int(listener.getsockname()[1])
+        with (
+            listening(host, port, what="The page") as listener,
+            environment(**_of_gradio(folder)),
+        ):
             server = _make_server(engines, folder, host=host)
             thread = threading.Thread(target=server.run, args=([listener],), name="page", daemon=True)
             thread.start()
@@ -229,7 +228,7 @@ def serving(engines: Engines, *, host: str, port: int) -> Iterator[str]:
                     raise BackendUnavailableError("The page's server ended as it began: -v -v says why.")
                 time.sleep(0.01)
             try:
-                yield f"http://{f'[{host}]' if ':' in host else host}:{found_port}/"
+                yield f"{address_of(listener, host)}/"
             finally:
                 server.should_exit = True
                 thread.join(timeout=5)
@@ -283,18 +282,3 @@ def check_gradio() -> None:
 def _of_gradio(folder: Folder) -> dict[str, str]:
     """Gradio reads its settings from the environment while the page is made and used."""
     return {"GRADIO_TEMP_DIR": str(folder.path), "GRADIO_ANALYTICS_ENABLED": "False"}
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise OutputError(
-            f"The page cannot be at {host}, port {port} ({getattr(error, 'strerror', None) or error}): "
-            "name another port after --port; 0 takes a free one."
-        ) from error
-    return listener

@@ -59,13 +59,13 @@ def extent(data: bytes) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def read_exr(path: Path) -> Array:
+def read_exr(path: Path, *, max_pixels: int) -> Array:
     """EXR file -> its light, float H×W×3, H×W×4 or H×W. Raises ImageError, and what OpenEXR raises."""
     import OpenEXR
 
     with OpenEXR.File(str(path), header_only=True) as opened:
         (left, top), (right, bottom) = opened.header()["dataWindow"]
-    check_extent(int(bottom) - int(top) + 1, int(right) - int(left) + 1)
+    check_extent(int(bottom) - int(top) + 1, int(right) - int(left) + 1, max_pixels=max_pixels)
     # OpenEXR prints what is damaged, and gives no parts then. To stderr: stdout is for results.
     with contextlib.redirect_stdout(sys.stderr), OpenEXR.File(str(path)) as opened:
         if not opened.parts:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.errors import ImageError, PhotoFormatError, PhotoTooLargeError
 from fiffdepth_rt.image import MAX_PIXELS, Pixels, as_rgb, check_extent
 from fiffdepth_rt.photos import jpeg, light, opencv, tiff
 from fiffdepth_rt.photos.formats import FORMATS, PHOTO_ENDINGS, Format, format_named
@@ -50,7 +51,22 @@ class LoadedPhoto:
         return any(note.kind == "end" for note in self.notes)
 
 
-def load_photo(path: str | os.PathLike[str], *, name: str | None = None, strict: bool = False) -> LoadedPhoto:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What `load_photo` was asked for."""
+
+    path: Path
+    strict: bool
+    max_pixels: int
+
+
+def load_photo(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    strict: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> LoadedPhoto:
     """Photo file -> LoadedPhoto.
 
     The EXIF orientation is applied, so H×W is what a viewer shows. Grey becomes three equal channels;
@@ -59,13 +75,14 @@ def load_photo(path: str | os.PathLike[str], *, name: str | None = None, strict:
     `tiff.stretched` where their type has no range of its own. Light (EXR, HDR, PFM): `light.tone_mapped`.
 
     name: what errors call the file; by default its path. strict: refuse a JPEG without its end marker, which
-        is otherwise read as far as it goes (`jpeg.mended`).
+        is otherwise read as far as it goes (`jpeg.mended`). max_pixels: at most MAX_PIXELS.
 
     Threads read one after another: Pillow's warnings and OpenCV's log are silenced meanwhile, and these are
     switches of the whole process.
 
-    Raises ImageError: not there, not a regular file, not in one of FORMATS or its library is missing, damaged
-    or cut off, more than MAX_PIXELS according to its header (nothing is decoded then), a side below MIN_SIDE.
+    Raises ImageError: not there, not a regular file, damaged or cut off, a side below MIN_SIDE. Of its kinds,
+    PhotoFormatError: not in one of FORMATS, or its library is missing. PhotoTooLargeError: more than
+    `max_pixels` according to its header; nothing is decoded then.
     """
     path = Path(path)
     name = str(path) if name is None else name
@@ -77,16 +94,33 @@ def load_photo(path: str | os.PathLike[str], *, name: str | None = None, strict:
             warnings.simplefilter("ignore")  # remarks on odd metadata; damaged pixels raise
             with path.open("rb") as file:
                 head = file.read(64)
-            return _reader_of(head)(path, strict)
+            return _reader_of(head)(_Asked(path=path, strict=strict, max_pixels=max_pixels))
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except PermissionError as error:
         raise ImageError(f"{name} cannot be read: no permission; change its mode, or copy it.") from error
     except Exception as error:  # decoders raise a dozen different kinds on damaged files
-        raise _explained(error, name, path) from error
+        raise _explained(error, name, path, max_pixels) from error
 
 
-def _reader_of(head: bytes) -> Callable[[Path, bool], LoadedPhoto]:
+def load_photo_bytes(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> LoadedPhoto:
+    """What a photo file holds -> LoadedPhoto, as `load_photo` reads it. No TGA: only names tell what is one.
+
+    It lies in a temporary file meanwhile, because some decoders read nothing else. Raises ImageError like
+    `load_photo`, and OSError where there is no room for temporary files.
+    """
+    number, path = tempfile.mkstemp(prefix="fiffdepth-")  # mode 0600
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(data)
+        return load_photo(path, name=name, max_pixels=max_pixels)
+    except ImageError as error:  # decoders say which file, and whoever sent it knows no such name
+        raise type(error)(str(error).replace(path, name)) from error
+    finally:
+        os.unlink(path)  # noqa: PTH108
+
+
+def _reader_of(head: bytes) -> Callable[[_Asked], LoadedPhoto]:
     """By its first bytes."""
     if head.startswith(light.EXR_MAGIC):
         return _exr
@@ -102,47 +136,49 @@ def _reader_of(head: bytes) -> Callable[[Path, bool], LoadedPhoto]:
     return _other
 
 
-def _exr(path: Path, _strict: bool) -> LoadedPhoto:
+def _exr(asked: _Asked) -> LoadedPhoto:
     _need(format_named("EXR"))
-    return LoadedPhoto(pixels=light.tone_mapped(light.read_exr(path)), notes=(light.NOTE,))
+    values = light.read_exr(asked.path, max_pixels=asked.max_pixels)
+    return LoadedPhoto(pixels=light.tone_mapped(values), notes=(light.NOTE,))
 
 
-def _light(path: Path, _strict: bool) -> LoadedPhoto:
-    data = path.read_bytes()
-    check_extent(*light.extent(data))
+def _light(asked: _Asked) -> LoadedPhoto:
+    data = asked.path.read_bytes()
+    check_extent(*light.extent(data), max_pixels=asked.max_pixels)
     return LoadedPhoto(pixels=light.tone_mapped(opencv.decoded(data)), notes=(light.NOTE,))
 
 
-def _heif(path: Path, _strict: bool) -> LoadedPhoto:
+def _heif(asked: _Asked) -> LoadedPhoto:
     _need(format_named("HEIF"))
     import pi_heif
 
-    opened = pi_heif.open_heif(path, convert_hdr_to_8bit=True)
-    check_extent(opened.size[1], opened.size[0])
+    opened = pi_heif.open_heif(asked.path, convert_hdr_to_8bit=True)
+    check_extent(opened.size[1], opened.size[0], max_pixels=asked.max_pixels)
     return LoadedPhoto(pixels=as_rgb(opened.to_pillow()))  # libheif has turned it upright
 
 
-def _jpeg(path: Path, strict: bool) -> LoadedPhoto:
-    data = path.read_bytes()
+def _jpeg(asked: _Asked) -> LoadedPhoto:
+    data = asked.path.read_bytes()
     jpeg.check_scans(data)
-    with _opened(path, ("JPEG",)) as picture:
+    with _opened(asked, ("JPEG",)) as picture:
         try:
             picture.load()
         except OSError as error:
             if "truncated" not in str(error):
                 raise
-            if strict:
+            if asked.strict:
                 raise ImageError(f"{jpeg.NO_END}, and --strict (strict=True) refuses that.") from error
             pixels, note = jpeg.mended(data)
             return LoadedPhoto(pixels=_turned(pixels, _orientation(picture)), notes=(note,))
         return LoadedPhoto(pixels=_upright(picture))
 
 
-def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
+def _tiff(asked: _Asked) -> LoadedPhoto:
     from PIL import UnidentifiedImageError
 
+    path = asked.path
     layout = tiff.read_layout(path)
-    check_extent(*layout.hw)
+    check_extent(*layout.hw, max_pixels=asked.max_pixels)
     if layout.jpegs:
         jpeg.check_scans(path.read_bytes(), pictures=layout.jpegs)
     if layout.reader == "tifffile":
@@ -151,7 +187,7 @@ def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
         values, orientation = opencv.decoded(path.read_bytes()), 1  # OpenCV has turned it upright
     else:
         try:
-            with _opened(path, ("TIFF",)) as picture:
+            with _opened(asked, ("TIFF",)) as picture:
                 picture.load()
                 if layout.reader == "pillow":
                     return LoadedPhoto(pixels=_upright(picture))
@@ -162,9 +198,10 @@ def _tiff(path: Path, _strict: bool) -> LoadedPhoto:
     return LoadedPhoto(pixels=_turned(as_rgb(photo), orientation), notes=notes)
 
 
-def _other(path: Path, _strict: bool) -> LoadedPhoto:
+def _other(asked: _Asked) -> LoadedPhoto:
+    path = asked.path
     decoders = (*_BY_PILLOW, "TGA") if path.suffix.lower() == ".tga" else _BY_PILLOW
-    with _opened(path, decoders) as picture:
+    with _opened(asked, decoders) as picture:
         picture.load()
         if picture.format == "PNG" and opencv.is_deep_png(path):  # Pillow cuts their lower bits off
             pixels = as_rgb(opencv.decoded(path.read_bytes()))
@@ -173,20 +210,20 @@ def _other(path: Path, _strict: bool) -> LoadedPhoto:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, decoders: tuple[str, ...]) -> Iterator[Image.Image]:
+def _opened(asked: _Asked, decoders: tuple[str, ...]) -> Iterator[Image.Image]:
     """A file -> PIL image whose header was read and judged."""
     from PIL import Image
 
     readable = [name for name in decoders if format_named(name).readable]
-    with Image.open(path, formats=readable) as picture:
-        check_extent(picture.height, picture.width)
+    with Image.open(asked.path, formats=readable) as picture:
+        check_extent(picture.height, picture.width, max_pixels=asked.max_pixels)
         yield picture
 
 
 def _need(format_: Format) -> None:
     """Raises ImageError where the library that reads the format is not installed."""
     if not format_.readable:
-        raise ImageError(
+        raise PhotoFormatError(
             f"{format_.name} is read by {format_.module}, which is not installed: {format_.cure}"
         )
 
@@ -212,19 +249,22 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(turned)
 
 
-def _explained(error: Exception, name: str, path: Path) -> ImageError:
+def _explained(error: Exception, name: str, path: Path, max_pixels: int) -> ImageError:
     """What a decoder raised -> our sentence."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, Image.DecompressionBombError):
-        return ImageError(
-            f"{name} claims far more pixels than the limit of {MAX_PIXELS // 10**6} million: shrink it first."
+        return PhotoTooLargeError(
+            f"{name} claims far more pixels than the limit of {max_pixels / 10**6:g} million: "
+            "shrink it first."
         )
     if not isinstance(error, UnidentifiedImageError):
         reason = str(error).rstrip(".")
         return ImageError(f"{name} is damaged or cut off ({reason}): save or download it again.")
     format_ = PHOTO_ENDINGS.get(path.suffix.lower())
     if format_ is not None and not format_.readable:
-        return ImageError(f"{name} cannot be read by what is installed: {format_.cure}")
+        return PhotoFormatError(f"{name} cannot be read by what is installed: {format_.cure}")
     readable = ", ".join(format_.name for format_ in FORMATS if format_.readable)
-    return ImageError(f"{name} is not a photo in a format that is read here ({readable}): convert it first.")
+    return PhotoFormatError(
+        f"{name} is not a photo in a format that is read here ({readable}): convert it first."
+    )

@@ -51,7 +51,8 @@ def command(directories: tuple[Path, ...], port: int, host: str, browser: bool, 
       fiffdepth demo engines/lotus-d-v2-0-disparity engines/nano --port 8080
     """
     from fiffdepth_rt.demo.engines import Engines
-    from fiffdepth_rt.demo.server import LOCAL, check_gradio, serving
+    from fiffdepth_rt.demo.server import check_gradio, serving
+    from fiffdepth_rt.serving.listening import LOCAL
 
     check_gradio()
     engines = Engines(directories or (None,), choice.open)
