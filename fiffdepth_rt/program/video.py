@@ -187,7 +187,8 @@ def _say_kept(result: Result, places: Sequence[Path]) -> None:
     frames = result.frames + result.already
     if str(places[0]) == "rerun":
         return  # whoever looks at it sees that
-    say(f"{_name(places[0])} holds {frames} frames." if frames else "No frame was written.")
+    kept = f"{_name(places[0])} holds {'1 frame' if frames == 1 else f'{frames} frames'}."
+    say(kept if frames else "No frame was written.")
 
 
 def _set_log_levels(*, verbose: bool) -> None:

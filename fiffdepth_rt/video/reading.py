@@ -131,10 +131,19 @@ class _Reader(Source):
         return self.start_s if self._last_s is None else self._last_s + 1 / (self.rate or Fraction(30))
 
     def _estimate(self) -> int | None:
-        duration = self._container.duration
-        if duration and self.rate:
-            return max(1, round(Fraction(duration, av.time_base) * self.rate))
+        if (promised_s := self._promised_s()) and self.rate:
+            return max(1, round(promised_s * self.rate))
         return self._stream.frames or None
+
+    def _promised_s(self) -> Fraction:
+        """How long the header says that the file is; 0 where it does not say.
+
+        Of Matroska it may be when the file ends, counted from 0 though the first frame comes later (FFmpeg
+        writes it so); a file is not called broken for that.
+        """
+        promised_s = Fraction(self._container.duration or 0, av.time_base)
+        later_s = max(self.start_s, Fraction(0)) if "matroska" in self._container.format.name else Fraction(0)
+        return max(promised_s - later_s, Fraction(0))
 
     def _judge_end(self, given: int) -> None:
         if not given:
@@ -149,7 +158,7 @@ class _Reader(Source):
             told.append(
                 f"{frames} of {self.name} could not be decoded and {were} left out, the first {where}"
             )
-        promised = Fraction(self._container.duration or 0, av.time_base)
+        promised = self._promised_s()
         if self._reached_s < promised - max(_SLACK_S, 2 * self._longest_s):
             told.append(f"{self.name} breaks off at {float(self._reached_s):.2f} of {float(promised):.2f} s")
         if told:

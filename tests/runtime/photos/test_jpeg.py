@@ -72,6 +72,8 @@ def test_how_much_is_missing_is_measured(tmp_path: Path) -> None:
     note = load(tmp_path, data[: int(len(data) * 28.2 / 30)]).notes[0].text
     percent = float(note.split("up to ")[1].split("%")[0])
     assert 100 / 30 < percent <= 100 * 3 / 30
+    with pytest.raises(ImageError, match=r"and (1[3-9]|20)% of its rows are missing"):  # 5 of 30
+        load(tmp_path, data[: int(len(data) * 25.2 / 30)])
 
 
 def test_a_stream_of_scans_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
@@ -82,6 +84,16 @@ def test_a_stream_of_scans_is_refused_before_anything_is_decoded(tmp_path: Path)
     last = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match=r"a\.jpg: .*asks for 3\d\d passes .*at most 100"):
         load(tmp_path, data[:-2] + last * 300 + data[-2:])
+
+
+def test_a_hundred_passes_are_still_read(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last, more = data[data.rindex(b"\xff\xda") : -2], jpeg.MAX_SCANS - data.count(b"\xff\xda")
+    assert abs(int(load(tmp_path, data[:-2] + last * more + data[-2:]).pixels[9, 9, 0]) - 90) <= 1
+    with pytest.raises(ImageError, match=r"asks for 101 passes .*at most 100"):
+        load(tmp_path, data[:-2] + last * (more + 1) + data[-2:])
 
 
 def test_a_tiff_of_jpegs_is_bounded_too(tmp_path: Path) -> None:

@@ -68,6 +68,12 @@ def test_floats_in_zero_to_one_stay_as_they_are(tmp_path: Path) -> None:
         assert np.abs(loaded.pixels[:, :, 1] - ramp * 255).max() <= 0.6
 
 
+def test_floats_beyond_one_are_stretched_and_that_is_said(tmp_path: Path) -> None:
+    loaded = load_photo(written(tmp_path / "a.tif", np.tile(np.float32([0, 0.625, 1.25]), (20, 8))))
+    assert loaded.pixels[0, :3, 0].tolist() == [0, 128, 255]
+    assert loaded.notes[0].text == "Its values go from 0 to 1.25, which became black and white."
+
+
 def test_what_is_not_finite_becomes_black_and_is_said(tmp_path: Path) -> None:
     values = np.linspace(10, 20, 400, dtype=np.float32).reshape(20, 20)
     values[0, :2] = np.nan, np.inf

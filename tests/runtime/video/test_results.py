@@ -18,7 +18,7 @@ from fiffdepth_rt.errors import DamagedVideoError, FrameSizeError, OutputError
 from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.stream import Frame
 from fiffdepth_rt.video import Moment, Result, Source, convert, open_result, open_source
-from tests.runtime.video.clips import lossless, picture, read, walk, write_clip
+from tests.runtime.video.clips import Clip, lossless, picture, read, walk, write_clip
 
 
 class Shown(Source):
@@ -185,6 +185,59 @@ def test_the_sound_is_kept_as_it_is_and_in_step(depth: fiffdepth_rt.Depth, tmp_p
     assert [data for _, data in made.sound] == [data for _, data in source.sound]
     offsets = [made_s - source_s for (made_s, _), (source_s, _) in zip(made.sound, source.sound, strict=True)]
     assert offsets == pytest.approx([0] * len(offsets), abs=1e-4)
+
+
+def _remuxed(clip: Path, to: Path, *, later_s: int = 0, twice: int = -1) -> Path:
+    """The packets of a clip, later; that of sound with the number `twice` comes twice, as at a joint."""
+    with av.open(str(clip)) as source, av.open(str(to), "w") as output:
+        tracks = {stream.index: output.add_stream_from_template(stream) for stream in source.streams}
+        number = 0
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            moved = round(later_s / packet.time_base)
+            packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+            sound, kept = packet.stream.type == "audio", (packet.pts, packet.dts, bytes(packet))
+            packet.stream = tracks[packet.stream.index]
+            base, track = packet.time_base, packet.stream
+            output.mux(packet)
+            if sound and number == twice:
+                again = av.Packet(kept[2])
+                again.pts, again.dts, again.time_base, again.stream = kept[0], kept[1], base, track
+                output.mux(again)
+            number += sound
+    return to
+
+
+def _in_step(made: Clip, source: Clip) -> bool:
+    """Whether each packet of sound comes as long after the first picture as it did."""
+    was = {data: time_s - source.times[0] for time_s, data in source.sound}
+    now = [(was[data], time_s - made.times[0]) for time_s, data in made.sound]
+    return len(now) > 10 and all(abs(one - other) < 2e-3 for one, other in now)
+
+
+def test_the_sound_of_a_recording_that_does_not_begin_at_zero_stays_in_step(
+    depth: fiffdepth_rt.Depth, tmp_path: Path
+) -> None:
+    talk = write_clip(tmp_path / "talk.mp4", walk(10), tone_hz=440, sound_s=1)
+    late = _remuxed(talk, tmp_path / "late.mkv", later_s=20)
+    assert read(late).times[0] == 20
+    run(depth, late, tmp_path / "copied.mp4")
+    made = read(tmp_path / "copied.mp4")
+    assert len(made.pictures) == 10 and 0 <= made.times[0] < 0.05 and _in_step(made, read(late))
+    run(depth, late, tmp_path / "encoded.webm")
+    assert read(tmp_path / "encoded.webm").sound[-1][0] == pytest.approx(1, abs=0.05)
+
+
+def test_a_packet_of_sound_that_comes_twice_is_taken_once(depth: fiffdepth_rt.Depth, tmp_path: Path) -> None:
+    talk = write_clip(tmp_path / "talk.mp4", walk(10), tone_hz=440, sound_s=1)
+    joined = _remuxed(talk, tmp_path / "joined.mkv", twice=20)
+    assert len(read(joined).sound) == len(read(talk).sound) + 1
+    with open_source(str(joined)) as source:
+        for _ in convert(depth, source, open_result(tmp_path / "c.mp4", source=source)):
+            pass
+        assert source.notes == []
+    assert len(read(tmp_path / "c.mp4").sound) == len(read(talk).sound)
 
 
 def test_sound_that_a_container_does_not_take_is_encoded_anew(
