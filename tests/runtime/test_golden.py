@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.errors import ParityError
 from tests.support.toy import toy_golden
 
+NOTHING = contextlib.nullcontext()
 ROUNDING = np.array([1e-3, 4e-4, 1e-4])  # max_abs, p999, mean_abs
 
 
@@ -68,6 +72,18 @@ def test_a_model_that_is_mostly_rounding_is_refused(tmp_path):
     check_reference(golden_with(tmp_path, np.full(3, 0.019 * std), CHAIN))
     with pytest.raises(ParityError, match="Rounding alone moves the checkpoint's depth of photo0"):
         check_reference(golden_with(tmp_path, np.full(3, 0.021 * std), CHAIN))
+
+
+def test_a_model_of_which_more_than_a_hundredth_is_clipped_is_refused(tmp_path):
+    np.savez(tmp_path / "golden.npz", **toy_golden())
+    golden = read_golden(tmp_path / "golden.npz")
+    whole = golden["photo0"][CHAIN].output
+    for share, refused in ((0.008, False), (0.012, True)):
+        output = whole.copy()
+        output.flat[: round(share * output.size)] = 1.6
+        golden["photo0"][CHAIN] = dataclasses.replace(golden["photo0"][CHAIN], output=output)
+        with pytest.raises(ParityError, match=r"1\.\d% of .* photo0 lie far outside") if refused else NOTHING:
+            check_reference(golden)
 
 
 @pytest.mark.parametrize(("graph_set", "passes"), [("fp32", False), ("fp16", True), ("bf16", True)])

@@ -128,6 +128,19 @@ def test_a_graph_with_other_tensors_than_the_manifest_lists_is_refused(tmp_path:
         fiffdepth_rt.Depth(directory, backend="openvino")
 
 
+def test_a_graph_whose_shapes_do_not_fit_together_is_refused_before_it_runs(tmp_path: Path) -> None:
+    """OpenVINO multiplies 192×256 by 8×8 beyond its buffers; the next directory's graph then crashed."""
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    graph = directory / "graphs" / "fp32" / "encoder.onnx"
+    model = onnx.load(graph)
+    (conv,) = (node for node in model.graph.node if node.op_type == "Conv")
+    conv.op_type = "Mul"
+    onnx.save(model, graph)
+    _vouch_for(directory, "graphs/fp32/encoder.onnx")
+    with pytest.raises(StageMismatchError, match=r"encoder gives latent as \[4,3,8,8\]; the manifest lists"):
+        fiffdepth_rt.Depth(directory, backend="openvino")
+
+
 def test_an_output_behind_a_cast_keeps_its_name(tmp_path: Path) -> None:
     """OpenVINO removes casts from and to fp16; the tensors around one are then a single one, of two names."""
     directory = write_toy_engine_dir(tmp_path / "toy")

@@ -103,6 +103,20 @@ def _name(port: Any, listed: Sequence[TensorSpec]) -> str:
     return next((tensor.name for tensor in listed if tensor.name in port.names), str(port.any_name))
 
 
+def _agrees(listed: Sequence[int | str], found: Any) -> bool:
+    """A dim that the manifest leaves free is free, and a number is that number where OpenVINO knows it.
+
+    OpenVINO computes on shapes that do not fit together, beyond its buffers, and the process ends later, in
+    another graph: so what it finds out about shapes beforehand has to be right.
+    """
+    if found.rank.is_dynamic:
+        return True
+    return len(found) == len(listed) and all(
+        dim.is_dynamic or (isinstance(said, int) and dim.get_length() == said)
+        for said, dim in zip(listed, found, strict=True)
+    )
+
+
 class OpenVinoEngine(HostEngine[Any]):
     """OpenVINO's CPU plugin. computes_in: what is asked of it, "f32" or "bf16"."""
 
@@ -142,6 +156,13 @@ class OpenVinoEngine(HostEngine[Any]):
                     f"The graph {graph.name} {verb} {shortened(found)}; the manifest lists "
                     f"{[(tensor.name, tensor.dtype) for tensor in listed]}. Export the directory again."
                 )
+            shapes = {_name(port, listed): port.partial_shape for port in ports}
+            for tensor in listed:
+                if not _agrees(tensor.shape, shapes[tensor.name]):
+                    raise StageMismatchError(
+                        f"The graph {graph.name} {verb} {tensor.name} as {shapes[tensor.name]}; the manifest "
+                        f"lists {[*tensor.shape]}. Export the directory again."
+                    )
         return model
 
     def run_stage(self, opened: Any, stage: str, value: Array, output: str) -> Array:

@@ -61,8 +61,9 @@ def test_one_distance_of_disparity_may_leave_infinity_open() -> None:
 
 
 @pytest.mark.parametrize("space", ["depth", "disparity"])
-def test_an_error_of_one_in_a_hundred_stays_within_what_is_said(space: str) -> None:
+def test_errors_of_one_in_a_hundred_reach_what_is_said_and_stay_within(space: str) -> None:
     seen = as_seen(DEPTH_M, space)
+    nearest, farthest = list[float](), list[float]()
     said = measure(seen, [to(ON_THE_WALL), to(ON_THE_BOX)])
     for a in (0.99, 1.01):
         for b in (0.99, 1.01):
@@ -71,6 +72,10 @@ def test_an_error_of_one_in_a_hundred_stays_within_what_is_said(space: str) -> N
             )
             assert said.nearest_m[0] * 0.999 <= metres.min() <= said.nearest_m[1] * 1.001
             assert said.farthest_m[0] * 0.999 <= metres.max() <= said.farthest_m[1] * 1.001
+            nearest.append(float(metres.min()))
+            farthest.append(float(metres.max()))
+    assert (min(nearest), max(nearest)) == pytest.approx(said.nearest_m, rel=1e-3)
+    assert (min(farthest), max(farthest)) == pytest.approx(said.farthest_m, rel=1e-3)
 
 
 def test_a_third_distance_shows_whether_the_others_foretell_it() -> None:
