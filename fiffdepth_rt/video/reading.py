@@ -27,6 +27,9 @@ TIMEOUT_S = 10
 _LISTS = frozenset({"concat", "dash", "hls", "image2", "imf", "rtsp", "sdp", "vobsub", "webm_dash_manifest"})
 """Formats of FFmpeg whose files name other files or addresses, which FFmpeg opens."""
 
+_ENDS = frozenset({"matroska", "nut"})
+"""Formats of FFmpeg whose headers may say when a file ends, not how long it is."""
+
 _GIVE_UP = 100  # reads in a row that fail: there is nothing more to come
 _SLACK_S = Fraction(1, 2)  # by which a sound file's last frame, or a last frame's length, may miss the end
 
@@ -138,11 +141,12 @@ class _Reader(Source):
     def _promised_s(self) -> Fraction:
         """How long the header says that the file is; 0 where it does not say.
 
-        Of Matroska it may be when the file ends, counted from 0 though the first frame comes later (FFmpeg
-        writes it so); a file is not called broken for that.
+        Of some formats it may be when the file ends, counted from 0 though the first frame comes later, as
+        FFmpeg writes them: a file is not called broken for that.
         """
         promised_s = Fraction(self._container.duration or 0, av.time_base)
-        later_s = max(self.start_s, Fraction(0)) if "matroska" in self._container.format.name else Fraction(0)
+        to_the_end = not _ENDS.isdisjoint(self._container.format.name.split(","))
+        later_s = max(self.start_s, Fraction(0)) if to_the_end else Fraction(0)
         return max(promised_s - later_s, Fraction(0))
 
     def _judge_end(self, given: int) -> None:

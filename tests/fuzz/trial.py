@@ -109,7 +109,8 @@ def run_in_children(name: str, seeds: range, folder: Path) -> Tally:
 def _child(name: str, seeds: range, folder: Path, tally: Tally) -> tuple[int, str | None, str]:
     """Seeds -> how many were done, and how the next one ended the process: None where all were done."""
     words = [sys.executable, "-m", "tests.fuzz.trial", name, str(seeds.start), str(len(seeds)), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "FIFFDEPTH_CACHE": str(folder / "cache")}
+    environment = {**os.environ, **ours}
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said) as process,

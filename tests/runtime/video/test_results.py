@@ -216,11 +216,12 @@ def _in_step(made: Clip, source: Clip) -> bool:
     return len(now) > 10 and all(abs(one - other) < 2e-3 for one, other in now)
 
 
+@pytest.mark.parametrize("name", ["late.mkv", "late.nut"])
 def test_the_sound_of_a_recording_that_does_not_begin_at_zero_stays_in_step(
-    depth: fiffdepth_rt.Depth, tmp_path: Path
+    depth: fiffdepth_rt.Depth, tmp_path: Path, name: str
 ) -> None:
     talk = write_clip(tmp_path / "talk.mp4", walk(10), tone_hz=440, sound_s=1)
-    late = _remuxed(talk, tmp_path / "late.mkv", later_s=20)
+    late = _remuxed(talk, tmp_path / name, later_s=20)
     assert read(late).times[0] == 20
     run(depth, late, tmp_path / "copied.mp4")
     made = read(tmp_path / "copied.mp4")
