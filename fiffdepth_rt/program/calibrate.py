@@ -14,6 +14,8 @@ from fiffdepth_rt.program.terminal import say, shown, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
+    from fiffdepth_rt.geometry.alignment import Alignment
+    from fiffdepth_rt.geometry.calibration import Calibration
     from fiffdepth_rt.geometry.tape_measure import Measured, Range
     from fiffdepth_rt.program.metres import Four
     from fiffdepth_rt.program.options import EngineChoice
@@ -40,7 +42,6 @@ def _parse_places(
     "places",
     metavar="X,Y",
     multiple=True,
-    required=True,
     callback=_parse_places,
     help="A place in the photo: column and row, in px from the upper left. Once for each distance.",
 )
@@ -50,10 +51,11 @@ def _parse_places(
     metavar="M",
     type=click.FloatRange(min=0, min_open=True),
     multiple=True,
-    required=True,
     help="How far away it is there, along the direction that the camera looks in; with --intrinsics, from "
     "the lens, as a tape measures it.",
 )
+@metres.camera_height
+@metres.pitch
 @metres.intrinsics
 @click.option(
     "-o",
@@ -70,22 +72,26 @@ def command(
     names: tuple[str, ...],
     places: tuple[tuple[int, int], ...],
     distances: tuple[float, ...],
+    height_m: float | None,
+    pitch_deg: float | None,
     intrinsics: Four | None,
     out: Path | None,
     choice: EngineChoice,
     size: Size,
     overwrite: bool,
 ) -> None:
-    """Measure distances with a tape, and have depth in metres.
+    """Measure distances with a tape, or the camera's height above the ground, and have depth in metres.
 
     DIR is an engine directory, by default the bundled model's. PHOTO is a photo of your camera. Two distances
     at least, one near and one far, tell scale and shift; one alone tells the scale if the shift is taken for
-    0. What was assumed, and how far the answer can be trusted, is said.
+    0. Over flat ground, the height of the lens does without distances. What was assumed, and how far the
+    answer can be trusted, is said.
 
     \b
     Examples:
       fiffdepth calibrate kitchen.jpg --at 20,30 --metres 2.0 --at 50,10 --metres 5.0
       fiffdepth calibrate engines/fiffdepth hall.png --at 20,30 --metres 2.0 -o hall.json
+      fiffdepth calibrate ground.png --camera-height 1.2 --intrinsics 525,525,31.5,23.5
 
     The calibration is for photos of this camera, this model and this --size: `fiffdepth infer` takes it with
     --calibration. A model promises no scale, and gives other scenes another one; measure again where the
@@ -97,6 +103,12 @@ def command(
 
     if len(names) > 2:
         raise click.UsageError(f"{len(names)} names were given: name an engine directory and one photo.")
+    if bool(places or distances) == (height_m is not None):
+        raise click.UsageError(
+            "Either distances or the ground: say --at X,Y and --metres M, once for each distance, or "
+            "--camera-height M."
+        )
+    metres.check_ground(height_m, pitch_deg, intrinsics)
     if len(places) != len(distances):
         raise click.UsageError(
             f"--at was said {len(places)} times, and --metres {len(distances)} times: say one for the other."
@@ -114,6 +126,14 @@ def command(
         camera = Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, photo_hw=(height, width))
     with choice.open(directory, size=size) as depth:
         depth_map = depth.infer(pixels)
+    if height_m is not None:
+        assert camera is not None  # metres.check_ground
+        alignment = depth_map.align_ground(camera, height_m, pitch_deg=pitch_deg)
+        alignment.calibration.save(target, overwrite=overwrite)
+        for sentence in _trust_in_ground(alignment, height_m):
+            tell(sentence)
+        _tell_where(alignment.calibration, target)
+        return
     known = [Distance(x=x, y=y, metres=m) for (x, y), m in zip(places, distances, strict=True)]
     found = measure(depth_map, known, intrinsics=camera)
     found.calibration.save(target, overwrite=overwrite)
@@ -126,10 +146,26 @@ def command(
             )
     for sentence in _trust(found):
         tell(sentence)
+    _tell_where(found.calibration, target)
+
+
+def _tell_where(calibration: Calibration, target: Path) -> None:
+    space = calibration.space
     tell(
-        f"{depth_map.space} in {depth_map.space.unit} = {found.calibration.scale:.4g} · value + "
-        f"{found.calibration.shift:.4g}, in {shown(target)}."
+        f"{space} in {space.unit} = {calibration.scale:.4g} · value + {calibration.shift:.4g}, in "
+        f"{shown(target)}."
     )
+
+
+def _trust_in_ground(alignment: Alignment, height_m: float) -> list[str]:
+    share = alignment.inliers.sum() / alignment.points
+    return [
+        f"In metres by the ground, {height_m:g} m below the camera: {share:.0%} of the photo's lower part "
+        f"lies on it, to {alignment.rms_m:.2g} m (root mean square).",
+        alignment.calibration.assumption.sentence(alignment.space),
+        "An error of 1 % in the height is one of 1 % in every distance. A calibration by two distances, or "
+        "this one held against one of them, would show how far the depth map is right.",
+    ]
 
 
 def _trust(found: Measured) -> list[str]:

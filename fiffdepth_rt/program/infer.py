@@ -60,8 +60,9 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     default="png16,color",
     show_default=True,
     help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1]. In metres, "
-    "with --sparse or --calibration: m (float32 array), mm, tum, kitti (16-bit pictures, 1000, 5000 and 256 "
-    "levels for each metre), exr, pfm. With --intrinsics too: ply (points), glb (surface).",
+    "with --sparse, --calibration or --camera-height: m (float32 array), mm, tum, kitti (16-bit pictures, "
+    "1000, 5000 and 256 levels for each metre), exr, pfm. With --intrinsics too: ply (points), glb "
+    "(surface).",
 )
 @metres.metric_choice
 @options.overwrite
@@ -97,6 +98,7 @@ def command(
       fiffdepth infer kitchen.jpg --engine engines/fiffdepth --precision fp32 --threads 2
       fiffdepth infer hall.png --sparse points.npy --format mm,m
       fiffdepth infer hall.png --calibration camera.json --intrinsics 525,525,31.5,23.5 --format ply
+      fiffdepth infer ground.png --camera-height 1.2 --intrinsics 525,525,31.5,23.5 --format m
 
     kitchen.jpg becomes kitchen_depth.png (16-bit grey; its PNG text says whether black is near or far) and
     kitchen_color.png (warm is near). Folders and patterns leave out such results of an earlier run.

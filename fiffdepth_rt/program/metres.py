@@ -27,10 +27,13 @@ Four = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricChoice:
-    """How depth maps come to metres: --calibration or --sparse, neither or one; and --intrinsics."""
+    """How depth maps come to metres: --calibration, --sparse or --camera-height (with --pitch where it is
+    known), none or one of them; and --intrinsics."""
 
     calibration: Path | None
     sparse: Path | None
+    height_m: float | None
+    pitch_deg: float | None
     intrinsics: Four | None
 
     def check(self, formats: Sequence[str], *, photos: int) -> None:
@@ -40,15 +43,23 @@ class MetricChoice:
         """
         by_need = {holds: [name for name in formats if FORMATS[name].holds is holds] for holds in Holds}
         metric = by_need[Holds.METRES] + by_need[Holds.POINTS]
-        known = self.calibration is not None or self.sparse is not None
-        if self.calibration is not None and self.sparse is not None:
-            raise click.UsageError("--calibration and --sparse both give metres: pass one of them.")
+        given = {
+            "--calibration": self.calibration,
+            "--sparse": self.sparse,
+            "--camera-height": self.height_m,
+        }
+        sources = [name for name, value in given.items() if value is not None]
+        known = bool(sources)
+        if len(sources) > 1:
+            raise click.UsageError(f"{' and '.join(sources)} both give metres: pass one of them.")
+        check_ground(self.height_m, self.pitch_deg, self.intrinsics)
         if metric and not known:
             from fiffdepth_rt.geometry.calibration import CALIBRATE
 
             raise click.UsageError(
                 f"{metric[0]} holds metres, and a depth map is known up to scale and shift: pass --sparse "
-                f"FILE with a few known distances, or --calibration FILE, which `{CALIBRATE}` writes."
+                f"FILE with a few known distances, or --calibration FILE, which `{CALIBRATE}` writes; over "
+                "flat ground, --camera-height M."
             )
         if by_need[Holds.POINTS] and self.intrinsics is None:
             raise click.UsageError(
@@ -71,6 +82,8 @@ class MetricChoice:
         """-> depth map -> metres, and a sentence about them. Raises AlignmentError and CalibrationError."""
         if self.calibration is not None:
             return functools.partial(_apply, *open_calibration(self.calibration, depth))
+        if self.height_m is not None:
+            return functools.partial(_align_ground, self, self.height_m)
         assert self.sparse is not None
         return functools.partial(_align, self.sparse)
 
@@ -85,7 +98,7 @@ class MetricChoice:
 
 
 def metric_choice(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the three options of a MetricChoice to a command, which gets them as one argument, `metric`."""
+    """Adds the options of a MetricChoice to a command, which gets them as one argument, `metric`."""
 
     @calibration
     @click.option(
@@ -95,12 +108,27 @@ def metric_choice(command: Callable[..., None]) -> Callable[..., None]:
         help="Metres by distances known in the photo: .npy of rows (x px, y px, metres), or of the photo's "
         "height x width in metres, NaN or 0 where none is known. Some may be wrong.",
     )
+    @camera_height
+    @pitch
     @intrinsics
     @functools.wraps(command)
     def with_choice(
-        *, calibration: Path | None, sparse: Path | None, intrinsics: Four | None, **others: Any
+        *,
+        calibration: Path | None,
+        sparse: Path | None,
+        height_m: float | None,
+        pitch_deg: float | None,
+        intrinsics: Four | None,
+        **others: Any,
     ) -> None:
-        command(metric=MetricChoice(calibration=calibration, sparse=sparse, intrinsics=intrinsics), **others)
+        metric = MetricChoice(
+            calibration=calibration,
+            sparse=sparse,
+            height_m=height_m,
+            pitch_deg=pitch_deg,
+            intrinsics=intrinsics,
+        )
+        command(metric=metric, **others)
 
     return with_choice
 
@@ -129,6 +157,34 @@ intrinsics = click.option(
     callback=_parse_intrinsics,
     help="The camera's focal lengths and principal point, in px of the photo as it is shown upright.",
 )
+
+
+camera_height = click.option(
+    "--camera-height",
+    "height_m",
+    metavar="M",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Metres by the ground: how high the lens is above flat ground, which the lower part of the photo "
+    "shows. With --intrinsics.",
+)
+pitch = click.option(
+    "--pitch",
+    "pitch_deg",
+    metavar="DEG",
+    type=click.FloatRange(-90, 90),
+    help="With --camera-height: by how many degrees the camera looks down. By default found in the photo.",
+)
+
+
+def check_ground(height_m: float | None, pitch_deg: float | None, intrinsics: Four | None) -> None:
+    """Raises click.UsageError where --camera-height lacks the camera, or --pitch its height."""
+    if height_m is not None and intrinsics is None:
+        raise click.UsageError(
+            "--camera-height measures along rays, and where a pixel looks to, its camera says: pass "
+            "--intrinsics fx,fy,cx,cy, in px of the photo."
+        )
+    if pitch_deg is not None and height_m is None:
+        raise click.UsageError("--pitch is for metres by the ground: pass --camera-height M too.")
 
 
 def open_calibration(path: Path, depth: Depth) -> tuple[Calibration, str]:
@@ -221,6 +277,14 @@ def _align(path: Path, depth_map: DepthMap) -> tuple[Metres, str]:
         f"In metres by {np.count_nonzero(alignment.inliers)} of the {alignment.points} distances in "
         f"{shown(path)}; they are met to {alignment.rms_m:.2g} m (root mean square)."
     )
+
+
+def _align_ground(choice: MetricChoice, height_m: float, depth_map: DepthMap) -> tuple[Metres, str]:
+    camera = choice.camera(depth_map.photo_hw)
+    assert camera is not None  # MetricChoice.check
+    alignment = depth_map.align_ground(camera, height_m, pitch_deg=choice.pitch_deg)
+    assumed = alignment.calibration.assumption.sentence(alignment.space)
+    return alignment.depth_m, f"In metres by the ground, {height_m:g} m below the camera. {assumed}"
 
 
 def _check_libraries(formats: Sequence[str]) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.depth_map import DepthMap
-from fiffdepth_rt.geometry.calibration import Calibration
+from fiffdepth_rt.errors import AlignmentError, MessageError
 from fiffdepth_rt.geometry.camera import to_points
 from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.ros.cameras import intrinsics_of, scaled_camera_info
 from fiffdepth_rt.ros.clouds import to_cloud
 from fiffdepth_rt.ros.images import DepthEncoding, Metres, metric_image, relative_image, to_photo
-from fiffdepth_rt.ros.messages import MessageTypes
+from fiffdepth_rt.ros.messages import MessageTypes, stamp_ns
+from fiffdepth_rt.ros.metric import MetresOf
+
+_log = logging.getLogger(__name__)
 
 TYPES: Mapping[str, str] = {
     "relative_depth": "sensor_msgs/msg/Image",
@@ -71,19 +75,25 @@ def messages_of(
     image: Any,
     *,
     publishing: Publishing,
-    calibration: Calibration | None = None,
+    metres: MetresOf | None = None,
     camera_info: Any | None = None,
+    tell: Callable[[str], object] = _log.warning,
 ) -> dict[str, Any]:
-    """An image of a running camera -> what is published for it, by the names in TYPES: relative_depth; with a
-    calibration, depth_image; and with a camera_info too, camera_info and points.
+    """An image of a running camera -> what is published for it, by the names in TYPES: relative_depth; with
+    metres, depth_image; and with a camera_info too, camera_info and points.
 
-    Raises MessageError: an image or a camera_info that cannot be used; CalibrationError: a calibration of
-    another model or camera; and what Depth.infer raises.
+    metres: such as CalibratedMetres or GroundMetres. tell: called with a sentence where they fail for this
+    image, which then has its relative_depth alone.
+
+    Raises MessageError: an image that cannot be used; and what Depth.infer raises.
     """
     photo = to_photo(image)
     depth_map = depth.infer(photo)
     messages = publishing.relative(depth_map, header=image.header)
-    if calibration is not None:
-        depth_m = calibration.apply(depth_map)
-        messages |= publishing.metric(depth_m, photo, header=image.header, camera_info=camera_info)
+    if metres is not None:
+        try:
+            depth_m = metres(depth_map, image=image, time_ns=stamp_ns(image), camera_info=camera_info)
+            messages |= publishing.metric(depth_m, photo, header=image.header, camera_info=camera_info)
+        except (AlignmentError, MessageError) as error:
+            tell(str(error))
     return messages

@@ -1,4 +1,4 @@
-"""Where a bag's metres come from: a lidar that was recorded too, or a calibration of the camera."""
+"""Where metres come from: a calibration of the camera, its height above the ground, or a lidar in the bag."""
 
 from __future__ import annotations
 
@@ -97,6 +97,33 @@ class CalibratedMetres:
 
     def summary(self) -> str:
         return "by the calibration, one scale and shift for all frames"
+
+
+@dataclasses.dataclass(kw_only=True)
+class GroundMetres:
+    """By the camera's height above flat ground, frame by frame: `DepthMap.align_ground` says what is assumed.
+
+    camera_height_m: from the ground to the lens. pitch_deg: by how much it looks down; None: found in the
+        photo.
+    """
+
+    camera_height_m: float
+    pitch_deg: float | None = None
+
+    def __call__(self, depth_map: DepthMap, *, image: Any, time_ns: int, camera_info: Any | None) -> Metres:
+        if camera_info is None:
+            raise MessageError(
+                "No camera_info has come, and metres by the ground want to know where each pixel looks to: "
+                "does the camera's driver publish it, and under the name that this node subscribes to?"
+            )
+        camera = intrinsics_of(camera_info, depth_map.photo_hw)
+        return depth_map.align_ground(camera, self.camera_height_m, pitch_deg=self.pitch_deg).depth_m
+
+    def check(self, depth_map: DepthMap) -> None:
+        pass
+
+    def summary(self) -> str:
+        return f"by the ground, {self.camera_height_m:g} m below the camera"
 
 
 @dataclasses.dataclass(kw_only=True)

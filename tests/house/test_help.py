@@ -26,6 +26,7 @@ from fiffdepth_rt.backends.tensorrt.flavour import TENSORRT, TENSORRT_RTX
 from fiffdepth_rt.engine_dir import manifest as engine_dir
 from fiffdepth_rt.geometry.calibration import Assumption
 from fiffdepth_rt.program import program
+from tests.runtime.geometry.scene import as_seen, scene_m
 from tests.support.ros import bags
 from tests.support.toy import write_toy_engine_dir
 
@@ -80,6 +81,8 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "photos" / "trip").mkdir(parents=True)
     for name in ("kitchen.jpg", "hall.png", "photos/lake.jpg", "photos/trip/sea.jpg"):
         picture.save(tmp_path / name)
+    ground = as_seen(scene_m(box=False), "depth").values * 255  # to the toy, a floor and a wall
+    Image.fromarray(np.rint(ground).astype(np.uint8)).convert("RGB").save(tmp_path / "ground.png")
     walk = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
     walk.write(np.asarray(picture))
     walk.release()

@@ -102,7 +102,7 @@ def test_an_earlier_calibration_is_kept_unless_told(work: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        (["toy", "kitchen.png"], 2, "Missing option '--at'"),
+        (["toy", "kitchen.png"], 2, "Either distances or the ground: say --at X,Y"),
         (["toy", "a.png", "b.png", *taped((BRIGHT, 1.0))], 2, "name an engine directory and one photo"),
         (
             ["toy", "kitchen.png", *taped((BRIGHT, 5.0)), "--at", "1,1"],

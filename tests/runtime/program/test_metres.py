@@ -22,6 +22,8 @@ from fiffdepth_rt import Calibration
 from fiffdepth_rt.geometry.calibration import Assumption
 from fiffdepth_rt.program import program
 from fiffdepth_rt.program.formats import FORMATS
+from tests.runtime.geometry.scene import CAMERA as CAMERA_OF_SCENE
+from tests.runtime.geometry.scene import as_seen, scene_m
 
 TRUTH_SCALE, TRUTH_SHIFT = 4.0, 1.0
 CAMERA = "--intrinsics", "300,300,99.5,159.5"
@@ -227,4 +229,76 @@ def test_distances_that_cannot_be_used_are_refused(work: Path, content: np.ndarr
     np.save("points.npy", content)
     result = infer("kitchen.png", "--sparse", "points.npy", "--format", "m")
     assert result.exit_code == 1 and why in result.stderr
+    assert not Path("kitchen_depth_m.npy").exists()
+
+
+GROUND = ["--camera-height", "1.2", "--intrinsics", "100,100,59.5,44.5"]
+
+
+@pytest.fixture
+def ground(work: Path) -> np.ndarray:
+    """ground.png, which the toy sees as a floor before a wall; and its metres."""
+    metres = scene_m(box=False)
+    values = as_seen(metres, "depth").values
+    Image.fromarray(np.rint(255 * values).astype(np.uint8)).convert("RGB").save("ground.png")
+    return metres
+
+
+@pytest.mark.parametrize("pitch", [[], ["--pitch", "0"]])
+def test_the_cameras_height_above_the_ground_makes_metres(
+    ground: np.ndarray, depth: fiffdepth_rt.Depth, pitch: list[str]
+) -> None:
+    result = infer("ground.png", *GROUND, *pitch, "--format", "m")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assumed = "It was assumed that the photo's lower part shows flat ground."
+    assert f"In metres by the ground, 1.2 m below the camera. {assumed}\n" in result.stdout
+    found = np.load("ground_depth_m.npy")
+    known = depth.infer("ground.png").align_ground(CAMERA_OF_SCENE, 1.2, pitch_deg=0 if pitch else None)
+    np.testing.assert_array_equal(found, known.depth_m)
+    if pitch:  # the toy blurs, which bends its floor
+        assert np.median(np.abs(found / ground - 1)[-36:]) < 0.1
+
+
+def test_a_calibration_by_the_ground_serves_other_photos_and_says_what_it_took_for_true(
+    ground: np.ndarray, depth: fiffdepth_rt.Depth
+) -> None:
+    words = ["calibrate", "toy", "ground.png", *GROUND, "--pitch", "0", "-o", "ground.json"]
+    result = CliRunner().invoke(program, words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    said = result.stdout.splitlines()
+    assert re.match(
+        r"In metres by the ground, 1.2 m below the camera: \d+% of the photo's lower part", said[0]
+    )
+    assert said[1] == "It was assumed that the photo's lower part shows flat ground."
+    assert said[-1].startswith("depth in metres = ") and said[-1].endswith(", in ground.json.")
+    by_ground = depth.infer("ground.png").align_ground(CAMERA_OF_SCENE, 1.2, pitch_deg=0)
+    assert Calibration.read("ground.json") == by_ground.calibration
+    assert infer("ground.png", "--calibration", "ground.json", "--format", "m").exit_code == 0
+    np.testing.assert_array_equal(np.load("ground_depth_m.npy"), by_ground.depth_m)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["infer", *GROUND[:2], "--format", "m"], "--camera-height measures along rays"),
+        (
+            ["infer", "--pitch", "3", "--format", "m", "--sparse", "p.npy"],
+            "--pitch is for metres by the ground",
+        ),
+        (["infer", *GROUND, "--sparse", "p.npy", "--format", "m"], "--sparse and --camera-height both give"),
+        (["infer", *GROUND], "None of the formats holds metres"),
+        (["calibrate"], "Either distances or the ground"),
+        (["calibrate", *GROUND, "--at", "3,4", "--metres", "2"], "Either distances or the ground"),
+        (["calibrate", *GROUND[:2]], "--camera-height measures along rays"),
+    ],
+)
+def test_what_the_ground_wants_is_said(words: list[str], said: str, ground: np.ndarray) -> None:
+    result = CliRunner().invoke(program, [words[0], "ground.png", *words[1:]])
+    assert (result.exit_code, said in " ".join(result.stderr.split())) == (2, True), result.stderr
+
+
+def test_a_photo_without_ground_is_refused_and_says_what_to_do(work: Path) -> None:
+    result = infer("kitchen.png", *GROUND, "--format", "m")
+    assert result.exit_code == 1
+    assert "No ground can be used in the lower 40% of the photo" in result.stderr
     assert not Path("kitchen_depth_m.npy").exists()

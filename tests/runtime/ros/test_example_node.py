@@ -19,6 +19,8 @@ import fiffdepth_rt
 from fiffdepth_rt.errors import CalibrationError
 from fiffdepth_rt.ros.clouds import to_points
 from fiffdepth_rt.ros.images import to_metres
+from tests.runtime.geometry.scene import CAMERA as SCENE_CAMERA
+from tests.runtime.geometry.scene import as_seen, scene_m
 from tests.support.ros import rclpy_stand_in
 from tests.support.ros.bags import CAMERA, photo, true_m
 from tests.support.ros.messages import camera_info, image
@@ -71,6 +73,27 @@ def test_with_a_calibration_metres_and_points_are(
     np.testing.assert_allclose(to_metres(message), true_m(depth, 1), rtol=1e-4)
     np.testing.assert_allclose(to_points(cloud)[:, 2], true_m(depth, 1).ravel(), rtol=1e-4)
     assert node.published["~/camera_info"][0].header is message.header is cloud.header
+
+
+def test_with_the_cameras_height_metres_are_those_of_the_ground_and_without_ground_relative_depth_stays(
+    start: Any, depth: fiffdepth_rt.Depth
+) -> None:
+    node = start(camera_height=1.2, point_stride=1)
+    values = as_seen(scene_m(box=False), "depth").values
+    floor = np.repeat(np.rint(255 * values).astype(np.uint8)[..., None], 3, axis=2)
+    send(node, "image", image(floor, "rgb8"))
+    assert "No camera_info has come" in node.said[-1]
+    send(node, "camera_info", camera_info(SCENE_CAMERA))
+    send(node, "image", image(floor, "rgb8"))
+    send(node, "image", image(np.zeros_like(floor), "rgb8"))
+    assert "No ground can be used" in node.said[-1]
+    assert [len(node.published[name]) for name in ("~/relative_depth", "~/depth_image", "~/points")] == [
+        3,
+        1,
+        1,
+    ]
+    known = depth.infer(floor).align_ground(SCENE_CAMERA, 1.2)
+    np.testing.assert_array_equal(to_metres(node.published["~/depth_image"][0]), known.depth_m)
 
 
 def test_an_image_that_cannot_be_used_is_told_and_the_next_one_is_done(start: Any) -> None:

@@ -1,8 +1,9 @@
 """Images of a camera -> depth, as ROS 2 topics. Written, never run under ROS.
 
 Subscribes to `image` and `camera_info`. Publishes `~/relative_depth`; and where the parameter `calibration`
-names a file that `fiffdepth calibrate` saved, `~/depth_image` in metres, its `~/camera_info`, and
-`~/points`. What is in the messages, fiffdepth_rt.ros.frames decides.
+names a file that `fiffdepth calibrate` saved, or `camera_height` says how many metres the camera is above
+flat ground, `~/depth_image` in metres, its `~/camera_info`, and `~/points`. What is in the messages,
+fiffdepth_rt.ros.frames decides.
 """
 
 import rclpy
@@ -11,10 +12,11 @@ from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReli
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from fiffdepth_rt import Depth
-from fiffdepth_rt.errors import AlignmentError, MessageError
+from fiffdepth_rt.errors import MessageError
 from fiffdepth_rt.geometry.calibration import Calibration
 from fiffdepth_rt.ros.frames import Publishing, messages_of
 from fiffdepth_rt.ros.messages import MessageTypes, as_array_of_octets
+from fiffdepth_rt.ros.metric import CalibratedMetres, GroundMetres
 
 # Sensor data, of which one message waits: of the images that come while one is computed, the latest stays.
 LATEST = QoSProfile(
@@ -34,8 +36,12 @@ class FiffDepth(Node):
         def said(name, default):
             return self.declare_parameter(name, default).value
 
-        calibration = said("calibration", "")
-        self._calibration = Calibration.read(calibration) if calibration else None
+        calibration, height_m = said("calibration", ""), said("camera_height", 0.0)
+        self._metres = None
+        if calibration:
+            self._metres = CalibratedMetres(calibration=Calibration.read(calibration))
+        elif height_m:
+            self._metres = GroundMetres(camera_height_m=height_m)
         self._publishing = Publishing(
             types=MessageTypes(
                 image=Image, point_cloud=PointCloud2, point_field=PointField, octets=as_array_of_octets
@@ -51,7 +57,7 @@ class FiffDepth(Node):
             size=said("size", 0) or None,
             threads=said("threads", 0) or None,
         )
-        topics = RELATIVE if self._calibration is None else RELATIVE | METRIC
+        topics = RELATIVE if self._metres is None else RELATIVE | METRIC
         self._topics = {
             name: self.create_publisher(type_, f"~/{name}", LATEST) for name, type_ in topics.items()
         }
@@ -69,14 +75,18 @@ class FiffDepth(Node):
                 self._depth,
                 image,
                 publishing=self._publishing,
-                calibration=self._calibration,
+                metres=self._metres,
                 camera_info=self._camera_info,
+                tell=self._warn,
             )
-        except (MessageError, AlignmentError) as error:
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+        except MessageError as error:
+            self._warn(str(error))
             return
         for name, message in messages.items():
             self._topics[name].publish(message)
+
+    def _warn(self, sentence):
+        self.get_logger().warning(sentence, throttle_duration_sec=5.0)
 
 
 def main():
