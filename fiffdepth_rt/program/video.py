@@ -163,9 +163,11 @@ def _refuse_unused(
             "--calibration and --intrinsics are for a view, and videos hold no metres: add --view."
         )
     if intrinsics is not None and calibration is None:
+        from fiffdepth_rt.geometry.calibration import CALIBRATE
+
         raise click.UsageError(
             "--intrinsics place points, and without metres there are none: pass --calibration FILE, which "
-            "`fiffdepth calibrate` writes."
+            f"`{CALIBRATE}` writes."
         )
 
 
