@@ -17,6 +17,7 @@ FiffDepthError
 │   ├── SourceLostError           a camera or network stream that was open gives no more frames
 │   └── DamagedVideoError         frames of a video file are missing or cannot be decoded
 ├── BagError                      a ROS bag cannot be read, or lacks what was asked for
+├── BatchError                    photos of a batch cannot be found, or its results not be told from photos
 ├── ClusterError                  no cluster answers, or a worker fails for another reason than its death
 ├── EngineDirError                an engine directory cannot be trusted
 │   ├── ManifestError             manifest.json missing, too large, not JSON, of another schema, or incomplete
@@ -105,6 +106,10 @@ class DamagedVideoError(StreamError):
 
 class BagError(FiffDepthError):
     """A ROS bag cannot be read, or lacks what was asked for."""
+
+
+class BatchError(FiffDepthError):
+    """Photos of a batch cannot be found, or its results could not be told from photos."""
 
 
 class ClusterError(FiffDepthError):

@@ -63,5 +63,5 @@ class Worker:
         self._call = work.open()
 
     def __call__(self, rows: Rows) -> Rows:
-        results = np.array([pickle.dumps(self._call(int(index))) for index in rows["data"]], object)
-        return {"index": rows["data"], "result": results}
+        results = np.array([pickle.dumps(self._call(int(index))) for index in rows["item"]], object)
+        return {"index": rows["item"], "result": results}

@@ -1,8 +1,10 @@
 """Work on many photos, here or on every machine of a Ray cluster: what labelling, scoring and batches share.
 
     connecting.py   a cluster's address -> this process is connected, and the workers have our packages
+    sharing.py      what each actor asks for, so that a share is left to those who read
     actors.py       indices ──► read (tasks, any core) ──► actors, each with an opened model ──► rows
     photo_rows.py   a photo on its way between two processes
+    names.py        millions of names in little memory
     progress.py     how far, how fast, how long still
     tally.py        what was made, what was there, what was skipped and why
 

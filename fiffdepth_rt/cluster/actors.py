@@ -9,43 +9,18 @@ that a share of the cluster's cores is always left to the tasks that read.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
 
 from fiffdepth_rt.cluster.photo_rows import Row, Rows
+from fiffdepth_rt.cluster.sharing import READING_CPUS, Share, share_of
 from fiffdepth_rt.errors import ClusterError
 
-READING_CPUS = 0.2
-"""Of a task that reads. Another share than any actor's: else Ray makes both one task, which takes turns."""
 _MOST_BLOCKS = 4096  # each is an object of its own that the driver holds
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
-    """What each of `actors` asks a cluster for."""
-
-    actors: int
-    cpus: float
-    gpus: int
-
-
-def share_of(cpus: float, gpus: int, actors: int | None = None, *, cores_each: int = 2) -> Share:
-    """A cluster's cores and GPUs -> what each actor gets.
-
-    actors: so many at once; None for one per GPU, or one per `cores_each` cores where there is no GPU.
-    """
-    count = actors or gpus or max(1, int(cpus) // cores_each)
-    if gpus:
-        return Share(actors=min(count, gpus), cpus=0, gpus=1)
-    # To 1/10000, the smallest part of a core that Ray counts in.
-    each = int(min(0.5, (cpus - 2 * READING_CPUS) / count - 1e-4) * 10_000) / 10_000
-    return Share(actors=count, cpus=each, gpus=0)
 
 
 def share(actors: int | None = None, *, cores_each: int = 2) -> Share:
@@ -67,14 +42,14 @@ def through_actors(
 
     actor: opened with `arguments`, which are pickled; called with the rows of at most `at_once` indices.
     read: index -> row, by tasks on any core. Pickled once, whatever it holds. None: the row is the index,
-        under "data".
+        under "item".
 
     What a dead worker had is done again elsewhere. Raises ClusterError if one fails for another reason.
     """
     if not len(indices):
         return
-    blocks = np.array_split(np.asarray(indices), min(_MOST_BLOCKS, -(-len(indices) // at_once)))
-    rows = ray.data.from_numpy(blocks)
+    blocks = min(_MOST_BLOCKS, -(-len(indices) // at_once))
+    rows = ray.data.from_items(list(map(int, indices)), override_num_blocks=blocks)
     if read is not None:
         shared = ray.put(read)  # held here until the end: a restarted worker asks for it again
         rows = rows.map(_read, fn_kwargs={"read": shared}, num_cpus=READING_CPUS)
@@ -97,7 +72,7 @@ def through_actors(
 
 def _read(row: Row, read: ray.ObjectRef) -> Row:
     reading: Callable[[int], Row] = ray.get(read)
-    return reading(int(row["data"]))
+    return reading(int(row["item"]))
 
 
 def root_cause(error: BaseException) -> str:

@@ -29,16 +29,16 @@ def connected(address: str, *, packages: Sequence[ModuleType], bundled: bool = F
     that is started here, on all cores, and gone at the end. bundled: whether the bundled model goes along.
     Raises ClusterError where nothing answers, or Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ClusterError(f"Clusters want Ray, which is not installed: {CLUSTER_EXTRA}") from error
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         try:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, OverflowError) as error:
             raise ClusterError(_nothing_at(address, error)) from error
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError(f"Clusters want Ray, which is not installed: {CLUSTER_EXTRA}") from error
     with contextlib.ExitStack() as undo:
         # A copy as working_dir, not py_modules: those come behind the driver's own folders in sys.path, so
         # that a worker which starts later would import what was edited meanwhile.

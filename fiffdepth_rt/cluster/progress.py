@@ -45,7 +45,7 @@ class Progress:
         """ "labels: 120 of 5000 images, 3.4 images/s, 0:23:55 left" """
         said = f"{self._what}: {self._done} of {self._total} {self._unit}s"
         if not self._done:
-            return said
+            return f"{said}, {self._throughput()}" if self._counted else said
         left = round(self._seconds() / self._done * (self._total - self._done))
         return f"{said}, {self._throughput()}, {_clock(left)} left"
 

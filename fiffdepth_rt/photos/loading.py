@@ -103,17 +103,21 @@ def load_photo(
         raise _explained(error, name, path, max_pixels) from error
 
 
-def load_photo_bytes(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> LoadedPhoto:
-    """What a photo file holds -> LoadedPhoto, as `load_photo` reads it. No TGA: only names tell what is one.
+def load_photo_bytes(
+    data: bytes, *, name: str, ending: str = "", strict: bool = False, max_pixels: int = MAX_PIXELS
+) -> LoadedPhoto:
+    """What a photo file holds -> LoadedPhoto, as `load_photo` reads it.
+
+    ending: of the file's name, such as ".tga": only names tell what is a TGA.
 
     It lies in a temporary file meanwhile, because some decoders read nothing else. Raises ImageError like
     `load_photo`, and OSError where there is no room for temporary files.
     """
-    number, path = tempfile.mkstemp(prefix="fiffdepth-")  # mode 0600
+    number, path = tempfile.mkstemp(prefix="fiffdepth-", suffix=ending)  # mode 0600
     try:
         with os.fdopen(number, "wb") as file:
             file.write(data)
-        return load_photo(path, name=name, max_pixels=max_pixels)
+        return load_photo(path, name=name, strict=strict, max_pixels=max_pixels)
     except ImageError as error:  # decoders say which file, and whoever sent it knows no such name
         raise type(error)(str(error).replace(path, name)) from error
     finally:

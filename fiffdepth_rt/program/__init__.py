@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program import bag, bench, build, calibrate, demo, doctor, infer, info, verify, video
+from fiffdepth_rt.program import bag, batch, bench, build, calibrate, demo, doctor, infer, info, verify, video
 from fiffdepth_rt.program.terminal import printable, show_traceback
 from fiffdepth_rt.version import __version__
 
@@ -47,6 +47,7 @@ class _Program(click.Group):
     commands=(
         infer.command,
         video.command,
+        batch.command,
         bag.command,
         calibrate.command,
         demo.command,

@@ -184,7 +184,7 @@ class _Done:
 
 def _compute(bag: Bag, plan: Plan, depth: Depth, partial: PartialFolder) -> _Done:
     """Every image of the bag -> its depth map, kept in `partial`. Raises BagError: no image can be used."""
-    from fiffdepth_rt.program.overlap import overlapped
+    from fiffdepth_rt.batch.overlap import overlapped
     from fiffdepth_rt.ros.images import to_photo
 
     done = _Done()

@@ -175,15 +175,14 @@ def _convert(
     The next photo is read, and the results before it are written, while one photo is computed.
     """
     from fiffdepth_rt import files
+    from fiffdepth_rt.batch.overlap import overlapped
     from fiffdepth_rt.photos.loading import load_photo
-    from fiffdepth_rt.program.fetching import as_file
-    from fiffdepth_rt.program.overlap import overlapped
 
     def read(job: Job) -> tuple[LoadedPhoto, dict[str, Path]]:
         missing = {name: path for name, path in job.results.items() if overwrite or not os.path.lexists(path)}
         if not missing:
             files.refuse_existing(next(iter(job.results.values())))
-        with as_file(job.photo) as path:
+        with job.photo.file() as path:
             return load_photo(path, name=job.photo.name, strict=strict), missing
 
     def compute(

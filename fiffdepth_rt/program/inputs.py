@@ -11,12 +11,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from fiffdepth_rt.errors import ImageError, OutputError
 from fiffdepth_rt.files import local_path
+from fiffdepth_rt.photos.fetching import as_file
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from fiffdepth_rt.program.formats import FORMATS, RESULT_ENDINGS
 
@@ -34,6 +36,12 @@ class Photo:
     name: str
     path: Path
     address: str | None = None
+
+    def file(self) -> AbstractContextManager[Path]:
+        """The file, or a copy for as long as the block runs. Raises ImageError."""
+        if self.address is None:
+            return nullcontext(self.path)
+        return as_file(self.address, ending=self.path.suffix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,10 @@ class EngineChoice:
             size=size,
             threads=self.threads,
         )
+
+    def with_threads(self, threads: int | None) -> EngineChoice:
+        """The same with another --threads."""
+        return replace(self, threads=threads)
 
 
 def engine_choice(command: Callable[..., None]) -> Callable[..., None]:

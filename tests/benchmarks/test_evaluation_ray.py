@@ -27,7 +27,7 @@ class Halves:
 def test_an_actor_answers_each_index_with_its_result() -> None:
     import pickle
 
-    rows = on_ray.Worker(Halves())({"data": np.array([4, 7])})
+    rows = on_ray.Worker(Halves())({"item": np.array([4, 7])})
     assert rows["index"].tolist() == [4, 7]
     assert [pickle.loads(result) for result in rows["result"]] == [2, 3.5]
 

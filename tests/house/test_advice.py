@@ -46,7 +46,7 @@ _HOLES = {
     "wheel": "numpy", "major": "11", "major + 1": "12", "rtx": " --flavour rtx", "wanted": "fp32",
     "precision": "fp32", "precisions[0]": "fp32", "plan.precision": "fp32", "height": "480", "width": "640",
     "' '.join(_WHEELS)": "onnxruntime onnxruntime-gpu", "' '.join(found)": "onnxruntime onnxruntime-gpu",
-    "CALIBRATE": CALIBRATE,
+    "CALIBRATE": CALIBRATE, "_DRIVERS[scheme]": "s3fs",
 }  # fmt: skip
 
 
@@ -111,6 +111,7 @@ def test_pip_is_told_to_install_what_pyproject_knows(command: str) -> None:
         for one in some
     }
     others = {"onnxruntime", "onnxruntime-gpu", "opencv-python-headless"}  # what overwrites one another
+    others |= {"s3fs"}  # and drivers, each for those who have such a store
     _, verb, *words = shlex.split(command.split("   ")[0])
     options = {word for word in words if word.startswith("-")}
     assert options <= {"--force-reinstall", "--no-deps", "-y"} and ("-y" in options) == (verb == "uninstall")

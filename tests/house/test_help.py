@@ -88,6 +88,7 @@ def desk(tmp_path: Path, toy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     walk.release()
     (tmp_path / "engines").mkdir()
     write_toy_engine_dir(tmp_path / "engines" / "fiffdepth", precisions=("fp32", "fp16"))
+    (tmp_path / "photos.txt").write_text("photos/lake.jpg\n")
     np.save(tmp_path / "points.npy", [[4.0, 40.0, 1.5], [30.0, 20.0, 2.0], [60.0, 10.0, 2.5]])
     with fiffdepth_rt.Depth(toy_dir) as toy:
         seen = toy.infer(np.asarray(picture))
@@ -119,12 +120,17 @@ def waits(example: str) -> bool:
     return example.startswith("fiffdepth demo") or "--view rerun" in example
 
 
+def wants_a_cluster(example: str) -> bool:
+    """Or an object store, or eight hundred shards: tests/runtime/batch has them as far as they fit."""
+    return "--ray" in example
+
+
 @pytest.mark.parametrize(
     "example",
     [
         pytest.param(one, marks=[pytest.mark.soak] if measures(one) else [])
         for one in examples()
-        if not waits(one)
+        if not waits(one) and not wants_a_cluster(one)
     ],
 )
 def test_every_example_in_the_help_runs(desk: Path, example: str) -> None:

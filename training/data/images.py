@@ -24,6 +24,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.cluster.names import Names
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from fiffdepth_rt.program.terminal import one_line
 from training.data import reading
@@ -52,7 +53,7 @@ class PhotoFolder:
         self._min_side = min_side
         if not self._root.is_dir():
             raise DataError(f"{root} is not a folder: name one with photos in it, or shards (*.tar).")
-        self._paths = _Names(sorted(_walk(self._root)))
+        self._paths = Names(sorted(_walk(self._root)))
         if not len(self._paths):
             raise DataError(f"{root} holds no photos ({', '.join(PHOTO_ENDINGS)}): name another folder.")
 
@@ -210,23 +211,6 @@ def _photo(pixels: NDArray[np.uint8], name: str, min_side: int) -> Photo:
     return Photo(photo=pixels, name=name)
 
 
-class _Names(Sequence[str]):
-    """Millions of names as one block of bytes: a list would be copied into every worker, page by page."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
-        self._ends = np.cumsum([0, *map(len, encoded)])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
-
-
 def _walk(root: Path) -> list[str]:
     """Pictures under root, as paths relative to it, with /."""
     found = []
@@ -252,7 +236,7 @@ def _is_photo(name: str) -> bool:
 class _Contents:
     """keys: of the samples with a picture; places int64 N×2: where it begins in the tar, and its size."""
 
-    keys: _Names
+    keys: Names
     places: NDArray[np.int64]
 
 
@@ -280,7 +264,7 @@ def _contents(shard: Path, kept: Path | None) -> _Contents:
         with contextlib.suppress(Exception), np.load(kept, allow_pickle=False) as file:  # damaged: made anew
             if np.array_equal(file["stamp"], stamp):
                 keys = os.fsdecode(file["keys"].tobytes()).split("\0")[:-1]
-                return _Contents(keys=_Names(keys), places=file["places"])
+                return _Contents(keys=Names(keys), places=file["places"])
     pictures = _list_tar(shard)
     keys, places = list(pictures), np.array(list(pictures.values()), np.int64).reshape(-1, 2)
     if kept is not None:
@@ -288,7 +272,7 @@ def _contents(shard: Path, kept: Path | None) -> _Contents:
         text = np.frombuffer(b"".join(os.fsencode(key) + b"\0" for key in keys), np.uint8)
         with replacing(kept) as file:
             np.savez(file, stamp=stamp, keys=text, places=places)
-    return _Contents(keys=_Names(keys), places=places)
+    return _Contents(keys=Names(keys), places=places)
 
 
 def _list_tar(shard: Path) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ import pytest
 from fiffdepth_rt.cluster.connecting import connected
 from fiffdepth_rt.cluster.photo_rows import Read, from_rows, outcome, outcomes, to_row
 from fiffdepth_rt.cluster.progress import Progress
+from fiffdepth_rt.cluster.sharing import READING_CPUS, Share, share_of
 from fiffdepth_rt.cluster.tally import Skipped, report
 from fiffdepth_rt.errors import ClusterError
 
@@ -20,21 +21,16 @@ ODD = os.fsdecode(b"\xff.png")  # a name that is no text
 @pytest.mark.parametrize("actors", [None, 1, 2, 3, 8, 64])
 @pytest.mark.parametrize("cpus", [1, 2, 3, 16])
 def test_however_many_actors_there_are_a_task_that_reads_finds_a_core(cpus: int, actors: int | None) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[cluster]')")
-    from fiffdepth_rt.cluster.actors import READING_CPUS, share_of
-
     share = share_of(cpus, 0, actors)
     assert share.actors == (actors or max(1, cpus // 2)) and share.gpus == 0
     assert 0 < share.cpus <= 0.5 and share.cpus * share.actors <= cpus - READING_CPUS
+    assert share.threads == max(1, cpus // share.actors)
     assert share.cpus != READING_CPUS  # else both become one task
 
 
 def test_on_gpus_each_actor_has_one_and_leaves_the_cores_alone() -> None:
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[cluster]')")
-    from fiffdepth_rt.cluster.actors import Share, share_of
-
-    assert share_of(16, 4) == Share(actors=4, cpus=0, gpus=1) == share_of(16, 4, 9)
-    assert share_of(16, 4, 2) == Share(actors=2, cpus=0, gpus=1)
+    assert share_of(16, 4) == Share(actors=4, cpus=0, gpus=1, threads=None) == share_of(16, 4, 9)
+    assert share_of(16, 4, 2) == Share(actors=2, cpus=0, gpus=1, threads=None)
 
 
 def test_photos_and_reasons_come_out_of_rows_as_they_went_in() -> None:
@@ -70,6 +66,5 @@ def test_progress_says_how_far_how_fast_and_how_long_still() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_without_a_cluster_says_how_to_get_one(address: str) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'fiffdepth-rt[cluster]')")
     with pytest.raises(ClusterError, match=r"refused.*ray start --head"), connected(address, packages=()):
         pass

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import fiffdepth_rt
 from fiffdepth_rt.errors import ImageError
-from fiffdepth_rt.program import fetching, program
-from fiffdepth_rt.program.fetching import as_file
+from fiffdepth_rt.photos import fetching
+from fiffdepth_rt.program import program
 from fiffdepth_rt.program.inputs import find_photos
 from tests.support.paths import ROOT
 
@@ -73,7 +73,7 @@ def test_a_photo_at_an_address_is_done_as_if_it_lay_here(
 
 def fetched(address: str) -> bytes:
     (photo,) = find_photos([address]).photos
-    with as_file(photo) as path:
+    with photo.file() as path:
         return path.read_bytes()
 
 
@@ -101,6 +101,6 @@ def test_size_and_time_are_bounded(server: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_copy_goes_when_it_was_read(server: str) -> None:
     (photo,) = find_photos([f"{server}/coffee.jpg"]).photos
-    with as_file(photo) as path:
+    with photo.file() as path:
         assert path.exists()
     assert not path.parent.exists()

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from fiffdepth_rt.program.overlap import overlapped
+from fiffdepth_rt.batch.overlap import overlapped
 
 PATIENCE_S = 20  # of a test that would otherwise hang
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fiffdepth_rt.errors import ImageError
-from fiffdepth_rt.program.inputs import Photo
 from fiffdepth_rt.version import __version__
 
 MAX_BYTES = 500_000_000
@@ -26,22 +25,19 @@ _CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
-def as_file(photo: Photo) -> Iterator[Path]:
-    """Photo -> its file; of an address or a stream a copy, which goes when the block ends.
+def as_file(address: str, *, ending: str) -> Iterator[Path]:
+    """http(s)://…, "-" or /dev/fd/63 -> a copy, whose name has this ending; it goes when the block ends.
 
     Only what the user named is fetched, by HTTP or HTTPS, with redirections between these two. Raises
     ImageError: the address does not answer, or refuses; too large; too slow.
     """
-    if photo.address is None:
-        yield photo.path
-        return
     with tempfile.TemporaryDirectory(prefix="fiffdepth-") as folder:
-        copy = Path(folder) / f"photo{photo.path.suffix}"
+        copy = Path(folder) / f"photo{ending}"
         with copy.open("wb") as file:
-            if photo.address.lower().startswith("http"):
-                _fetch(photo.address, file)
+            if address.lower().startswith("http"):
+                _fetch(address, file)
             else:
-                _drain(photo.address, file)
+                _drain(address, file)
         yield copy
 
 
