@@ -21,7 +21,13 @@ from PIL import Image
 import fiffdepth_rt
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import STAGES, read_manifest, write_manifest
-from fiffdepth_rt.errors import BackendUnavailableError, ImageError, InferenceError, SizeError
+from fiffdepth_rt.errors import (
+    BackendUnavailableError,
+    ImageError,
+    InferenceError,
+    SizeError,
+    StageMismatchError,
+)
 from fiffdepth_rt.image import fit, grid_for, to_grid, to_photo
 from tests.support.toy import grids_seen, toy_depth, write_toy_engine_dir
 
@@ -362,8 +368,14 @@ def crop_the_depth(directory: Path, rows: tuple[int, int]) -> None:
     write_manifest(directory, msgspec.structs.replace(manifest, files=files))
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("rows", "left"), [((0, 0), 0), ((8, 999), 56), ((0, 1), 1)])
+@pytest.mark.parametrize(
+    ("backend", "rows", "left"),
+    [
+        ("onnxruntime", (0, 0), 0),
+        *((backend, (8, 999), 56) for backend in ("onnxruntime", "openvino")),
+        *((backend, (0, 1), 1) for backend in ("onnxruntime", "openvino")),
+    ],
+)
 def test_a_decoder_that_gives_another_shape_than_the_grids_is_an_error_that_names_both(
     tmp_path: Path, backend: str, rows: tuple[int, int], left: int
 ) -> None:
@@ -377,6 +389,15 @@ def test_a_decoder_that_gives_another_shape_than_the_grids_is_an_error_that_name
             opened.infer_batch([noise(64, 128, 3), noise(128, 128, 3)])
         with pytest.raises(InferenceError, match="The decoder gave"), opened.stream([noise(64, 128, 3)]) as s:
             next(s)
+
+
+def test_a_decoder_of_which_openvino_knows_that_it_gives_nothing_is_refused_when_it_is_opened(
+    tmp_path: Path,
+) -> None:
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    crop_the_depth(directory, (0, 0))
+    with pytest.raises(StageMismatchError, match=r"decoder gives depth as \[\?,0,.*; the manifest lists"):
+        fiffdepth_rt.Depth(directory, backend="openvino", threads=1)
 
 
 @pytest.mark.parametrize("threads", ["2", 2.0, True, -1, 0])
