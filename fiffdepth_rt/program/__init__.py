@@ -13,7 +13,21 @@ from typing import Any
 import click
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program import bag, batch, bench, build, calibrate, demo, doctor, infer, info, verify, video
+from fiffdepth_rt.program import (
+    bag,
+    batch,
+    bench,
+    build,
+    calibrate,
+    demo,
+    doctor,
+    infer,
+    info,
+    serve,
+    triton,
+    verify,
+    video,
+)
 from fiffdepth_rt.program.terminal import printable, show_traceback
 from fiffdepth_rt.version import __version__
 
@@ -51,6 +65,8 @@ class _Program(click.Group):
         bag.command,
         calibrate.command,
         demo.command,
+        serve.command,
+        triton.command,
         info.command,
         build.command,
         verify.command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -69,6 +70,9 @@ def serving(service: Service, listener: socket.socket, limits: Limits) -> Iterat
         timeout_graceful_shutdown=int(limits.drain_s),
     )
     server = uvicorn.Server(config)
+    own = logging.getLogger("python_multipart")  # it warns of each damaged form
+    level = own.level
+    own.setLevel(logging.CRITICAL)
     thread = threading.Thread(target=server.run, args=([listener],), name="service", daemon=True)
     thread.start()
     while not server.started:
@@ -81,6 +85,7 @@ def serving(service: Service, listener: socket.socket, limits: Limits) -> Iterat
         service.ready = False
         server.should_exit = True
         thread.join(timeout=limits.drain_s + 5)
+        own.setLevel(level)
 
 
 def _protocol(limits: Limits) -> type[asyncio.Protocol]:

@@ -116,8 +116,8 @@ def measures(example: str) -> bool:
 
 
 def waits(example: str) -> bool:
-    """A page, until Ctrl-C, or a window: tests/runtime/demo and video/test_viewer.py start them."""
-    return example.startswith("fiffdepth demo") or "--view rerun" in example
+    """A page, a service or a window: tests/runtime/demo, serving and video/test_viewer.py start them."""
+    return example.startswith(("fiffdepth demo", "fiffdepth serve")) or "--view rerun" in example
 
 
 def wants_a_cluster(example: str) -> bool:

@@ -13,13 +13,16 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import fiffdepth_rt
 from fiffdepth_rt.files import to_16_bits
+from fiffdepth_rt.program import program
 from fiffdepth_rt.serving.limits import Limits
 from tests.runtime.serving.client import ask, connect, form, get, hear, post
 
@@ -281,6 +284,12 @@ def test_a_failure_of_the_service_is_told_without_its_traceback(depth: fiffdepth
         heard = ask(broken.address, post(b"x"))
     assert heard.status == 500
     assert said(heard.body) == ("broken", "The service failed on this request; its log says why.")
+
+
+def test_an_engine_directory_that_cannot_be_opened_is_said_before_ray_starts(toy_dir: Path) -> None:
+    (toy_dir / "manifest.json").write_text("{}")
+    result = CliRunner().invoke(program, ["serve", "--engine", str(toy_dir), "--port", "0"])
+    assert result.exit_code == 1 and "manifest.json" in result.stderr and "Traceback" not in result.stderr
 
 
 # --- how much it takes at once ---
