@@ -9,6 +9,7 @@ from fiffdepth_rt.batch.photos import LIST_ENDINGS, FolderPhotos, ListedPhotos, 
 from fiffdepth_rt.batch.places import Folder, LocalFolder, folder_at, is_address
 from fiffdepth_rt.batch.shards import ENDING, Shards, shards_of
 from fiffdepth_rt.cluster.names import Names
+from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError
 from fiffdepth_rt.files import local_path
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
@@ -41,17 +42,18 @@ def open_input(place: str, output: Folder) -> FolderPhotos | ListedPhotos | Shar
 
 
 def _of_folder(folder: Folder) -> FolderPhotos | Shards:
-    files = list(folder.files())
+    unreadable: list[Skipped] = []
+    files = list(folder.files(unreadable))
     tars = [name for name in files if name.endswith(ENDING)]
     if not tars:
-        return photos_in(folder, files, RESULT_ENDINGS)
+        return photos_in(folder, files, RESULT_ENDINGS, tuple(unreadable))
     photos = [name for name in files if PurePosixPath(name).suffix.lower() in PHOTO_ENDINGS]
     if photos:
         raise BatchError(
             f"{folder.name} holds shards ({tars[0]}) and photos ({photos[0]}): name the shards by a pattern "
             "in quotes, such as 'DIR/*.tar', or the photos by a list."
         )
-    return Shards(folder=folder, names=Names(sorted(tars)))
+    return Shards(folder=folder, names=Names(sorted(tars)), unreadable=tuple(unreadable))
 
 
 def _refuse_inside(input_: Folder, output: Folder) -> None:

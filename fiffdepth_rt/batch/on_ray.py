@@ -20,6 +20,7 @@ import ray
 
 from fiffdepth_rt.batch import shards as shards_
 from fiffdepth_rt.batch.header import Kind
+from fiffdepth_rt.batch.output import Format
 from fiffdepth_rt.batch.photos import Photos
 from fiffdepth_rt.batch.shards import Shards, convert_shard
 from fiffdepth_rt.batch.work import Target, converted, load
@@ -97,18 +98,20 @@ class PhotoActor:
         self._target = target
 
     def __call__(self, rows: Rows) -> Rows:
-        read = list(from_rows(rows))
-        skipped = [one for one in read if isinstance(one, Skipped)]
-        # Where nothing is missing, another worker wrote it, and died before it could tell.
-        todo = [one for one in read if isinstance(one, Read) and self._target.missing(one.name)]
+        skipped: list[Skipped] = []
+        todo: list[tuple[Read, list[Format]]] = []
+        for one in from_rows(rows):
+            if isinstance(one, Skipped):
+                skipped.append(one)
+            elif missing := self._target.missing(one.name):
+                todo.append((one, missing))
+            # else another worker wrote it, and died before it could tell
         for _, reason in converted(
             todo,
-            name=lambda one: one.name,
-            read=lambda one: one.pixels,
+            name=lambda item: item[0].name,
+            read=lambda item: item[0].pixels,
             depth=self._depth,
-            write=lambda one, depth_map: self._target.write(
-                one.name, depth_map, self._target.missing(one.name)
-            ),
+            write=lambda item, depth_map: self._target.write(item[0].name, depth_map, item[1]),
         ):
             if reason is not None:
                 skipped.append(reason)

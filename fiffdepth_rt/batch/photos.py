@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from fiffdepth_rt.batch.places import Folder, is_address, open_address, photo_file
 from fiffdepth_rt.cluster.names import Names
+from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 
@@ -34,6 +35,10 @@ class Photos(Protocol):
 
     @property
     def left_aside(self) -> str: ...
+
+    @property
+    def unreadable(self) -> tuple[Skipped, ...]:
+        """Folders in INPUT that cannot be read, and why."""
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -53,6 +58,7 @@ class FolderPhotos:
     folder: Folder
     names: Names
     left_aside: str
+    unreadable: tuple[Skipped, ...]
 
     @property
     def shared(self) -> bool:
@@ -70,12 +76,18 @@ class ListedPhotos:
     names: Names
     shared: bool
     left_aside: str = ""
+    unreadable: tuple[Skipped, ...] = ()
 
     def file(self, index: int) -> contextlib.AbstractContextManager[Path]:
         return photo_file(self.places[index])
 
 
-def photos_in(folder: Folder, files: Iterable[str], result_endings: tuple[str, ...]) -> FolderPhotos:
+def photos_in(
+    folder: Folder,
+    files: Iterable[str],
+    result_endings: tuple[str, ...],
+    unreadable: tuple[Skipped, ...] = (),
+) -> FolderPhotos:
     """Names of a folder's files -> its photos, sorted: those that can be read here, and no result of a run.
 
     Raises BatchError where there are none.
@@ -92,12 +104,16 @@ def photos_in(folder: Folder, files: Iterable[str], result_endings: tuple[str, .
         else:
             photos.append(name)
     said = ", ".join(f"{count} {kind}" for kind, count in others.most_common(8))
+    if not photos and not others:
+        raise BatchError(
+            f"{folder.name} is empty, or not there: name a folder of photos, or of shards (.tar)."
+        )
     if not photos:
         raise BatchError(
             f"{folder.name} holds no photos ({', '.join(PHOTO_ENDINGS)}) and no shards (.tar)"
-            f"{f'; left aside: {said}' if said else ''}: name another folder."
+            f"; left aside: {said}. Name another folder."
         )
-    return FolderPhotos(folder=folder, names=Names(photos), left_aside=said)
+    return FolderPhotos(folder=folder, names=Names(photos), left_aside=said, unreadable=unreadable)
 
 
 def listed(path: str) -> ListedPhotos:
@@ -107,7 +123,7 @@ def listed(path: str) -> ListedPhotos:
     """
     places: dict[str, str] = {}
     shared = True
-    for line in _text(path).splitlines():
+    for line in _text(path).split("\n"):
         place = line.strip()
         if not place or place.startswith("#"):
             continue

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from fiffdepth_rt.atomic import remove_leftovers, replacing
 from fiffdepth_rt.cluster.connecting import CLUSTER_EXTRA
+from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError, ImageError, OutputError, shortened
 from fiffdepth_rt.files import local_path
 from fiffdepth_rt.photos.fetching import MAX_BYTES, as_file
@@ -36,8 +37,12 @@ class Folder(Protocol):
     name: str
     shared: bool
 
-    def files(self) -> Iterator[str]:
-        """Names of all files in it and in its folders, hidden ones left out; none where it is not there."""
+    def files(self, unreadable: list[Skipped] | None = None) -> Iterator[str]:
+        """Names of all files in it and in its folders; none where it is not there.
+
+        Hidden ones are left out, and links to folders are not followed. Folders that cannot be read are
+        appended to `unreadable`.
+        """
 
     def has(self, name: str) -> bool: ...
 
@@ -69,8 +74,13 @@ class LocalFolder:
         self.path = path.absolute()
         self.name = str(path)
 
-    def files(self) -> Iterator[str]:
-        for folder, folders, names in os.walk(self.path):
+    def files(self, unreadable: list[Skipped] | None = None) -> Iterator[str]:
+        def tell(error: OSError) -> None:
+            place = os.path.relpath(error.filename, self.path)
+            if unreadable is not None and self.path.is_dir():
+                unreadable.append(Skipped(name=f"{place}/", reason=f"cannot be read ({error.strerror})"))
+
+        for folder, folders, names in os.walk(self.path, onerror=tell):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             place = Path(folder).relative_to(self.path)
             yield from ((place / name).as_posix() for name in sorted(names) if not name.startswith("."))
@@ -131,7 +141,7 @@ class RemoteFolder:
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFolder, (self.name,)
 
-    def files(self) -> Iterator[str]:
+    def files(self, unreadable: list[Skipped] | None = None) -> Iterator[str]:
         try:
             found = sorted(self._fs.find(self._root))
         except FileNotFoundError:

@@ -40,10 +40,12 @@ _MAGIC = frozenset("*?[{")
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Tars by name, in the order of their names. names: relative to `folder`, as those of the results."""
+    """Tars by name, in the order of their names. names: relative to `folder`, as those of the results.
+    unreadable: folders in it, and why."""
 
     folder: Folder
     names: Names
+    unreadable: tuple[Skipped, ...] = ()
 
 
 def shards_of(pattern: str) -> Shards:

@@ -136,6 +136,8 @@ def command(
         where = Target(folder=output, formats=formats, naming=naming, strict=strict)
         output.sweep()
         start = time.perf_counter()
+        for folder in found.unreadable:
+            done.add(folder)
         try:
             if isinstance(found, Shards):
                 _convert_shards(found, where, there, workers, done)
@@ -148,8 +150,10 @@ def command(
             raise
         write_report(output, done.skipped)
         per_s = done.made / (time.perf_counter() - start)
-    already = f", {done.there} were there already" if done.there else ""
-    tell(f"{source} -> {target}: {done.made} photos, {per_s:.2f} per second{already}")
+    rate = f", {per_s:.2f} per second" if done.made else ""
+    unit = "shards" if isinstance(found, Shards) else "photos"
+    already = f"; {done.there} {unit} were there already" if done.there else ""
+    tell(f"{source} -> {target}: {done.made} photos{rate}{already}")
     tell(workers.kind.meaning)
     if done.skipped:
         say(f"{len(done.skipped)} skipped: {target.rstrip('/')}/skipped.json says which, and why.")

@@ -36,6 +36,7 @@ for words in (
     ["info", directory],
     ["infer", "frames/a.png", "-o", "out", *engine],
     ["video", "frames", "-o", "out", *engine],
+    ["batch", "frames", "out/batch", *engine],
     ["verify", directory, "--backend", backend],
     ["bench", directory, "--backend", backend, "--runs", "1"],
     ["build", "nowhere"],
@@ -60,7 +61,7 @@ def test_no_command_seeks_the_network_or_writes_who_the_user_is(
     cv2.imwrite(str(home / "frames" / "a.png"), np.full((64, 64, 3), 99, np.uint8))
     seen = python(COMMANDS, str(toy_dir), backend, home=home)
     ended = [line.split()[2:] for line in seen.output.splitlines() if line.startswith("status of")]
-    worked = ["doctor", "info", "infer", "video", "verify", "bench"]
+    worked = ["doctor", "info", "infer", "video", "batch", "verify", "bench"]
     assert ended == [[word, "0"] for word in worked] + [["build", "1"]], seen.output
     assert (seen.sought, {name for name in seen.left if not name.startswith("out/")}) == (0, set())
 

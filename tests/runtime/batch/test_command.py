@@ -124,7 +124,11 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(work: Path) -> N
     for path in gone:
         path.unlink()
     result = batch("photos", "depth", "--format", "npy,color")
-    assert result.exit_code == 0 and "2 photos" in result.stdout and ", 1 were there already" in result.stdout
+    assert (
+        result.exit_code == 0
+        and "2 photos" in result.stdout
+        and "; 1 photos were there already" in result.stdout
+    )
     assert files_in(work / "depth") == before
     for path, time_ns in times.items():
         kept = path not in gone and path.name != "a_depth.npy.json"  # which is written before a_depth.npy
@@ -178,6 +182,15 @@ def test_bad_files_are_skipped_listed_and_tried_again(work: Path) -> None:
     (work / "photos" / "cut.png").unlink()
     assert batch("photos", "depth").exit_code == 0
     assert "junk_depth.png" in files_in(work / "depth") and not (work / "depth" / "skipped.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user (root) may read every folder")
+def test_a_folder_that_cannot_be_read_is_in_the_report(work: Path) -> None:
+    (work / "photos" / "trip").chmod(0)
+    result = batch("photos", "depth")
+    (work / "photos" / "trip").chmod(0o755)
+    assert result.exit_code == 1 and "1 photos" in result.stdout
+    assert skips(work / "depth") == {"trip/": "cannot be read (Permission denied)"}
 
 
 def test_only_bad_files_end_with_a_report_too(work: Path) -> None:
@@ -297,9 +310,9 @@ def test_photos_and_results_may_lie_behind_an_address(work: Path) -> None:
     assert memory.cat_file("/bucket/depth/a_depth.png") == (work / "here" / "a_depth.png").read_bytes()
     memory.rm_file("/bucket/depth/a_depth.png")
     again = batch("memory://bucket/photos", "memory://bucket/depth")
-    assert "1 photos" in again.stdout and ", 1 were there already" in again.stdout
-    (work / "list.txt").write_text("memory://bucket/photos/a.png\nmemory://bucket/no.png\n")
-    assert batch("list.txt", "listed").exit_code == 1
+    assert "1 photos, " in again.stdout and "; 1 photos were there already" in again.stdout
+    memory.pipe_file("/bucket/list.txt", b"memory://bucket/photos/a.png\r\nmemory://bucket/no.png\r\n")
+    assert batch("memory://bucket/list.txt", "listed").exit_code == 1
     assert "bucket/photos/a_depth.png" in files_in(work / "listed")
     assert "does not exist" in skips(work / "listed")["bucket/no.png"]
 
@@ -313,7 +326,7 @@ def test_photos_and_results_may_lie_behind_an_address(work: Path) -> None:
         ("nowhere://bucket/photos", "Protocol not known: nowhere"),
         ("simplecache::s3://bucket/photos", "neither commands nor chained addresses"),
         ("pipe://cat", "neither commands nor chained addresses"),
-        ("memory://nothing", "holds no photos"),
+        ("memory://nothing", "memory://nothing is empty, or not there"),
     ],
 )
 def test_an_address_that_cannot_be_opened_says_why(work: Path, address: str, why: str) -> None:
@@ -391,7 +404,7 @@ def test_shards_become_shards_of_the_same_names_and_keys(work: Path) -> None:
     before = files_in(work / "depth")
     (work / "depth" / "part2" / "1.tar").unlink()
     again = batch("shards/part{1..2}/*.tar", "depth", "--format", "npy,png16")
-    assert again.exit_code == 0 and ", 1 were there already" in again.stdout
+    assert again.exit_code == 0 and "; 1 shards were there already" in again.stdout
     assert files_in(work / "depth") == before
 
 

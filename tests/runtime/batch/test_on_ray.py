@@ -166,7 +166,7 @@ def test_a_worker_killed_midway_loses_and_doubles_no_result(
     LocalFolder(tmp_path / "depth").sweep()  # what the killed one left half-written
     assert files_in(tmp_path / "depth") == files_in(tmp_path / "alone")
     again = batch(toy_dir, *words)
-    assert "0 photos" in again.stdout and "240 were there already" in again.stdout
+    assert "0 photos" in again.stdout and "240 photos were there already" in again.stdout
 
 
 @pytest.mark.soak
