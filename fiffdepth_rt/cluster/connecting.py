@@ -65,6 +65,11 @@ def connected(address: str, *, packages: Sequence[ModuleType], bundled: bool = F
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ClusterError(_nothing_at(address, error)) from error
+        except OSError as error:
+            raise ClusterError(
+                f"A Ray cluster cannot start in {tempfile.gettempdir()} ({error}): set TMPDIR to a folder "
+                "with room and a short name, since sockets lie in it."
+            ) from error
         undo.callback(ray.shutdown)
         yield
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +70,17 @@ def test_progress_says_how_far_how_fast_and_how_long_still() -> None:
 def test_an_address_without_a_cluster_says_how_to_get_one(address: str) -> None:
     with pytest.raises(ClusterError, match=r"refused.*ray start --head"), connected(address, packages=()):
         pass
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / ("x" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 100)))
+    with (
+        pytest.raises(ClusterError, match="set TMPDIR to a folder with room and a short name"),
+        connected("local", packages=()),
+    ):
+        pass
+    assert list((tmp_path / ("x" * 100)).iterdir()) == []

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,8 +44,10 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def run_serve(engine_dir: Path, temporary: Path, *options: str) -> Iterator[Running]:
-    """From start to SIGTERM, after which nothing is left."""
+def run_serve(
+    engine_dir: Path, temporary: Path, *options: str, asked_to_end: bool = False
+) -> Iterator[Running]:
+    """From start to SIGTERM, after which nothing is left. asked_to_end: the block sends SIGTERM itself."""
     temporary.mkdir()
     words = [sys.executable, "-m", "fiffdepth_rt", "serve", "--engine", str(engine_dir), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
@@ -64,7 +67,7 @@ def run_serve(engine_dir: Path, temporary: Path, *options: str) -> Iterator[Runn
             found = re.fullmatch(r"Photos go to (http://127\.0\.0\.1:\d+)/depth\. Ctrl-C ends it\.\n", line)
             assert found is not None, (line, temporary.with_suffix(".log").read_text())
             yield Running(found[1], process, temporary)
-            if process.poll() is None:
+            if not asked_to_end:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=180) == 0
         finally:
@@ -75,12 +78,16 @@ def run_serve(engine_dir: Path, temporary: Path, *options: str) -> Iterator[Runn
 
 
 @pytest.fixture(scope="module")
-def running(_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    # Short: sockets lie in it, whose names have a limited length.
-    with run_serve(
-        _toy, Path(tmp_path_factory.mktemp("s")) / "t", "--replicas", "2", "--waiting", "4"
-    ) as found:
+def running(_toy: Path) -> Iterator[Running]:
+    with short_folder() as folder, run_serve(_toy, folder, "--replicas", "2", "--waiting", "4") as found:
         yield found
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """Sockets lie in it, whose names have a limited length: pytest's own folders are too long."""
+    with tempfile.TemporaryDirectory(prefix="s-") as folder:
+        yield Path(folder) / "t"
 
 
 def encoded(pixels: np.ndarray) -> bytes:
@@ -142,6 +149,8 @@ def test_a_flood_is_answered_rightly_or_told_to_come_back_and_memory_stays(
             time.sleep(2)
         statuses = sum((done.result() for done in clients), Counter[str]())
     assert {hear(connection).status for connection in slow} == {408}
+    for connection in slow:
+        connection.close()
     with capsys.disabled():
         print(dict(statuses), [f"{one:.0f} MiB" for one in resident])
     assert statuses["200"] > 0 and statuses["503"] > 0
@@ -163,9 +172,13 @@ def test_a_photo_whose_replica_dies_is_answered_by_another(
 
 
 def test_sigterm_ends_it_when_what_was_accepted_is_answered(
-    _toy: Path, tmp_path: Path, photo: np.ndarray, depth: fiffdepth_rt.Depth
+    _toy: Path, photo: np.ndarray, depth: fiffdepth_rt.Depth
 ) -> None:
-    with run_serve(_toy, tmp_path / "t") as running, ThreadPoolExecutor(4) as pool:
+    with (
+        short_folder() as folder,
+        run_serve(_toy, folder, asked_to_end=True) as running,
+        ThreadPoolExecutor(4) as pool,
+    ):
         sending = connect(running.address)
         request = post(encoded(photo))
         sending.sendall(request[:-100])
@@ -180,4 +193,5 @@ def test_sigterm_ends_it_when_what_was_accepted_is_answered(
         assert running.process.stdout.readline() == "Ends when what was accepted is answered.\n"
         sending.sendall(request[-100:])
         assert is_right(hear(sending), photo, depth)
+        sending.close()
         assert all(is_right(done.result(), photo, depth) for done in waiting)
