@@ -25,7 +25,7 @@ from training.labelling.steps import header_for, label_photos
 from training.labelling.teachers import open_teacher
 from training.scene_teacher import checkpoint
 from training.scene_teacher.backbone import CHANNELS, STRIDES, Backbone
-from training.scene_teacher.features import as_tensor, scene
+from training.scene_teacher.features import as_tensor, scene, seen_otherwise
 from training.scene_teacher.network import Decoder, log_depth_loss
 from training.scene_teacher.stages import SHARES, TINY, train
 from training.scene_teacher.teacher import SceneTeacher, network_hw
@@ -173,6 +173,19 @@ def test_it_labels_photos_like_any_teacher(trained: Path, tmp_path: Path) -> Non
     assert tally.made == 2 and not tally.skipped
     picture, valid = store.picture("b.png")
     assert picture.shape == (260, 150) and valid.all()
+
+
+def test_a_photo_that_is_seen_mirrored_takes_its_depth_along() -> None:
+    photo = np.full((32, 64, 3), 20, np.uint8)
+    photo[:, 32:] = 220
+    log_depth = np.zeros((32, 64), np.float32)
+    log_depth[:, 32:] = 1
+    bright_on_the_right = []
+    for seed in range(12):
+        seen, depth = seen_otherwise(photo, log_depth, np.random.default_rng(seed), strength=0.1)
+        bright_on_the_right.append(bool(seen[:, 40:].mean() > seen[:, :24].mean()))
+        assert bool(depth[:, 40:].mean() > depth[:, :24].mean()) is bright_on_the_right[-1]
+    assert set(bright_on_the_right) == {False, True}
 
 
 def test_a_mirrored_photo_gets_the_mirrored_depth(trained: Path) -> None:

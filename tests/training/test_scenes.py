@@ -77,6 +77,16 @@ def test_a_sphere_is_nearest_in_its_middle() -> None:
     assert depth[0, 0] == scene.FAR_M
 
 
+def test_a_spheres_normals_lead_away_from_its_middle_between_its_corners_too() -> None:
+    builder = Builder()
+    builder.add("sphere", frame(at=(0, 5, 0), scale=2.0), 0)
+    _, hits = render._trace(_scene(builder), (49, 65))
+    outwards = hits.points - np.array([0, 5, 0])
+    outwards /= np.linalg.norm(outwards, axis=-1, keepdims=True)
+    angles_deg = np.degrees(np.arccos(np.clip((hits.normals * outwards).sum(-1), -1, 1)))
+    assert len(angles_deg) > 300 and angles_deg.max() < 1.0
+
+
 def test_looking_up_brings_the_horizon_down() -> None:
     builder = Builder()
     builder.add("box", frame(at=(0, 0, -1.5), scale=(500, 500, 1)), 0)
