@@ -42,7 +42,7 @@ _DTYPES: Mapping[int, str] = {  # as TensorProto.DataType numbers them
 _NODES_AT_MOST = 50_000  # Stable Diffusion's UNet has about 3,000
 _SHAPED_AT_MOST = 1024  # elements that ConstantOfShape makes; exports make the paddings of 4 dimensions
 _SIZED_AT_MOST = 2**30  # elements: 1024 channels of 1024×1024
-_SCALED_AT_MOST = 16.0  # by Resize, per side; a VAE's levels double
+_SCALED_AT_MOST = 16  # by Resize, per side; a VAE's levels double
 
 
 def check_operators(graph: Path, contents: GraphContents, *, listed_bytes: int) -> None:
@@ -77,7 +77,7 @@ def _foreign(contents: GraphContents, listed_bytes: int) -> str | None:
         made.update(filter(None, node.outputs))
         check = _GROWS.get(node.op_type)
         if check is not None and not check(node, contents):
-            return f"the operator {name} with a result that nothing bounds"
+            return f"the operator {name} with a result of a size that no export gives it"
     if odd := sorted(contents.dtypes - _DTYPES.keys()):
         return f"a constant of ONNX's data type {odd[0]}"
     if contents.largest > listed_bytes:
@@ -94,10 +94,15 @@ def _small_shape(node: Node, contents: GraphContents) -> bool:
 
 
 def _small_scales(node: Node, contents: GraphContents) -> bool:
-    """By constant scales, or to sizes: constant and small, or computed in the graph."""
+    """By constant scales, whole ones of the sides alone; or to sizes, constant and small, or computed here.
+
+    A batch that grows by a millionth has OpenVINO write beyond its buffers.
+    """
     scales, sizes = (node.inputs[i] if len(node.inputs) > i else "" for i in (2, 3))
     if scales:
-        return all(0 < scale <= _SCALED_AT_MOST for scale in contents.small.get(scales, (math.inf,)))
+        values = tuple(contents.small.get(scales, ()))
+        whole = all(1 <= side <= _SCALED_AT_MOST and side == int(side) for side in values[2:])
+        return len(values) == 4 and values[:2] == (1, 1) and whole
     return bool(sizes) and math.prod(contents.small.get(sizes, ())) <= _SIZED_AT_MOST
 
 

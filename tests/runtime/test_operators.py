@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "negative": (negative_constant, r"a constant of \S+ elements in"),
     "shape": (
         nodes(helper.make_node("ConstantOfShape", ["shape"], ["y"]), **SHAPE),
-        "ConstantOfShape with a result that nothing bounds",
+        "ConstantOfShape with a result of a size that no export gives it",
     ),
     "negative shape": (
         nodes(helper.make_node("ConstantOfShape", ["shape"], ["y"]), shape=np.array([-5, -7])),
@@ -131,6 +131,29 @@ REFUSED: dict[str, tuple[Change, str]] = {
             helper.make_node("Resize", ["latent", "", "scales"], ["y"]),
             scales=np.array([1, 1, 1e6, 1e6], np.float32),
         ),
+        "Resize with a result",
+    ),
+    "a batch that grows": (  # by a millionth: OpenVINO writes beyond its buffers
+        nodes(
+            helper.make_node("Resize", ["latent", "", "s"], ["y"]),
+            s=np.array([1.000001, 1, 2, 2], np.float32),
+        ),
+        "Resize with a result",
+    ),
+    "channels that grow": (
+        nodes(helper.make_node("Resize", ["latent", "", "s"], ["y"]), s=np.array([1, 2, 2, 2], np.float32)),
+        "Resize with a result",
+    ),
+    "sides that grow by a fraction": (
+        nodes(helper.make_node("Resize", ["latent", "", "s"], ["y"]), s=np.array([1, 1, 2, 1.5], np.float32)),
+        "Resize with a result",
+    ),
+    "scales of three dimensions": (
+        nodes(helper.make_node("Resize", ["latent", "", "s"], ["y"]), s=np.array([1, 1, 2], np.float32)),
+        "Resize with a result",
+    ),
+    "no scales": (
+        nodes(helper.make_node("Resize", ["latent", "", "s"], ["y"]), s=np.zeros(0, np.float32)),
         "Resize with a result",
     ),
     "nan scales": (
