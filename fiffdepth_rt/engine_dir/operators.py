@@ -77,7 +77,7 @@ def _foreign(contents: GraphContents, listed_bytes: int) -> str | None:
         made.update(filter(None, node.outputs))
         check = _GROWS.get(node.op_type)
         if check is not None and not check(node, contents):
-            return f"the operator {name} with a result of a size that no export gives it"
+            return f"the operator {name} with a result of such a size"
     if odd := sorted(contents.dtypes - _DTYPES.keys()):
         return f"a constant of ONNX's data type {odd[0]}"
     if contents.largest > listed_bytes:

@@ -141,6 +141,17 @@ def test_a_graph_whose_shapes_do_not_fit_together_is_refused_before_it_runs(tmp_
         fiffdepth_rt.Depth(directory, backend="openvino")
 
 
+def test_a_tensor_without_a_type_is_refused(tmp_path: Path) -> None:
+    directory = write_toy_engine_dir(tmp_path / "toy")
+    graph = directory / "graphs" / "fp32" / "unet.onnx"
+    model = onnx.load(graph)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
+    onnx.save(model, graph)
+    _vouch_for(directory, "graphs/fp32/unet.onnx")
+    with pytest.raises(StageMismatchError, match=r"unet takes .*'dynamic'"):
+        fiffdepth_rt.Depth(directory, backend="openvino")
+
+
 def test_an_output_behind_a_cast_keeps_its_name(tmp_path: Path) -> None:
     """OpenVINO removes casts from and to fp16; the tensors around one are then a single one, of two names."""
     directory = write_toy_engine_dir(tmp_path / "toy")

@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "negative": (negative_constant, r"a constant of \S+ elements in"),
     "shape": (
         nodes(helper.make_node("ConstantOfShape", ["shape"], ["y"]), **SHAPE),
-        "ConstantOfShape with a result of a size that no export gives it",
+        "ConstantOfShape with a result of such a size",
     ),
     "negative shape": (
         nodes(helper.make_node("ConstantOfShape", ["shape"], ["y"]), shape=np.array([-5, -7])),

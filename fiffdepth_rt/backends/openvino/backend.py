@@ -103,6 +103,14 @@ def _name(port: Any, listed: Sequence[TensorSpec]) -> str:
     return next((tensor.name for tensor in listed if tensor.name in port.names), str(port.any_name))
 
 
+def _dtype(port: Any) -> str:
+    """As numpy calls it; OpenVINO's own word for what numpy has not."""
+    try:
+        return str(port.element_type.to_dtype())
+    except IndexError:
+        return str(port.element_type.type_name)
+
+
 def _agrees(listed: Sequence[int | str], found: Any) -> bool:
     """A dim that the manifest leaves free is free, and a number is that number where OpenVINO knows it.
 
@@ -150,7 +158,7 @@ class OpenVinoEngine(HostEngine[Any]):
             ("takes", graph.stage.inputs, model.inputs),
             ("gives", graph.stage.outputs, model.outputs),
         ):
-            found = {(_name(port, listed), str(port.element_type.to_dtype())) for port in ports}
+            found = {(_name(port, listed), _dtype(port)) for port in ports}
             if found != {(tensor.name, tensor.dtype) for tensor in listed}:
                 raise StageMismatchError(
                     f"The graph {graph.name} {verb} {shortened(found)}; the manifest lists "
