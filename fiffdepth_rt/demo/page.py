@@ -122,11 +122,12 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
     made = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="made")
 
     @_explained
-    def look(file: dict[str, Any] | None, name: str, longer: int) -> tuple[Any, ...]:
+    def look(file: object, name: object, longer: object) -> tuple[Any, ...]:
         if file is None:
             return None, {}, None, None, "", "", None, None
-        with engines.use(_known_name(engines, name)) as opened:
-            found = photo_to_work(Path(file["path"]), opened, size=_known_size(engines, name, longer))
+        path, known = Path(_path_of(file)), _known_name(engines, name)
+        with engines.use(known) as opened:
+            found = photo_to_work(path, opened, size=_known_size(engines, known, longer))
         colors = found.depth_map.colors()
         return (
             found,
@@ -140,20 +141,22 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
         )
 
     @_explained
-    def click(found: Work | None, told: dict[str, Any], what: str, event: gr.SelectData) -> tuple[Any, ...]:
+    def click(
+        found: Work | None, told: dict[str, Any], what: object, event: gr.SelectData
+    ) -> tuple[Any, ...]:
         work_ = _needed(found)
-        x, y = work_.nearest_pixel(*event.index)
+        x, y = work_.nearest_pixel(*_place_of(event.index))
         told = {**told, what: (x, y)} if what in (FIRST, SECOND) else told
         marks = tuple(told[which] for which in (FIRST, SECOND) if which in told)
         return told, work_.value_at(x, y), work_.marked(marks)
 
     @_explained
-    def to_metres(found: Work | None, told: dict[str, Any], *distances: float | None) -> tuple[Any, ...]:
+    def to_metres(found: Work | None, told: dict[str, Any], *distances: object) -> tuple[Any, ...]:
         work_ = _needed(found)
         known = tuple(
-            Distance(x=told[which][0], y=told[which][1], metres=float(distance))
-            for which, distance in zip((FIRST, SECOND), distances, strict=True)
-            if which in told and distance
+            Distance(x=told[which][0], y=told[which][1], metres=metres)
+            for which, metres in zip((FIRST, SECOND), map(_number, distances), strict=True)
+            if which in told and metres
         )
         measured = work_.measured(known)
         return (
@@ -164,9 +167,9 @@ def _photo_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
         )
 
     @_explained
-    def in_3d(found: Work | None, degrees: float) -> tuple[Any, ...]:
+    def in_3d(found: Work | None, degrees: object) -> tuple[Any, ...]:
         work_, made_in = _needed(found), folder()
-        scene = save_scene(work_, min(max(float(degrees), 20), 120), made_in)
+        scene = save_scene(work_, min(max(_number(degrees) or FIELD_OF_VIEW_DEG, 20), 120), made_in)
         return scene[0], [*save_files(work_, made_in), *scene]
 
     engine: dict[str, Any] = {
@@ -199,20 +202,20 @@ def _video_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
 
     @_explained_each
     def run(
-        file: dict[str, Any] | None,
-        name: str,
-        longer: int,
-        ending: str,
+        file: object,
+        name: object,
+        longer: object,
+        ending: object,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio asks for it
     ) -> Iterator[tuple[Any, Any]]:
         if file is None:
             raise SourceError("There is no video yet: give one first.")
         out = folder() / f"depth{'.mkv' if ending == '.mkv' else '.mp4'}"
-        video = file.get("video", file)
+        path = _path_of(file.get("video", file) if isinstance(file, dict) else file)
         with (
-            _called_the_file(video["path"]),
+            _called_the_file(path),
             engines.use(_known_name(engines, name)) as opened,
-            open_source(video["path"]) as source,
+            open_source(path) as source,
         ):
             result = open_result(out, source=source, side_by_side=False, sound=True, overwrite=False)
             with closing(convert(opened, source, result)) as steps:
@@ -280,6 +283,29 @@ def _needed(found: Work | None) -> Work:
     if found is None:
         raise ImageError("There is no depth map yet: give a photo first.")
     return found
+
+
+def _path_of(file: object) -> str:
+    """What the browser says of a file that it has sent -> where it lies. Raises ImageError."""
+    path = file.get("path") if isinstance(file, dict) else None
+    if not isinstance(path, str):
+        raise ImageError("That is no file: give one anew.")
+    return path
+
+
+def _number(said: object) -> float | None:
+    """A browser says 2 or 2.5; None for whatever else it says."""
+    known = isinstance(said, int | float) and not isinstance(said, bool) and abs(said) < 1e9  # NaN is not
+    return float(said) if known else None  # type: ignore[arg-type]
+
+
+def _place_of(index: object) -> tuple[float, float]:
+    """Where a click was, in px. Raises ImageError."""
+    if isinstance(index, list | tuple) and len(index) == 2:
+        x, y = map(_number, index)
+        if x is not None and y is not None:
+            return x, y
+    raise ImageError("That click was nowhere: click into the depth map.")
 
 
 def _known_name(engines: Engines, name: object) -> str:

@@ -133,3 +133,30 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
         box = watched.page.locator(part).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     assert (watched.complaints, watched.asked) == ([], [])
+
+
+@pytest.mark.soak
+def test_a_picture_of_the_camera_becomes_a_depth_map(running: Running, depth: fiffdepth_rt.Depth) -> None:
+    """Chromium draws what its own camera sees: a turning wedge on green."""
+    from playwright.sync_api import sync_playwright
+
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader", *fake]
+        )
+        watched = Watched(opened, running, 1280)
+        page = watched.page
+        page.locator("#given").get_by_label("Capture from camera").click()
+        page.get_by_text("Click to Access Webcam").click()
+        page.locator("#given").get_by_label("capture photo").click()
+        page.wait_for_selector("#depth img")
+        taken, shown = (
+            Image.open(io.BytesIO(page.request.get(page.locator(which).first.get_attribute("src")).body()))
+            for which in ("#slider img", "#depth img")
+        )
+        pixels = np.asarray(taken.convert("RGB"))
+        assert (pixels[..., 1].astype(int) - pixels[..., 0]).min() >= 0 and np.ptp(pixels[..., 1]) > 50
+        assert np.array_equal(np.asarray(shown.convert("RGB")), depth.infer(pixels).colors())
+        assert (watched.complaints, watched.asked) == ([], [])
+        opened.close()
