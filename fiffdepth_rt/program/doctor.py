@@ -43,6 +43,38 @@ _OPENCV_WHEELS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extra:
+    """name: as in fiffdepth-rt[name]. wheels: what it brings. use: what is not possible without it."""
+
+    name: str
+    wheels: tuple[str, ...]
+    use: str
+
+
+# Those of inference engines stand among the backends, each with its own reason.
+EXTRAS = (
+    Extra(
+        name="photos",
+        wheels=("pi-heif", "OpenEXR", "tifffile", "imagecodecs"),
+        use="photos in HEIC and EXR, and TIFFs of every kind",
+    ),
+    Extra(
+        name="geometry", wheels=("trimesh", "OpenEXR"), use="metres as EXR, points as PLY, surfaces as GLB"
+    ),
+    Extra(name="video", wheels=("av",), use="video files and streams"),
+    Extra(name="view", wheels=("rerun-sdk",), use="fiffdepth video --view"),
+    Extra(name="demo", wheels=("gradio",), use="fiffdepth demo"),
+    Extra(name="robotics", wheels=("rosbags",), use="ROS bags and messages"),
+    Extra(name="cluster", wheels=("ray", "fsspec", "braceexpand"), use="archives, on one machine or many"),
+    Extra(
+        name="serve",
+        wheels=("ray", "uvicorn", "python-multipart", "prometheus-client"),
+        use="depth maps over HTTP",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One look at the machine.
 
@@ -80,8 +112,9 @@ class Diagnosis:
 def command(ctx: click.Context, engine: Path | None, as_json: bool) -> None:
     """Say what works on this machine, what does not, and what fixes it.
 
-    Each backend with the reason why it is not usable, TensorRT, library versions, the GPU, wheels that
-    overwrite each other, and whether an engine directory is intact, and its plans were checked on this GPU.
+    Each backend with the reason why it is not usable, TensorRT, library versions, extras, the GPU, wheels
+    that overwrite each other, and whether an engine directory is intact, and its plans were checked on this
+    GPU.
     The exit status is 1 if there is a problem. A note is no problem: something could be installed, or run.
 
     \b
@@ -114,6 +147,7 @@ def examine(engine: Path | None = None) -> Diagnosis:
         "OpenCV": _opencv_wheels,
         "NVIDIA GPU": _gpu,
         "backends": _backends,
+        "extras": _extras,
         "bundled model": _bundled_model,
     }
     if engine is not None:
@@ -225,6 +259,21 @@ def _backends() -> Iterator[Finding]:
             verdict=verdict,
             found=f"{'usable' if usability.usable else 'not usable'}: {usability.why}",
             fix=None if usability.usable else usability.fix,
+        )
+
+
+def _extras() -> Iterator[Finding]:
+    for extra in EXTRAS:
+        here = installed(extra.wheels)
+        missing = [wheel for wheel in extra.wheels if wheel not in here]
+        found = ", ".join(f"{wheel} {version}" for wheel, version in here.items())
+        if missing:
+            found = f"{found}; without {', '.join(missing)}" if here else "not installed"
+        yield Finding(
+            subject=f"extra {extra.name}",
+            verdict="note" if missing else "ok",
+            found=f"{found} (for {extra.use})",
+            fix=f"pip install 'fiffdepth-rt[{extra.name}]'" if missing else None,
         )
 
 

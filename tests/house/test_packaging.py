@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 import fiffdepth_rt
+from fiffdepth_rt.program.doctor import EXTRAS
 from tests.support.paths import ROOT
 
 try:
@@ -52,6 +53,17 @@ def test_torch_2_13_is_admitted_and_2_14_is_not() -> None:
 def test_cpu_and_gpu_bring_one_onnxruntime_wheel_each() -> None:
     names = {extra: {_name(r) for r in PROJECT["optional-dependencies"][extra]} for extra in ("cpu", "gpu")}
     assert names == {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
+
+
+def test_the_doctor_knows_every_extra_of_the_runtime_and_the_wheels_that_it_brings() -> None:
+    engines = {"cpu", "gpu", "openvino", "tensorrt", "tensorrt-rtx"}
+    tools = {"training", "teacher", "export", "benchmarks", "test-runtime", "dev"}
+    ours = {
+        extra: {_name(requirement) for requirement in requirements} - {"fiffdepth-rt"}
+        for extra, requirements in PROJECT["optional-dependencies"].items()
+        if extra not in engines | tools
+    }
+    assert {one.name: {wheel.lower() for wheel in one.wheels} for one in EXTRAS} == ours
 
 
 @pytest.fixture(scope="module")

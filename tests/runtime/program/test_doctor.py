@@ -215,3 +215,20 @@ def test_it_speaks_where_a_library_does_not_load(tmp_path: Path, library: str) -
     )
     assert (answer.returncode, answer.stderr) == (1, "")
     assert "cannot be imported: libGL.so.1: cannot open shared object file" in answer.stdout
+
+
+def test_every_extra_is_named_with_what_it_is_for_and_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # nothing is installed
+    missing = finding("extra view")
+    assert (missing.verdict, missing.found) == ("note", "not installed (for fiffdepth video --view)")
+    assert missing.fix == "pip install 'fiffdepth-rt[view]'"
+    install(tmp_path, "trimesh", monkeypatch)
+    half = finding("extra geometry")
+    assert (half.verdict, half.fix) == ("note", "pip install 'fiffdepth-rt[geometry]'")
+    assert half.found.startswith("trimesh 1.20.1; without OpenEXR (for metres as EXR")
+    install(tmp_path, "OpenEXR", monkeypatch)
+    whole = finding("extra geometry")
+    assert (whole.verdict, whole.fix) == ("ok", None)
+    assert whole.found.startswith("trimesh 1.20.1, OpenEXR 1.20.1 (for ")
