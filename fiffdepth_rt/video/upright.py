@@ -10,6 +10,7 @@ Every picture has the size of the first one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -157,7 +158,13 @@ class _Chain:
 
 def _turn(frame: VideoFrame) -> tuple[int, ...]:
     """frame -> a key of _TURNS: its display matrix, to the nearest right angle."""
-    for data in frame.side_data:
+    try:
+        beside = list(frame.side_data)
+    except ValueError:  # PyAV 18 has no name for the kind of a photo's EXIF, and gives none; mirrors are lost
+        angle = math.radians(frame.rotation)
+        cos, sin = round(math.cos(angle)), round(math.sin(angle))
+        return (cos, -sin, sin, cos) if abs(cos) != abs(sin) else (1, 0, 0, 1)
+    for data in beside:
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d = (int(number) for number in np.frombuffer(bytes(data), dtype=np.int32)[:5])
             turn = tuple(

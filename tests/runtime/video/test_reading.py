@@ -131,6 +131,27 @@ def test_rotations_and_mirrors_are_followed(matrix: tuple[int, ...], seen: list[
     assert levels_of(photo) == pytest.approx(seen, abs=3)
 
 
+@pytest.mark.parametrize(
+    ("orientation", "seen"),
+    [
+        (1, [20, 80, 140, 200]),
+        (3, [200, 140, 80, 20]),
+        (6, [140, 20, 200, 80]),
+        (8, [80, 200, 20, 140]),
+    ],
+)
+def test_a_photo_with_exif_among_videos_is_read_and_turned(
+    orientation: int, seen: list[int], tmp_path: Path
+) -> None:
+    """FFmpeg tells of EXIF in a way that PyAV 18 has no name for."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(quarters(20, 80, 140, 200)).save(tmp_path / "given.jpg", exif=exif, quality=95)
+    (tmp_path / "given.jpg").rename(tmp_path / "given.mp4")
+    (frame,) = frames_of(tmp_path / "given.mp4")
+    assert levels_of(frame.photo) == pytest.approx(seen, abs=3)
+
+
 @pytest.mark.parametrize(("aspect", "hw"), [(2, (48, 128)), (Fraction(8, 9), (54, 64))])
 def test_pixels_become_square(aspect: Fraction, hw: tuple[int, int], tmp_path: Path) -> None:
     clip = write_clip(
