@@ -9,7 +9,8 @@
                        is asked of a hub
     Gradio             sends that a page was started                    nothing: `fiffdepth demo` says no
     Ray                sends what a cluster consists of, every hour     RAY_USAGE_STATS_ENABLED=1
-    Rerun's viewer     sends that it was opened, and what was shown     FORCE_RERUN_ANALYTICS=1
+    Rerun's viewer     sends that it was opened, what was shown, and    FORCE_RERUN_ANALYTICS=1
+                       asks GitHub for a newer release
 
 What the user has set stays. huggingface_hub is met by the tools of a clone alone. A library
 that comes to use here and reports gets its row, above and in `_VARIABLES`, unless it wants more than a
@@ -66,12 +67,18 @@ def import_rerun() -> Any:
     return rerun
 
 
-RERUN_VIEWER = {"CI": "1"}
-"""What Rerun's viewer, a program of its own, is started with in its environment.
+def rerun_viewer_environment() -> dict[str, str]:
+    """What Rerun's viewer, a program of its own, is started with: it reports nothing, and asks nobody.
 
-Its other switch, `rerun analytics disable`, writes a file into the user's home. Where `CI` is set it takes
-the machine for one that tests programs, and reports nothing.
-"""
+    Where `CI` is set, it takes the machine for one that tests programs, and does not report; the other
+    switch, `rerun analytics disable`, writes a file into the user's home. Its question for a newer release
+    has no switch: it goes to a proxy that is not there. What it shows comes to it past any proxy.
+    """
+    if os.environ.get("FORCE_RERUN_ANALYTICS"):
+        return dict(os.environ)
+    nowhere = "http://127.0.0.1:9"  # the port "discard"
+    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    return {**os.environ, **dict.fromkeys(names, nowhere), "CI": "1"}
 
 
 def switch_off() -> None:

@@ -35,7 +35,7 @@ from fiffdepth_rt.image import Pixels
 from fiffdepth_rt.stream import StreamItem
 from fiffdepth_rt.telemetry import import_rerun
 from fiffdepth_rt.video.source import Source
-from fiffdepth_rt.video.viewer import PORT, Viewer, start_viewer
+from fiffdepth_rt.video.viewer import PORT, Viewer, listens, start_viewer
 
 WINDOW = "rerun"
 """What --view is given for a window."""
@@ -125,7 +125,7 @@ class View:
         recording.set_log_time_enabled(False)  # a frame's time is the source's, and that of no clock
         recording.set_log_tick_enabled(False)
         if self._path is None:
-            self._viewer = start_viewer()
+            self._viewer = start_viewer(port=PORT)
             recording.connect_grpc(f"rerun+http://127.0.0.1:{PORT}/proxy")
         else:
             remove_leftovers(self._path.parent)
@@ -156,8 +156,10 @@ class View:
             self._recording.flush()
         except Exception as error:  # RuntimeError, or a class of Rerun's own
             raise self._stopped(error) from error
+        if self._path is None and not listens(PORT):  # what is sent to nobody is no error to Rerun
+            raise self._stopped("nobody listens")
 
-    def _stopped(self, error: Exception) -> OutputError:
+    def _stopped(self, error: object) -> OutputError:
         if self._path is None:
             said = shortened(error, 200) if self._viewer is None else self._viewer.last_words()
             return OutputError(

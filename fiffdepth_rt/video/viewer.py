@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.telemetry import RERUN_VIEWER
+from fiffdepth_rt.telemetry import rerun_viewer_environment
 
 PORT = 9876
 """At which Rerun's viewers listen, unless they are told otherwise."""
@@ -40,7 +39,7 @@ class Viewer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env={**RERUN_VIEWER, **os.environ, "RERUN_APP_ONLY": "true", "NO_COLOR": "1"},
+            env={**rerun_viewer_environment(), "RERUN_APP_ONLY": "true", "NO_COLOR": "1"},
             start_new_session=True,  # Ctrl-C is for us
         )
 
@@ -59,12 +58,12 @@ class Viewer:
         return said[-300:] or "it said nothing"
 
 
-def start_viewer(*, port: int = PORT, options: Sequence[str] = ()) -> Viewer | None:
+def start_viewer(*, port: int, options: Sequence[str] = ()) -> Viewer | None:
     """Rerun's viewer, listening on 127.0.0.1; None where a viewer listens there already, which is taken.
 
     options: more words for its command line. Raises OutputError: it does not start.
     """
-    if _listens(port):
+    if listens(port):
         return None
     beside_python = Path(sysconfig.get_path("scripts"), "rerun.exe" if sys.platform == "win32" else "rerun")
     program = str(beside_python) if beside_python.exists() else "rerun"
@@ -74,7 +73,7 @@ def start_viewer(*, port: int = PORT, options: Sequence[str] = ()) -> Viewer | N
     except OSError as error:
         raise _no_viewer(error.strerror or str(error)) from error
     give_up = time.monotonic() + PATIENCE_S
-    while not _listens(port):
+    while not listens(port):
         if viewer.ended or time.monotonic() > give_up:
             why = viewer.last_words()
             viewer.close()
@@ -83,7 +82,8 @@ def start_viewer(*, port: int = PORT, options: Sequence[str] = ()) -> Viewer | N
     return viewer
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anything does, at this port of 127.0.0.1."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
