@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 import fiffdepth_rt
-from tests.runtime.video.clips import walk, write_clip
+from tests.runtime.video.clips import picture, walk, write_clip
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "python"
@@ -58,6 +59,17 @@ def test_a_camera(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "walk.mp4", walk(4))
     said = run("camera.py", tmp_path, clip)
     assert [line.partition(":")[0] for line in said] == [f"frame {i}" for i in range(4)]
+
+
+def test_a_loop_of_opencv(tmp_path: Path) -> None:
+    frames = [np.full((48, 64, 3), (200, 30, 30), np.uint8), picture(3)]
+    with fiffdepth_rt.Depth(threads=1) as depth:
+        red, bars = (depth.infer(frame).values.mean() for frame in frames)
+    cv2.imwrite(str(tmp_path / "0001.png"), frames[0][..., ::-1])
+    cv2.imwrite(str(tmp_path / "0002.png"), frames[1][..., ::-1])
+    said = run("opencv_loop.py", tmp_path, tmp_path / "%04d.png")
+    assert [line.partition(":")[0] for line in said] == ["64x48", "64x48"]
+    assert [float(line.split()[1]) for line in said] == pytest.approx([red, bars], abs=2e-3)
 
 
 def test_several_cameras(tmp_path: Path) -> None:
