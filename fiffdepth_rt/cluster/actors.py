@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -77,6 +78,11 @@ def _read(row: Row, read: ray.ObjectRef) -> Row:
 
 def root_cause(error: BaseException) -> str:
     """The error that came first, in a sentence; Ray's own hold stack traces of several processes."""
+    told = str(error).split("\n\nThe above exception was the direct cause")
+    if type(getattr(error, "cause", None)).__name__ == "UserCodeException" and len(told) > 1:
+        # What an actor raised is in this text alone, before what Ray Data says about it.
+        last = told[-2].strip().splitlines()[-1]
+        return f"{re.sub(r'^(?:[a-z_]+[.])+', '', last).rstrip('.')}."
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None and str(cause).strip():
         error = cause
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1].rstrip('.')}."

@@ -64,7 +64,10 @@ def connected(address: str, *, packages: Sequence[ModuleType], bundled: bool = F
                 **local,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ClusterError(_nothing_at(address, error)) from error
+            raise ClusterError(
+                f"{_nothing_at(address, error)} Where a cluster wants a token, set RAY_AUTH_MODE=token, and "
+                "have the head's ~/.ray/auth_token here."
+            ) from error
         except OSError as error:
             raise ClusterError(
                 f"A Ray cluster cannot start in {tempfile.gettempdir()} ({error}): set TMPDIR to a folder "
