@@ -53,9 +53,12 @@ _BEYOND: Mapping[tuple[str, int], str] = {
 }
 _INPUT, _OUTPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7  # of NodeProto
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL = 1, 2, 8, 9, 13  # of TensorProto
+_SET_DOMAIN, _SET_VERSION = 1, 2  # of OperatorSetIdProto
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto; a tensor's file is the value of "location"
 _TENSOR = 5  # of AttributeProto
-_VALUE_INFO = 11  # of GraphProto: an input, whose name is field 1
+# Messages without tensors and nodes, of which something is kept: a graph's input, whose name is field 1;
+# and a set of operators.
+_NAMED = {("GraphProto", 11): "ValueInfoProto", ("ModelProto", 8): "OperatorSetIdProto"}
 _MODEL_FIELDS = {  # of ModelProto, with their kinds; more than these, and another reader may see another file
     **dict.fromkeys((1, 5), VARINT),
     **dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), LENGTH),
@@ -66,6 +69,7 @@ _LEAVES: Mapping[str, frozenset[int]] = {
     "TensorProto": frozenset({_DIMS, _DATA_TYPE, _NAME, _RAW_DATA}),
     "StringStringEntryProto": frozenset({_KEY, _VALUE}),
     "ValueInfoProto": frozenset({1}),
+    "OperatorSetIdProto": frozenset({_SET_DOMAIN, _SET_VERSION}),
 }
 
 _MAX_DEPTH = 100  # protobuf's own limit on messages within messages
@@ -96,6 +100,7 @@ class GraphContents:
 
     locations: the "location" of every tensor that has one, each once, in the order of the file, as written.
     given: the names of inputs and constants.
+    opsets: which sets of operators it says it uses: domain ("" for ONNX's own) and version.
     parts: in words, what a plain graph does without. dtypes: of its constants, as TensorProto.DataType
     numbers them. largest: elements of the largest constant, as its dims say. small: the values of constants
     of at most 64 bytes of int64 or float32, by name.
@@ -104,6 +109,7 @@ class GraphContents:
     locations: tuple[str, ...]
     given: frozenset[str]
     nodes: tuple[Node, ...]
+    opsets: tuple[tuple[str, int], ...]
     parts: frozenset[str]
     dtypes: frozenset[int]
     largest: int
@@ -129,6 +135,7 @@ def read_graph(graph: Path) -> GraphContents:
         locations=tuple(reader.locations),
         given=frozenset(reader.given),
         nodes=tuple(reader.nodes),
+        opsets=tuple(reader.opsets),
         parts=frozenset(reader.parts),
         dtypes=frozenset(reader.dtypes),
         largest=reader.largest,
@@ -145,6 +152,7 @@ class _Reader:
         self.locations: dict[str, None] = {}
         self.given: set[str] = set()
         self.nodes: list[Node] = []
+        self.opsets: list[tuple[str, int]] = []
         self.parts: set[str] = set()
         self.dtypes: set[int] = set()
         self.largest = 0
@@ -162,8 +170,8 @@ class _Reader:
                 raise DamagedError("it holds more nodes, tensors or names than any export writes")
             if message == "ModelProto" and _MODEL_FIELDS.get(number) != kind:
                 self.parts.add("fields that ONNX does not have")
-            if message == "GraphProto" and number == _VALUE_INFO and kind == LENGTH:
-                self.walk("ValueInfoProto", content, depth=depth + 1)
+            if kind == LENGTH and (leaf := _NAMED.get((message, number))) is not None:
+                self.walk(leaf, content, depth=depth + 1)
             elif kind == LENGTH and (inner := leads_to.get(number)) is not None:
                 if (message, number) in _BEYOND:
                     self.parts.add(_BEYOND[message, number])
@@ -192,12 +200,20 @@ class _Reader:
             return self._tensor(kept)
         elif message == "StringStringEntryProto":
             self._entry(kept)
+        elif message == "OperatorSetIdProto":
+            self._opset(kept)
         elif message == "ValueInfoProto" and kept[1]:
             self.given.add(_name(kept[1][-1]))
         elif message == "AttributeProto" and kept[_TENSOR]:
             values = kept[_TENSOR][-1]
             return values if isinstance(values, tuple) else None
         return None
+
+    def _opset(self, kept: _Kept) -> None:
+        domain, version = (
+            kept[number][-1] if kept[number] else None for number in (_SET_DOMAIN, _SET_VERSION)
+        )
+        self.opsets.append((_name(domain), version if isinstance(version, int) else 0))
 
     def _node(self, kept: _Kept) -> None:
         inputs, outputs = (tuple(map(_name, kept[number])) for number in (_INPUT, _OUTPUT))

@@ -34,7 +34,8 @@ KNOWN: Mapping[str, tuple[int, int]] = {
     "Slice": (3, 5),
 }
 # fmt: on
-"""The operators, and how many inputs each takes at least and at most, in opsets 16 to 23."""
+"""The operators, and how many inputs each takes at least and at most, in OPSETS."""
+OPSETS = range(16, 24)
 _DOMAINS = ("", "ai.onnx")  # two names of ONNX's own
 _DTYPES: Mapping[int, str] = {  # as TensorProto.DataType numbers them
     **{1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"},
@@ -64,6 +65,11 @@ def _foreign(contents: GraphContents, listed_bytes: int) -> str | None:
         return f"{len(contents.nodes)} nodes"
     if not contents.nodes:
         return "no operator"
+    if not contents.opsets:
+        return "operators of no set"
+    for domain, version in contents.opsets:
+        if domain not in _DOMAINS or version not in OPSETS:
+            return f"operators of the set {shortened(domain or 'ai.onnx', 80)!r}, version {version}"
     made = set(contents.given)
     for node in contents.nodes:
         name = node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
