@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,6 @@ from fiffdepth_rt.program.terminal import on_signals, say, tell
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.program.options import EngineChoice
-
-_MODULES = ("ray", "uvicorn", "python_multipart", "prometheus_client")
 
 
 @click.command("serve")
@@ -113,17 +110,20 @@ def command(
       curl --data-binary @photo.jpg http://127.0.0.1:8000/depth -o depth.png
       fiffdepth serve --engine engines/fiffdepth --replicas 4 --ray auto --host 0.0.0.0
     """
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BackendUnavailableError(
-            f"The service wants {', '.join(missing)}, not installed here: pip install 'fiffdepth-rt[serve]'."
-        )
     from fiffdepth_rt.engine_dir.checking import open_engine_dir
     from fiffdepth_rt.engine_dir.manifest import BUNDLED
 
     open_engine_dir(engine or BUNDLED, verify=False)  # what is wrong with it is said before replicas start
 
-    from fiffdepth_rt.serving import replicas as on_ray
+    try:
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+
+        from fiffdepth_rt.serving import replicas as on_ray
+    except ImportError as error:  # Ray may be there without what Ray Serve wants
+        raise BackendUnavailableError(
+            f"The service wants {error.name}, not installed here: pip install 'fiffdepth-rt[serve]'"
+        ) from error
     from fiffdepth_rt.serving.app import Service
     from fiffdepth_rt.serving.limits import Limits
     from fiffdepth_rt.serving.listening import LOCAL, address_of, listening, serving

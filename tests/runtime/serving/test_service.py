@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -290,6 +291,17 @@ def test_an_engine_directory_that_cannot_be_opened_is_said_before_ray_starts(toy
     (toy_dir / "manifest.json").write_text("{}")
     result = CliRunner().invoke(program, ["serve", "--engine", str(toy_dir), "--port", "0"])
     assert result.exit_code == 1 and "manifest.json" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_library_that_is_missing_is_said_with_its_extra(
+    toy_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = CliRunner().invoke(program, ["serve", "--engine", str(toy_dir), "--port", "0"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: The service wants uvicorn, not installed here: pip install 'fiffdepth-rt[serve]'\n"
+    )
 
 
 # --- how much it takes at once ---
