@@ -64,9 +64,9 @@ def sent(value: Any) -> Any:
     return json.loads(json.dumps(value)) if value is not None else None
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_clicks_take_anything(
-    clicks: tuple[dict[str, Callable[..., Any]], Path], tmp_path: Path, photo: np.ndarray, count: int
+    clicks: tuple[dict[str, Callable[..., Any]], Path], tmp_path: Path, photo: np.ndarray
 ) -> None:
     import gradio as gr
 
@@ -81,7 +81,7 @@ def test_clicks_take_anything(
     def anything(chance: random.Random, usual: Any) -> Any:
         return sent(hostile(chance)) if chance.random() < 0.5 else usual
 
-    for seed in range(count):
+    for seed in range(10_000):
         chance = random.Random(f"click {seed}")
         name = chance.choice(["look", "click", "to_metres", "in_3d", "run"])
         given = chance.choice([work, measured, measured, None])
@@ -109,4 +109,4 @@ def test_clicks_take_anything(
             assert "Traceback" not in error.message and not error.print_exception
             told[f"{name} said"] += 1
     assert {path.name for path in tmp_path.iterdir()} - {"given"} == whole
-    assert len(told) == 10 or count < 1000, told
+    assert len(told) == 10, told  # each of the five, done and refused
