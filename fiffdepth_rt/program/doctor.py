@@ -62,8 +62,8 @@ EXTRAS = (
         name="geometry", wheels=("trimesh", "OpenEXR"), use="metres as EXR, points as PLY, surfaces as GLB"
     ),
     Extra(name="video", wheels=("av",), use="video files and streams"),
-    Extra(name="view", wheels=("rerun-sdk",), use="fiffdepth video --view"),
-    Extra(name="demo", wheels=("gradio",), use="fiffdepth demo"),
+    Extra(name="view", wheels=("rerun-sdk",), use="looking at a video while its depth is computed"),
+    Extra(name="demo", wheels=("gradio",), use="a page to play with"),
     Extra(name="robotics", wheels=("rosbags",), use="ROS bags and messages"),
     Extra(name="cluster", wheels=("ray", "fsspec", "braceexpand"), use="archives, on one machine or many"),
     Extra(

@@ -12,6 +12,7 @@ from fiffdepth_rt.program import options
 from fiffdepth_rt.program.terminal import shown, tell
 
 if TYPE_CHECKING:
+    from fiffdepth_rt.backends.grids import Size
     from fiffdepth_rt.program.options import EngineChoice
 
 
@@ -45,12 +46,7 @@ def _parse_name(ctx: click.Context, option: click.Parameter, value: str | None) 
     show_default=True,
     help="Opened models: so many in all, or on each GPU.",
 )
-@click.option(
-    "--size",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Longer side, in px, at which the model sees a photo. By default what it was made for.",
-)
+@options.size
 @options.engine_choice
 @options.verbose
 def command(
@@ -59,7 +55,7 @@ def command(
     name: str | None,
     kind: Literal["cpu", "gpu"],
     instances: int,
-    size: int | None,
+    size: Size,
     choice: EngineChoice,
 ) -> None:
     """Write a model repository for NVIDIA's Triton Inference Server.
@@ -81,7 +77,7 @@ def command(
         "backend": None if choice.backend == "auto" else choice.backend,
         "precision": choice.precision,
         "threads": choice.threads,
-        "size": size,
+        "size": "x".join(map(str, size)) if isinstance(size, tuple) else size,
     }
     made = write_model_repository(
         engine_dir,

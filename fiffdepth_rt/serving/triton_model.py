@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fiffdepth_rt import telemetry
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.errors import ImageError, SizeError
+
+if TYPE_CHECKING:
+    from fiffdepth_rt.backends.grids import Size
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class TritonPythonModel:
             device=device,
             backend=asked.get("backend", "auto"),
             precision=asked.get("precision"),
-            size=int(asked["size"]) if "size" in asked else None,
+            size=_size(asked["size"]) if "size" in asked else None,
             threads=int(asked["threads"]) if "threads" in asked else None,
         )
 
@@ -63,3 +66,9 @@ class TritonPythonModel:
                 error=triton.TritonError("The model failed on this photo; the server's log says why.")
             )
         return triton.InferenceResponse(output_tensors=[triton.Tensor("depth", values)])
+
+
+def _size(said: str) -> Size:
+    """ "512" -> 512; "384x512" -> (384, 512)"""
+    first, _, second = said.partition("x")
+    return (int(first), int(second)) if second else int(first)

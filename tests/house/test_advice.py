@@ -46,7 +46,7 @@ _HOLES = {
     "wheel": "numpy", "major": "11", "major + 1": "12", "rtx": " --flavour rtx", "wanted": "fp32",
     "precision": "fp32", "precisions[0]": "fp32", "plan.precision": "fp32", "height": "480", "width": "640",
     "' '.join(_WHEELS)": "onnxruntime onnxruntime-gpu", "' '.join(found)": "onnxruntime onnxruntime-gpu",
-    "CALIBRATE": CALIBRATE, "_DRIVERS[scheme]": "s3fs",
+    "CALIBRATE": CALIBRATE, "extra.name": "view", "_DRIVERS[scheme]": "s3fs",
 }  # fmt: skip
 
 

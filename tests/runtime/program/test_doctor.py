@@ -220,9 +220,13 @@ def test_it_speaks_where_a_library_does_not_load(tmp_path: Path, library: str) -
 def test_every_extra_is_named_with_what_it_is_for_and_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(tmp_path)  # first: what it finds is what it leaves at the test's end
     monkeypatch.setattr(sys, "path", [str(tmp_path)])  # nothing is installed
     missing = finding("extra view")
-    assert (missing.verdict, missing.found) == ("note", "not installed (for fiffdepth video --view)")
+    assert (missing.verdict, missing.found) == (
+        "note",
+        "not installed (for looking at a video while its depth is computed)",
+    )
     assert missing.fix == "pip install 'fiffdepth-rt[view]'"
     install(tmp_path, "trimesh", monkeypatch)
     half = finding("extra geometry")

@@ -265,7 +265,7 @@ def test_a_full_standard_output_is_said_and_the_files_are_there(work: Path) -> N
     "arguments",
     [
         ("infer", ""), ("infer", "kitchen.jpg", "-o", ""), ("infer", "kitchen.jpg", "--engine", ""),
-        ("video", ""), ("video", "", "-o", "x"), ("video", "kitchen.jpg", "-o", ""),
+        ("video", "", "-o", "x"), ("video", "kitchen.jpg", "-o", ""),
         ("video", "kitchen.jpg", "-o", "x", "--engine", ""),
         ("info", ""), ("build", ""), ("verify", ""), ("bench", ""),
     ],

@@ -44,7 +44,18 @@ def run(*words: str) -> Any:
 def test_the_repository_holds_a_config_a_model_and_the_whole_engine_directory(
     toy_dir: Path, tmp_path: Path
 ) -> None:
-    words = ["--name", "near", "--instances", "3", "--kind", "gpu", "--size", "128", "--precision", "bf16"]
+    words = [
+        "--name",
+        "near",
+        "--instances",
+        "3",
+        "--kind",
+        "gpu",
+        "--size",
+        "128x192",
+        "--precision",
+        "bf16",
+    ]
     result = run(str(toy_dir), str(tmp_path / "models"), *words)
     assert result.exit_code == 0, result.output
     made = tmp_path / "models" / "near"
@@ -57,7 +68,7 @@ def test_the_repository_holds_a_config_a_model_and_the_whole_engine_directory(
     assert all((engine / file).read_bytes() == (toy_dir / file).read_bytes() for file in files)
     config = (made / "config.pbtxt").read_text()
     assert 'name: "near"' in config and "  count: 3\n  kind: KIND_GPU\n" in config
-    for key, value in {"space": "depth", "size": "128", "precision": "bf16"}.items():
+    for key, value in {"space": "depth", "size": "128x192", "precision": "bf16"}.items():
         assert f'parameters {{\n  key: "{key}"\n  value {{ string_value: "{value}" }}\n}}\n' in config
     assert 'string_value: "affine-invariant depth: 0 = nearest, 1 = farthest; not metres"' in config
 
@@ -140,7 +151,10 @@ def test_the_model_gives_the_bits_of_a_direct_call_and_errors_as_sentences(
     monkeypatch.syspath_prepend(tmp_path / "models/toy/1")
     monkeypatch.delitem(sys.modules, "model", raising=False)
     model = importlib.import_module("model").TritonPythonModel()
-    parameters = {"threads": {"string_value": "1"}}
+    parameters = {
+        "threads": {"string_value": "1"},
+        "size": {"string_value": "{}x{}".format(*depth.grid_for(photo.shape[:2]))},
+    }
     model.initialize(
         {
             "model_config": json.dumps({"parameters": parameters}),

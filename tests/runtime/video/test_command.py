@@ -163,7 +163,7 @@ def test_a_signal_leaves_a_playable_file(
     assert running.returncode == 1
     count = len(read(tmp_path / name).pictures)
     assert 0 < count < 3000
-    assert f"holds {count} frames." in said and said.endswith("Aborted!\n")
+    assert f"holds {count} frame{'s' * (count > 1)}." in said and said.endswith("Aborted!\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "toy"])
 
 
