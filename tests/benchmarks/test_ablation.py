@@ -116,6 +116,7 @@ def test_a_difference_counts_where_it_exceeds_the_spread_and_every_seed_agrees(f
     assert verdict.worse_by == pytest.approx(np.mean(other) - np.mean(full))
 
 
+@pytest.mark.soak
 def test_the_whole_path_runs_reports_and_is_skipped_the_second_time(tmp_path, capsys) -> None:
     out = tmp_path / "out"
     ablation.main(["--out", str(out), "--tiny", "--seed", "5"], standalone_mode=False)

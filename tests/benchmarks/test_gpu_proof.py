@@ -252,6 +252,7 @@ def rehearse(*words: str | Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.soak
 def test_a_rehearsal_says_so_on_every_page_and_in_its_name_and_keeps_out_of_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

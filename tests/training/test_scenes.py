@@ -267,6 +267,7 @@ def test_the_same_seeds_at_twice_the_size_are_the_same_scenes(tmp_path: Path) ->
         assert np.median(np.abs(shrunk - procedural.to_picture(a))) < 0.02
 
 
+@pytest.mark.soak
 def test_rendering_goes_on_where_it_was_killed_and_gives_the_same_shards(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     procedural.render_all(whole, count=4, workers=1, per_shard=2)
