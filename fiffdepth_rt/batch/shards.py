@@ -52,7 +52,7 @@ def shards_of(pattern: str) -> Shards:
     """data/00003.tar, data/{00000..00799}.tar, s3://bucket/*/part-*.tar -> shards.
 
     Names are relative to what stands before the first part with *, ?, [ or { in it.
-    Raises BatchError: a pattern that nothing matches, no webdataset.
+    Raises BatchError: a pattern that nothing matches, a brace that is not closed, no braceexpand.
     """
     path = local_path(pattern)
     if path.is_file():

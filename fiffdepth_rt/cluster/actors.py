@@ -89,15 +89,24 @@ def root_cause(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """Without what this logger and those below it say."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Ray Data's own progress and reports."""
     context = ray.data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
-    own = logging.getLogger("ray.data")
-    level = own.level
-    own.setLevel(logging.CRITICAL)
     try:
-        yield
+        with silenced("ray.data"):
+            yield
     finally:
-        own.setLevel(level)
         context.enable_progress_bars = bars

@@ -31,28 +31,15 @@ if TYPE_CHECKING:
 _NAMED = 20  # skipped photos that are told one by one
 
 
-def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
-    formats = tuple(dict.fromkeys(value.split(",")))
-    for name in formats:
-        if name not in ("png16", "npy", "color"):
-            reason = f"{name!r} is no format: say one or more of png16,npy,color."
-            raise click.BadParameter(reason, ctx, option)
-    return formats
-
-
 @click.command("batch")
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
 @options.engine
 @options.engine_choice
 @options.size
-@click.option(
-    "--format",
-    "formats",
-    metavar="F,F",
-    callback=_parse_formats,
+@options.formats(
+    ("png16", "npy", "color"),
     default="png16",
-    show_default=True,
     help="png16: 16-bit grey picture. npy: float32 array in [0, 1]. color: picture for eyes only.",
 )
 @click.option(
@@ -68,9 +55,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
     type=click.IntRange(min=1),
     help="With --ray: so many models open at once. By default one per GPU, or per two cores.",
 )
-@click.option(
-    "--strict", is_flag=True, help="Refuse a JPEG without its end. By default it is read as far as it goes."
-)
+@options.strict
 @options.verbose
 @click.pass_context
 def command(

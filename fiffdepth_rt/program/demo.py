@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import on_signals, say, tell
+from fiffdepth_rt.program.terminal import on_signals, say_who_reaches, tell, wait_for
 
 if TYPE_CHECKING:
     from fiffdepth_rt.program.options import EngineChoice
@@ -17,21 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("demo")
 @click.argument("directories", metavar="[ENGINE_DIR]...", nargs=-1, type=options.NamedPath())
-@click.option(
-    "--port",
-    metavar="N",
-    type=click.IntRange(0, 65535),
-    default=7860,
-    show_default=True,
-    help="Where the page is; 0 takes a free port.",
-)
-@click.option(
-    "--host",
-    metavar="H",
-    default="127.0.0.1",
-    show_default=True,
-    help="Which network the page is in. By default nobody but this machine reaches it.",
-)
+@options.host_and_port("the page", 7860)
 @click.option("--browser/--no-browser", default=True, help="Open the page. By default yes.")
 @options.engine_choice
 @options.verbose
@@ -52,23 +38,17 @@ def command(directories: tuple[Path, ...], port: int, host: str, browser: bool, 
     """
     from fiffdepth_rt.demo.engines import Engines
     from fiffdepth_rt.demo.server import check_gradio, serving
-    from fiffdepth_rt.serving.listening import LOCAL
 
     check_gradio()
     engines = Engines(directories or (None,), choice.open)
     try:
         with serving(engines, host=host, port=port) as address:
             tell(f"The page is at {address}. Ctrl-C ends it.")
-            if host not in LOCAL:
-                say(
-                    f"Everybody who reaches {host} over the network can use it, and nothing is encrypted: "
-                    "put a server in front of it that asks who they are."
-                )
+            say_who_reaches(host)
             if browser:
                 click.launch(address)
             ended = threading.Event()
             with on_signals(ended.set):
-                while not ended.wait(0.5):  # on Windows, signals end no wait without a limit
-                    pass
+                wait_for(ended)
     finally:
         engines.close()

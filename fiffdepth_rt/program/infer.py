@@ -30,16 +30,6 @@ if TYPE_CHECKING:
     from fiffdepth_rt.program.options import EngineChoice
 
 
-def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
-    """What stands behind --format -> formats, each once."""
-    formats = tuple(dict.fromkeys(value.split(",")))
-    for name in formats:
-        if name not in FORMATS:
-            reason = f"{name!r} is no format: say one or more of {','.join(FORMATS)}."
-            raise click.BadParameter(reason, ctx, option)
-    return formats
-
-
 @click.command("infer")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option(
@@ -52,13 +42,9 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
 @options.engine
 @options.engine_choice
 @options.size
-@click.option(
-    "--format",
-    "formats",
-    metavar="F,F",
-    callback=_parse_formats,
+@options.formats(
+    tuple(FORMATS),
     default="png16,color",
-    show_default=True,
     help="png16: 16-bit grey picture. color: picture for eyes only. npy: float32 array in [0, 1]. In metres, "
     "with --sparse, --calibration or --camera-height: m (float32 array), mm, tum, kitti (16-bit pictures, "
     "1000, 5000 and 256 levels for each metre), exr, pfm. With --intrinsics too: ply (points), glb "
@@ -66,9 +52,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str) -> t
 )
 @metres.metric_choice
 @options.overwrite
-@click.option(
-    "--strict", is_flag=True, help="Refuse a JPEG without its end. By default it is read as far as it goes."
-)
+@options.strict
 @options.verbose
 @click.pass_context
 def command(

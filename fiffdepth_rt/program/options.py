@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,3 +157,45 @@ size = click.option(
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there already.")
 directory = click.argument("directory", metavar="[DIR]", required=False, type=NamedPath(), default=None)
+strict = click.option(
+    "--strict", is_flag=True, help="Refuse a JPEG without its end. By default it is read as far as it goes."
+)
+
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def formats(known: Sequence[str], *, default: str, help: str) -> Decorator:
+    """--format F,F: names among `known`, each once; the command gets them as a tuple, `formats`."""
+
+    def parse(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+        named = tuple(dict.fromkeys(value.split(",")))
+        for name in named:
+            if name not in known:
+                reason = f"{name!r} is no format: say one or more of {','.join(known)}."
+                raise click.BadParameter(reason, ctx, option)
+        return named
+
+    return click.option(
+        "--format", "formats", metavar="F,F", callback=parse, default=default, show_default=True, help=help
+    )
+
+
+def host_and_port(what: str, port: int) -> Decorator:
+    """--host and --port of a server. what: it such as "the page"."""
+    host = click.option(
+        "--host",
+        metavar="H",
+        default="127.0.0.1",
+        show_default=True,
+        help=f"Which network {what} is in. By default nobody but this machine reaches it.",
+    )
+    number = click.option(
+        "--port",
+        metavar="N",
+        type=click.IntRange(0, 65535),
+        default=port,
+        show_default=True,
+        help=f"Where {what} is; 0 takes a free port.",
+    )
+    return lambda command: host(number(command))

@@ -11,7 +11,7 @@ import click
 
 from fiffdepth_rt.errors import BackendUnavailableError
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import on_signals, say, tell
+from fiffdepth_rt.program.terminal import on_signals, say_who_reaches, tell, wait_for
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
@@ -21,21 +21,7 @@ if TYPE_CHECKING:
 @click.command("serve")
 @options.engine
 @options.size
-@click.option(
-    "--host",
-    metavar="H",
-    default="127.0.0.1",
-    show_default=True,
-    help="Which network the service is in. By default nobody but this machine reaches it.",
-)
-@click.option(
-    "--port",
-    metavar="N",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Where the service is; 0 takes a free port.",
-)
+@options.host_and_port("the service", 8000)
 @click.option(
     "--replicas",
     metavar="N",
@@ -140,11 +126,6 @@ def command(
         service = Service(workers, limits, at_once=workers.at_once, names=names)
         with serving(service, listener, limits), workers.watched(service):
             tell(f"Photos go to {address_of(listener, host)}/depth. Ctrl-C ends it.")
-            if host not in LOCAL:
-                say(
-                    f"Everybody who reaches {host} over the network can use it, and nothing is encrypted: "
-                    "put a server in front of it that asks who they are."
-                )
-            while not ended.wait(0.5):  # on Windows, signals end no wait without a limit
-                pass
+            say_who_reaches(host)
+            wait_for(ended)
             tell("Ends when what was accepted is answered.")

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,23 @@ def on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_for(ended: threading.Event) -> None:
+    """Until it is set, as by `on_signals(ended.set)`."""
+    while not ended.wait(0.5):  # on Windows, signals end no wait without a limit
+        pass
+
+
+def say_who_reaches(host: str) -> None:
+    """A warning where a server is not for this machine alone."""
+    from fiffdepth_rt.serving.listening import LOCAL
+
+    if host not in LOCAL:
+        say(
+            f"Everybody who reaches {host} over the network can use it, and nothing is encrypted: put a "
+            "server in front of it that asks who they are."
+        )
 
 
 # C0 but for tab and line feed, DEL and C1, what turns the direction of writing round, and the bytes of a name

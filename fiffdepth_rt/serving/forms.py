@@ -8,12 +8,10 @@ json    application/json      KServe's inference response (v2): one FP32 output,
 from __future__ import annotations
 
 import enum
-import io
 import urllib.parse
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from fiffdepth_rt import files
 from fiffdepth_rt.depth_map import DepthMap
@@ -108,9 +106,7 @@ def _png(depth_map: DepthMap, labels: dict[str, str]) -> bytes:
 
 
 def _npy(depth_map: DepthMap, _labels: dict[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, depth_map.values, allow_pickle=False)
-    return buffer.getvalue()
+    return files.npy(depth_map.values)
 
 
 def _json(depth_map: DepthMap, labels: dict[str, str]) -> bytes:

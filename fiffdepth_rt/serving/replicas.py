@@ -24,7 +24,7 @@ from ray import serve
 
 import fiffdepth_rt
 from fiffdepth_rt import telemetry
-from fiffdepth_rt.cluster.actors import root_cause
+from fiffdepth_rt.cluster.actors import root_cause, silenced
 from fiffdepth_rt.cluster.connecting import LOCAL, connected
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.depth_map import DepthMap
@@ -150,7 +150,7 @@ def replicas(
     """
     name = f"fiffdepth-{secrets.token_hex(4)}"  # several services may share a cluster
     with (
-        _quiet(),
+        silenced("ray.serve"),
         environment(RAY_worker_niceness="0"),  # of a cluster that starts here; else 15, behind all others
         connected(address, packages=(fiffdepth_rt,), bundled=True),
         contextlib.ExitStack() as undo,
@@ -191,15 +191,3 @@ def replicas(
 def _delete(name: str) -> None:
     with contextlib.suppress(TimeoutError, RuntimeError, ray.exceptions.RayError):  # the cluster may be gone
         serve.delete(name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Ray Serve's own reports."""
-    own = logging.getLogger("ray.serve")
-    level = own.level
-    own.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        own.setLevel(level)

@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fiffdepth_rt.batch import output as batch_output
 from fiffdepth_rt.batch.places import LocalFolder, no_name
 from fiffdepth_rt.errors import OutputError
+from fiffdepth_rt.program import formats as infer_formats
 from fiffdepth_rt.program import program
 
 needs_fsspec = pytest.mark.skipif(
@@ -488,3 +490,9 @@ def test_for_every_name_that_is_taken_the_result_lies_in_the_folder(name: str) -
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a//x", "a/./x", "", "a\0b", "x" * 256])
 def test_these_names_are_refused(name: str) -> None:
     assert no_name(name) is not None
+
+
+def test_results_are_called_as_those_of_infer() -> None:
+    for name, endings in batch_output.FORMATS.items():
+        written = infer_formats.FORMATS[name]
+        assert endings == tuple(filter(None, (written.ending, written.beside)))

@@ -147,7 +147,6 @@ def test_the_model_gives_the_bits_of_a_direct_call_and_errors_as_sentences(
     assert run(str(toy_dir), str(tmp_path / "models"), "--threads", "1").exit_code == 0
     utils = backend_utils()
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.syspath_prepend(tmp_path / "models/toy/1")
     monkeypatch.delitem(sys.modules, "model", raising=False)
     model = importlib.import_module("model").TritonPythonModel()
