@@ -104,6 +104,28 @@ def test_three_tenths_of_wrong_pairs_leave_the_line(
     np.testing.assert_array_equal(again.coefficients, fit.coefficients)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_three_tenths_of_rows_five_deviations_beside_the_others_leave_a_noisy_line(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, wrong = random.uniform(0, 1, 600), np.arange(600) < 180
+    y = x + np.where(wrong, 5 * 0.3 + random.normal(0, 0.05, 600), random.normal(0, 0.3, 600))
+    fit = robust_fit(line_columns(x), y)
+    assert not fit.inliers[wrong].any()
+    assert fit.inliers[~wrong].mean() > 0.95
+    np.testing.assert_allclose(fit.coefficients, [1, 0], atol=0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rough_half_of_the_rows_stays_beside_a_fine_half(seed: int) -> None:
+    """The first guess of the deviation is the whole's: the fine half's would never reach the rough half."""
+    random = np.random.default_rng(seed)
+    x, rough = random.uniform(0, 1, 600), np.arange(600) < 270
+    y = x + np.where(rough, random.choice([-1.0, 1.0], 600), random.normal(0, 0.2, 600))
+    fit = robust_fit(line_columns(x), y)
+    assert fit.inliers.all()
+    np.testing.assert_allclose(fit.coefficients, [1, 0], atol=0.1)
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_a_wall_that_most_points_lie_on_does_not_level_the_fit(space: str) -> None:
     """The model is noisy, and the wall's distances are all the same."""
