@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +64,17 @@ def refuse_existing(path: Path) -> None:
     """Raises OutputError if something lies at `path`, be it a broken link."""
     if os.path.lexists(path):
         raise OutputError(f"{path} exists already: pass --overwrite (overwrite=True), or name another place.")
+
+
+def refuse_source(result: Path, sources: Iterable[Path], *, name: str) -> None:
+    """Raises OutputError if `result` is one of the files or folders that it is made of, by any name or link.
+
+    name: what the error calls them.
+    """
+    if os.path.exists(result) and any(  # noqa: PTH110 - pathlib raises on names that are too long
+        path.exists() and path.samefile(result) for path in sources
+    ):
+        raise OutputError(f"{result} is {name} itself: name another place for the result.")
 
 
 def write_png16(

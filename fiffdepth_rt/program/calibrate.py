@@ -97,12 +97,14 @@ def command(
     --calibration. A model promises no scale, and gives other scenes another one; measure again where the
     scene is another.
     """
-    from fiffdepth_rt.files import local_path, read_photo, refuse_existing
+    from fiffdepth_rt.files import local_path, read_photo, refuse_existing, refuse_source
     from fiffdepth_rt.geometry.camera import Intrinsics
     from fiffdepth_rt.geometry.tape_measure import Distance, measure
 
     if len(names) > 2:
         raise click.UsageError(f"{len(names)} names were given: name an engine directory and one photo.")
+    if "" in names:
+        raise click.UsageError("'' is no name (an unset variable of the shell?): name a photo.")
     if bool(places or distances) == (height_m is not None):
         raise click.UsageError(
             "Either distances or the ground: say --at X,Y and --metres M, once for each distance, or "
@@ -115,10 +117,11 @@ def command(
         )
     directory = Path(names[0]) if len(names) == 2 else None
     photo = local_path(names[-1])
+    pixels = read_photo(photo)
     target = photo.with_name(f"{photo.stem}_calibration.json") if out is None else out
+    refuse_source(target, [photo], name=f"the photo {photo}")
     if not overwrite:
         refuse_existing(target)
-    pixels = read_photo(photo)
     height, width = pixels.shape[:2]
     camera = None
     if intrinsics is not None:

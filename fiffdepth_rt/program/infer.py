@@ -90,11 +90,15 @@ def command(
     A photo that cannot be used, or whose results are there already, is reported and skipped; the others are
     done, and the exit status is 1. Of a photo with only some of its results, those that are missing are made.
     """
+    from fiffdepth_rt.files import refuse_source
     from fiffdepth_rt.program.inputs import find_photos, jobs_for
 
     found = find_photos(images)
     metric.check(formats, photos=len(found.photos))
     jobs = jobs_for(found.photos, formats, out)
+    if metric.sparse is not None:  # of one photo
+        for result in (path for job in jobs for path in job.results.values()):
+            refuse_source(result, [metric.sparse], name=f"--sparse {metric.sparse}")
     for sentence in found.left_aside:
         say(sentence)
     for error in found.errors:

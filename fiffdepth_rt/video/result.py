@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.files import to_16_bits
+from fiffdepth_rt.files import refuse_source, to_16_bits
 from fiffdepth_rt.stream import StreamItem
 from fiffdepth_rt.video.folder import DepthPictures
 from fiffdepth_rt.video.library import check_pyav
@@ -59,7 +58,7 @@ def open_result(
     ending, side_by_side where there is no colour; SourceError without PyAV.
     """
     suffix = out.suffix.lower()
-    _refuse_source(out, source)
+    refuse_source(out, source.paths, name=f"the source {source.name}")
     if side_by_side and suffix not in COLOR_ENDINGS:
         raise OutputError(
             f"Side by side is for eyes, and {out} holds values: name a file that ends in "
@@ -169,14 +168,6 @@ class DepthVideo(_Video):
     def write(self, item: StreamItem) -> None:
         values = to_16_bits(item.depth_map.values)
         self._file.add(item.tag.time_s, values, metadata=item.depth_map.labels())
-
-
-def _refuse_source(out: Path, source: Source) -> None:
-    """Raises OutputError if `out` is a file of the source, or the folder of its pictures."""
-    if os.path.exists(out) and any(  # noqa: PTH110 - pathlib raises on names that are too long
-        path.exists() and path.samefile(out) for path in source.paths
-    ):
-        raise OutputError(f"{out} is the source {source.name} itself: name another place for the result.")
 
 
 def _listed(endings: tuple[str, ...]) -> str:

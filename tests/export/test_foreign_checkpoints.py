@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -347,6 +348,28 @@ def test_a_folder_with_pickles_only_is_refused_too(tmp_path, made):
     weights.unlink()
     with pytest.raises(CheckpointError, match="is a pickle"):
         read_checkpoint(path, PLAIN)
+
+
+def test_a_converted_pickle_never_replaces_its_source(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "x.ckpt")
+    before = (tmp_path / "x.ckpt").read_bytes()
+    words = [str(tmp_path / "x.ckpt"), str(tmp_path / "." / "x.ckpt"), "--overwrite"]
+    result = CliRunner().invoke(from_pickle.main, words)
+    assert result.exit_code == 1 and "is the checkpoint" in result.stderr and "itself" in result.stderr
+    assert (tmp_path / "x.ckpt").read_bytes() == before
+
+
+def test_the_names_in_a_pickle_are_shown_escaped(tmp_path, monkeypatch):
+    class Callback:
+        pass
+
+    Callback.__module__, Callback.__qualname__ = "evil\x1b]52;c;x\x07", "Callback"
+    monkeypatch.setitem(sys.modules, Callback.__module__, types.SimpleNamespace(Callback=Callback))
+    torch.save({"state_dict": {"w": torch.ones(2)}, "callbacks": Callback}, tmp_path / "x.ckpt")
+    words = [str(tmp_path / "x.ckpt"), str(tmp_path / "x.safetensors")]
+    result = CliRunner().invoke(from_pickle.main, words)
+    assert (result.exit_code, "\x1b" in result.output) == (0, False)
+    assert r"evil\x1b]52" in result.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02garbage", b"\x80\x04."])

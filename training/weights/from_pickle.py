@@ -20,7 +20,9 @@ from safetensors.torch import save
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError, shortened
+from fiffdepth_rt.files import refuse_existing, refuse_source
 from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.terminal import printable, say, tell
 from training.weights.errors import CheckpointError
 from training.weights.tensors import Tensors, listed, looks_like_pickle
 
@@ -95,16 +97,17 @@ def _first_line(error: Exception) -> str:
 def main(pickle: Path, result: Path, overwrite: bool) -> None:
     """Write the tensors of PICKLE, a .ckpt, .pt or .bin, to RESULT, a .safetensors. Nothing in it is run."""
     try:
-        if result.exists() and not overwrite:
-            raise CheckpointError(f"{result} exists already. Add --overwrite to replace it.")
+        refuse_source(result, [pickle], name=f"the checkpoint {pickle}")
+        if not overwrite:
+            refuse_existing(result)
         tensors, left_out = read_pickle(pickle)
         with replacing(result) as file:
             file.write(save(tensors))
+        if left_out:
+            say(f"left out, not run: {listed(left_out)}")
+        tell(f"{result}: {len(tensors)} tensors")
     except FiffDepthError as e:
-        raise click.ClickException(str(e)) from e
-    if left_out:
-        click.echo(f"left out, not run: {listed(left_out)}", err=True)
-    click.echo(f"{result}: {len(tensors)} tensors")
+        raise click.ClickException(printable(str(e))) from e
 
 
 if __name__ == "__main__":

@@ -99,9 +99,22 @@ def test_an_earlier_calibration_is_kept_unless_told(work: Path) -> None:
     assert Calibration.read("kitchen_calibration.json").scale > 0
 
 
+@pytest.mark.parametrize("name", ["kitchen.png", "hard.json", "link.json"])
+def test_a_calibration_never_replaces_its_photo(work: Path, name: str) -> None:
+    (work / "hard.json").hardlink_to(work / "kitchen.png")
+    (work / "link.json").symlink_to("kitchen.png")
+    before = Path("kitchen.png").read_bytes()
+    result = calibrate("toy", "kitchen.png", *taped((BRIGHT, 5.0), (GREY, 3.0)), "-o", name, "--overwrite")
+    assert (result.exit_code, "is the photo kitchen.png itself" in result.stderr) == (1, True)
+    assert Path("kitchen.png").read_bytes() == before and (work / "link.json").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
+        (["toy", "", *taped((BRIGHT, 1.0))], 2, "'' is no name"),
+        (["", "kitchen.png", *taped((BRIGHT, 1.0))], 2, "'' is no name"),
+        (["toy", ".", *taped((BRIGHT, 1.0))], 1, ". is not a regular file: name a photo file."),
         (["toy", "kitchen.png"], 2, "Either distances or the ground: say --at X,Y"),
         (["toy", "a.png", "b.png", *taped((BRIGHT, 1.0))], 2, "name an engine directory and one photo"),
         (

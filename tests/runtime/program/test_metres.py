@@ -87,6 +87,16 @@ def test_distances_may_be_a_picture_of_the_photos_size(work: Path, truth_m: np.n
     np.testing.assert_allclose(np.load("kitchen_depth_m.npy"), truth_m, rtol=1e-4)
 
 
+def test_a_result_never_replaces_the_distances_that_it_is_made_of(points: Path) -> None:
+    points.rename("kitchen_depth_m.npy")
+    Path("others.npy").symlink_to("kitchen_depth_m.npy")
+    before = Path("kitchen_depth_m.npy").read_bytes()
+    for name in ("kitchen_depth_m.npy", "others.npy"):
+        result = infer("kitchen.png", "--sparse", name, "--format", "m", "--overwrite")
+        assert (result.exit_code, f"is --sparse {name} itself" in result.stderr) == (1, True)
+    assert Path("kitchen_depth_m.npy").read_bytes() == before
+
+
 def test_a_calibration_serves_every_photo_of_the_camera(
     calibration: Path, truth_m: np.ndarray, depth: fiffdepth_rt.Depth
 ) -> None:
