@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fiffdepth_rt.batch.output import RESULT_ENDINGS, Format, Naming, plain_stem
+from fiffdepth_rt.batch.output import ENDINGS, Format, Naming, plain_stem
 from fiffdepth_rt.batch.places import Folder
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.errors import OutputError, shortened
@@ -65,7 +65,7 @@ def claim(folder: Folder, kind: Kind, names: Sequence[str], there: set[str]) -> 
     header = _read(folder)
     whole = set(Naming.of(names).whole)
     if header is None:
-        endings = (".tar",) if kind.layout == "shards" else RESULT_ENDINGS
+        endings = (".tar",) if kind.layout == "shards" else ENDINGS
         if found := next((name for name in there if name.endswith(endings)), None):
             raise OutputError(
                 f"{folder.name} holds {shortened(found)}, and no {HEADER} that says what made it: name an "
@@ -78,7 +78,7 @@ def claim(folder: Folder, kind: Kind, names: Sequence[str], there: set[str]) -> 
                 "or ask for the same again."
             )
         for name in whole.difference(header.whole_names):
-            for result in (plain_stem(name) + ending for ending in RESULT_ENDINGS):
+            for result in (plain_stem(name) + ending for ending in ENDINGS):
                 if result in there:
                     folder.remove(result)
                     there.remove(result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from fiffdepth_rt.batch.output import RESULT_ENDINGS
 from fiffdepth_rt.batch.photos import LIST_ENDINGS, FolderPhotos, ListedPhotos, listed, photos_in
 from fiffdepth_rt.batch.places import Folder, LocalFolder, folder_at, is_address
 from fiffdepth_rt.batch.shards import ENDING, Shards, shards_of
@@ -46,7 +45,7 @@ def _of_folder(folder: Folder) -> FolderPhotos | Shards:
     files = list(folder.files(unreadable))
     tars = [name for name in files if name.endswith(ENDING)]
     if not tars:
-        return photos_in(folder, files, RESULT_ENDINGS, tuple(unreadable))
+        return photos_in(folder, files, tuple(unreadable))
     photos = [name for name in files if PurePosixPath(name).suffix.lower() in PHOTO_ENDINGS]
     if photos:
         raise BatchError(

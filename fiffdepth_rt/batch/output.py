@@ -28,8 +28,9 @@ FORMATS: Mapping[Format, tuple[str, ...]] = {
 }
 """Endings of each format's files. The first one's file is there only when all of them are."""
 
-RESULT_ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
-LONGEST_ENDING = max(RESULT_ENDINGS, key=len)
+ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+"""Of all files in OUTPUT that hold results. Those of photos/results.py are more: in metres too."""
+LONGEST_ENDING = max(ENDINGS, key=len)
 
 
 def write_report(folder: Folder, skipped: Sequence[Skipped]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from fiffdepth_rt.batch.places import Folder, is_address, open_address, photo_fi
 from fiffdepth_rt.cluster.names import Names
 from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError
+from fiffdepth_rt.photos.folders import photos_among
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 
 LIST_ENDINGS = (".txt", ".lst", ".list")
@@ -82,38 +82,24 @@ class ListedPhotos:
         return photo_file(self.places[index])
 
 
-def photos_in(
-    folder: Folder,
-    files: Iterable[str],
-    result_endings: tuple[str, ...],
-    unreadable: tuple[Skipped, ...] = (),
-) -> FolderPhotos:
+def photos_in(folder: Folder, files: Iterable[str], unreadable: tuple[Skipped, ...] = ()) -> FolderPhotos:
     """Names of a folder's files -> its photos, sorted: those that can be read here, and no result of a run.
 
     Raises BatchError where there are none.
     """
-    photos, others = [], Counter[str]()
-    for name in sorted(files):
-        format_ = PHOTO_ENDINGS.get(PurePosixPath(name).suffix.lower())
-        if name.endswith(result_endings):
-            others["results of an earlier run"] += 1
-        elif format_ is None:
-            others[f"*{PurePosixPath(name).suffix}"] += 1
-        elif not format_.readable:
-            others[f"*{PurePosixPath(name).suffix} (to read it: {format_.cure})"] += 1
-        else:
-            photos.append(name)
-    said = ", ".join(f"{count} {kind}" for kind, count in others.most_common(8))
-    if not photos and not others:
+    among = photos_among(files)
+    if not among.photos and not among.others:
         raise BatchError(
             f"{folder.name} is empty, or not there: name a folder of photos, or of shards (.tar)."
         )
-    if not photos:
+    if not among.photos:
         raise BatchError(
             f"{folder.name} holds no photos ({', '.join(PHOTO_ENDINGS)}) and no shards (.tar)"
-            f"; left aside: {said}. Name another folder."
+            f"; left aside: {among.others}. Name another folder."
         )
-    return FolderPhotos(folder=folder, names=Names(photos), left_aside=said, unreadable=unreadable)
+    return FolderPhotos(
+        folder=folder, names=Names(among.photos), left_aside=among.others, unreadable=unreadable
+    )
 
 
 def listed(path: str) -> ListedPhotos:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fiffdepth_rt.errors import FiffDepthError, OutputError
+from fiffdepth_rt.photos.results import FORMATS, Holds
 from fiffdepth_rt.program import metres, options
-from fiffdepth_rt.program.formats import FORMATS, Holds
 from fiffdepth_rt.program.terminal import moving_line, say, show_traceback, shown, tell
 
 if TYPE_CHECKING:

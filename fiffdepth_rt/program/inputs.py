@@ -20,7 +20,7 @@ from fiffdepth_rt.errors import ImageError, OutputError
 from fiffdepth_rt.files import local_path
 from fiffdepth_rt.photos.fetching import as_file
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
-from fiffdepth_rt.program.formats import FORMATS, RESULT_ENDINGS
+from fiffdepth_rt.photos.results import FORMATS, RESULT_ENDINGS
 
 _STREAM = re.compile(r"-|/dev/stdin|/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 

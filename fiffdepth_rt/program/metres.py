@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fiffdepth_rt.errors import AlignmentError, shortened
-from fiffdepth_rt.program.formats import FORMATS, Holds
+from fiffdepth_rt.photos.results import FORMATS, Holds
 from fiffdepth_rt.program.options import NamedPath
 from fiffdepth_rt.program.terminal import shown
 

@@ -27,8 +27,8 @@ def open_source(name: str, *, fps: float | None = None) -> Source:
         return Camera(int(name))
     name = str(local_path(name)) if re.match(r"~|file://", name, re.IGNORECASE) else name
     address = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name)
-    if not address and (pictures := find_pictures(name)):
-        return Pictures(name, pictures, fps=30.0 if fps is None else fps)
+    if not address and (found := find_pictures(name)) is not None:
+        return Pictures(name, found, fps=30.0 if fps is None else fps)
     if not address and not os.path.isfile(name):  # noqa: PTH113 - pathlib raises on names that are too long
         what = "is not a file" if os.path.lexists(name) else "does not exist"
         raise SourceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import os
 import re
@@ -11,16 +12,22 @@ from pathlib import Path
 
 from fiffdepth_rt.errors import DamagedVideoError, ImageError, SourceError
 from fiffdepth_rt.image import Pixels
+from fiffdepth_rt.photos.folders import photos_among
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from fiffdepth_rt.photos.loading import LoadedPhoto, load_photo
+from fiffdepth_rt.photos.results import RESULT_ENDINGS
 from fiffdepth_rt.video.source import Source
 
 
 class Pictures(Source):
-    """Pictures in their order, `fps` a second. One that cannot be read leaves a gap; the end tells."""
+    """Pictures in their order, `fps` a second. One that cannot be read, or has another size than the first
+    one, leaves a gap; the end tells."""
 
-    def __init__(self, name: str, paths: list[Path], *, fps: float) -> None:
+    def __init__(self, name: str, found: Found, *, fps: float) -> None:
         super().__init__()
+        paths = found.paths
+        if found.left_aside is not None:
+            self.notes.append(found.left_aside)
         self.name = name
         if not 0.001 <= fps <= 10_000:  # NaN neither
             raise SourceError(f"{fps:g} pictures per second are not possible: say between 0.001 and 10000.")
@@ -33,11 +40,20 @@ class Pictures(Source):
         self._noted: set[str] = set()
 
     def _frames(self) -> Iterator[tuple[Fraction, Pixels]]:
+        hw: tuple[int, ...] | None = None
         for index, path in enumerate(self._pictures):
             try:
                 loaded = load_photo(path)
             except ImageError as error:
                 self._failures.append(str(error))
+                continue
+            hw = hw or loaded.pixels.shape[:2]
+            if loaded.pixels.shape[:2] != hw:
+                (height, width), (first_height, first_width) = loaded.pixels.shape[:2], hw
+                self._failures.append(
+                    f"{path} has {height}×{width} px, and the first one {first_height}×{first_width}: resize "
+                    "it, or have photos of different sizes done by `fiffdepth infer`."
+                )
                 continue
             self._note(path, loaded)
             yield index * self._step_s, loaded.pixels
@@ -60,35 +76,55 @@ class Pictures(Source):
         pass
 
 
-def find_pictures(name: str) -> list[Path]:
-    """ "frames", "shot_*.png" or "f%03d.png" -> pictures by their numbers, f2 before f10; none: no such.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """paths: pictures by their numbers, f2 before f10. left_aside: a sentence on the other files, or None."""
 
-    Raises SourceError: a folder or a pattern without pictures.
+    paths: list[Path]
+    left_aside: str | None
+
+
+def find_pictures(name: str) -> Found | None:
+    """ "frames", "shot_*.png" or "f%03d.png" -> its pictures; None: a name of another kind.
+
+    Results of an earlier run are none, unless a pattern ends as their names do. Raises SourceError: a folder
+    or a pattern without pictures.
     """
     if os.path.isfile(name):  # noqa: PTH113 - pathlib raises on names that are too long
-        return []
+        return None
     folder, last = Path(name).parent, Path(name).name
     if os.path.isdir(name):  # noqa: PTH112
-        found = _entries(Path(name))
+        matching, results_too = _entries(Path(name)), False
     elif re.search(r"%0?\d*d", last):
         wanted = re.compile(r"\d+".join(re.escape(part) for part in re.split(r"%0?\d*d", last)))
-        found = [path for path in _entries(folder) if wanted.fullmatch(path.name)]
+        matching = [path for path in _entries(folder) if wanted.fullmatch(path.name)]
+        results_too = last.endswith(RESULT_ENDINGS)
     elif glob.has_magic(name):
-        found = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 - an absolute pattern too
+        matching = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 - an absolute pattern too
+        results_too = last.endswith(RESULT_ENDINGS)
     else:
-        return []
-    found = [
-        path
-        for path in found
-        if path.suffix.lower() in PHOTO_ENDINGS and path.is_file() and not path.name.startswith(".")
-    ]
-    if not found:
-        raise SourceError(f"{name} holds no pictures ({', '.join(PHOTO_ENDINGS)}): name a video, or others.")
-    return sorted(found, key=_natural)
+        return None
+    visible = (path for path in matching if not path.name.startswith("."))
+    files = (str(path) for path in visible if os.path.isfile(path))  # noqa: PTH113 - is_file raises
+    among = photos_among(files, results_too=results_too)
+    if not among.photos:
+        aside = f"; left aside: {among.others}" if among.others else ""
+        raise SourceError(
+            f"{name} holds no pictures ({', '.join(PHOTO_ENDINGS)}{aside}): name a video, or others."
+        )
+    return Found(
+        paths=sorted(map(Path, among.photos), key=_natural),
+        left_aside=f"{name} holds more than pictures. Left aside: {among.others}." if among.others else None,
+    )
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from error
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -26,6 +26,7 @@ from webdataset.tariterators import base_plus_ext
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.cluster.names import Names
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
+from fiffdepth_rt.photos.results import RESULT_ENDINGS
 from fiffdepth_rt.program.terminal import one_line
 from training.data import reading
 from training.data.samples import DataError, Photo, SampleError
@@ -38,7 +39,8 @@ LICENCE = "as the photos' owners say; not recorded"
 
 
 class PhotoFolder:
-    """All pictures under a folder -> Photo; not hidden ones, and not through links to folders.
+    """All pictures under a folder -> Photo; not hidden ones, not through links to folders, and no results of
+    `fiffdepth infer`.
 
     name: in logs and keys. licence: of the photos, as far as known; it goes into the checkpoint.
     Raises DataError if there is no such folder, or no picture in it.
@@ -53,7 +55,15 @@ class PhotoFolder:
         self._min_side = min_side
         if not self._root.is_dir():
             raise DataError(f"{root} is not a folder: name one with photos in it, or shards (*.tar).")
-        self._paths = Names(sorted(_walk(self._root)))
+        found = _walk(self._root)
+        photos = [path for path in found if not path.endswith(RESULT_ENDINGS)]
+        if len(photos) < len(found):
+            log.warning(
+                "%s: %d results of an earlier run (such as *_depth.png) are no photos and are left out",
+                one_line(str(root)),
+                len(found) - len(photos),
+            )
+        self._paths = Names(sorted(photos))
         if not len(self._paths):
             raise DataError(f"{root} holds no photos ({', '.join(PHOTO_ENDINGS)}): name another folder.")
 

@@ -22,7 +22,7 @@ from PIL import Image
 from fiffdepth_rt.batch import output as batch_output
 from fiffdepth_rt.batch.places import LocalFolder, no_name
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.program import formats as infer_formats
+from fiffdepth_rt.photos import results as infer_formats
 from fiffdepth_rt.program import program
 
 needs_fsspec = pytest.mark.skipif(
@@ -184,6 +184,16 @@ def test_bad_files_are_skipped_listed_and_tried_again(work: Path) -> None:
     (work / "photos" / "cut.png").unlink()
     assert batch("photos", "depth").exit_code == 0
     assert "junk_depth.png" in files_in(work / "depth") and not (work / "depth" / "skipped.json").exists()
+
+
+def test_results_that_infer_wrote_beside_photos_are_no_photos(work: Path) -> None:
+    for name in ("a_depth.png", "a_depth_mm.png", "a_depth_tum.png", "a_depth_kitti.png", "a_depth.pfm"):
+        picture(1).save(work / "photos" / name, format="PNG")
+    result = batch("photos", "depth")
+    assert result.exit_code == 0 and "Left aside in photos: 5 results of an earlier run." in result.stderr
+    assert sorted(files_in(work / "depth")) == sorted(
+        ["fiffdepth.json", "a_depth.png", "trip/b_depth.png", "trip/deep/c_depth.png"]
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="this user (root) may read every folder")

@@ -84,7 +84,7 @@ def test_an_actor_makes_the_files_that_one_process_makes_and_none_again(
     write_photos(tmp_path / "photos", 4)
     assert batch(toy_dir, tmp_path / "photos", tmp_path / "alone").exit_code == 1  # for junk.jpg
     folder = LocalFolder(tmp_path / "photos")
-    photos = photos_in(folder, folder.files(), ())
+    photos = photos_in(folder, folder.files())
     rows = as_columns([on_ray._row_of(photos, False, i) for i in range(len(photos.names))])
     open_depth = functools.partial(fiffdepth_rt.Depth, toy_dir, size=64)
     with open_depth() as depth:

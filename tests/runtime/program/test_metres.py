@@ -20,8 +20,8 @@ from PIL import Image
 import fiffdepth_rt
 from fiffdepth_rt import Calibration
 from fiffdepth_rt.geometry.calibration import Assumption
+from fiffdepth_rt.photos.results import FORMATS
 from fiffdepth_rt.program import program
-from fiffdepth_rt.program.formats import FORMATS
 from tests.runtime.geometry.scene import CAMERA as CAMERA_OF_SCENE
 from tests.runtime.geometry.scene import as_seen, scene_m
 

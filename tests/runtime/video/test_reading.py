@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import random
 import struct
 import threading
@@ -300,6 +301,51 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> N
         assert [next(frames).tag.time_s, next(frames).tag.time_s] == [0, Fraction(1, 5)]
         with pytest.raises(DamagedVideoError, match=r"1 of 3 pictures of .* were left out.*1\.png"):
             next(frames)
+
+
+def test_what_is_no_picture_of_a_folder_is_left_aside_and_named(tmp_path: Path) -> None:
+    for n in range(3):
+        Image.fromarray(picture(n)).save(tmp_path / f"{n}.png")
+    for name in ("1_depth.png", "1_color.png", "2_depth_mm.png", "2_depth.npy.json", "times.txt"):
+        Image.fromarray(picture(9)).save(tmp_path / name, format="PNG")
+    with open_source(str(tmp_path)) as source:
+        np.testing.assert_array_equal([frame.photo for frame in source], [picture(n) for n in range(3)])
+        assert source.notes == [
+            f"{tmp_path} holds more than pictures. Left aside: 4 results of an earlier run, 1 *.txt."
+        ]
+
+
+@pytest.mark.parametrize("name", ["*_color.png", "%d_color.png"])
+def test_a_pattern_may_name_what_is_called_as_results_are(name: str, tmp_path: Path) -> None:
+    """As cameras for colour and depth write it."""
+    for n in range(2):
+        Image.fromarray(picture(n)).save(tmp_path / f"{n}_color.png")
+    frames = frames_of(tmp_path / name)
+    np.testing.assert_array_equal([frame.photo for frame in frames], [picture(n) for n in range(2)])
+    with pytest.raises(SourceError, match=r"holds no pictures .*left aside: 2 results of an earlier run"):
+        open_source(str(tmp_path))
+
+
+def test_a_picture_of_another_size_is_left_out_and_told(tmp_path: Path) -> None:
+    for n in range(3):
+        Image.fromarray(picture(n)).save(tmp_path / f"{n}.png")
+    Image.fromarray(np.rot90(picture(1))).save(tmp_path / "1.png")
+    height, width = picture(0).shape[:2]
+    with open_source(str(tmp_path), fps=10) as source:
+        frames = iter(source)
+        assert [next(frames).tag.time_s, next(frames).tag.time_s] == [0, Fraction(1, 5)]
+        with pytest.raises(
+            DamagedVideoError, match=rf"1 of 3 .*1\.png has {width}×{height} px, and the first"
+        ):
+            next(frames)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user (root) may read every folder")
+def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    with pytest.raises(SourceError, match=r"cannot be read .Permission denied"):
+        open_source(str(tmp_path))
+    tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["", "*.png", "f%03d.png"])

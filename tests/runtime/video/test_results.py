@@ -401,7 +401,7 @@ def test_a_result_never_replaces_its_source(name: str, clip: Path, tmp_path: Pat
 
 
 def test_a_folder_of_pictures_is_not_the_place_for_its_own_result(tmp_path: Path) -> None:
-    Image.fromarray(picture(0)).save(tmp_path / "000000_depth.png")
+    Image.fromarray(picture(0)).save(tmp_path / "000000.png")
     with open_source(str(tmp_path)) as source, pytest.raises(OutputError, match="is the source"):
         open_result(tmp_path / "." / "", source=source, overwrite=True)
 

@@ -66,6 +66,15 @@ def test_damaged_photos_and_thumbnails_are_sample_errors_that_name_them(tmp_path
     assert PhotoFolder(tmp_path, min_side=64)[2].photo.shape == (100, 200, 3)
 
 
+def test_results_that_infer_wrote_beside_photos_are_no_photos(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "a_depth.png", "a_color.png", "trip/b_depth_mm.png"):
+        put(tmp_path / name, encoded(SQUARE))
+    assert names_of(PhotoFolder(tmp_path)) == ["a.png"]
+    assert "3 results of an earlier run (such as *_depth.png) are no photos" in caplog.text
+
+
 def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no photos"):
         PhotoFolder(tmp_path)

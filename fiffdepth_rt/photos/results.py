@@ -1,4 +1,4 @@
-"""What --format can name, and the files that come of it."""
+"""What --format can name, and the files that come of it beside photos: no folder takes one for a photo."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ RESULT_ENDINGS = tuple(
     for ending in (format_.ending, format_.beside)
     if ending is not None
 )
-"""Of all files that this program writes beside photos."""
+"""Of all files that `fiffdepth infer` and `fiffdepth batch` write."""
