@@ -17,6 +17,7 @@ from fiffdepth_rt.program.terminal import printable
 from training.provenance import command_without_folders
 
 COUNT = click.IntRange(min=1)
+WORD = options.WORD
 FOLDER: Any = options.NamedPath(exists=True, file_okay=False)
 FILE: Any = options.NamedPath(exists=True, dir_okay=False)
 EXISTING: Any = options.NamedPath(exists=True)

@@ -53,7 +53,7 @@ from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, write_manifest
 from fiffdepth_rt.errors import FiffDepthError, ParityError
-from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.options import WORD, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training.weights.hub import HubName
@@ -245,22 +245,23 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 # fmt: off
 @click.command(cls=RecordedCommand, context_settings=_HELP)
-@click.argument("checkpoint")
+@click.argument("checkpoint", type=WORD)
 @click.option("-o", "--output", type=_FILE,
               help="The engine directory to write. By default engines/NAME, by the checkpoint's name.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
 @click.option("--output-space", type=click.Choice([str(space) for space in Space]),
               help="What values mean, if not what the recipe says.")
-@click.option("--name", help="The model's name in the manifest.")
-@click.option("--vae", help="The VAE, where the checkpoint holds a UNet alone: a path, or a name.")
+@click.option("--name", type=WORD, help="The model's name in the manifest.")
+@click.option("--vae", type=WORD, help="The VAE, where the checkpoint holds a UNet alone: a path, or a name.")
 @click.option("--encoder", type=_FILE, help="Light encoder in the full one's place: TAESD, or distilled.")
 @click.option("--decoder", type=_FILE, help="Light decoder in the full one's place: TAESD, or distilled.")
 @click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")
-@click.option("--text-encoder", help="Computes that embedding where nothing has it: a path, or a name.")
+@click.option("--text-encoder", type=WORD,
+              help="Computes that embedding where nothing has it: a path, or a name.")
 @click.option("--unet-config", type=_FILE, help="config.json of the UNet, where shapes do not tell.")
 @click.option("--vae-config", type=_FILE, help="config.json of the VAE, where shapes do not tell.")
 @click.option("--scheduler-config", type=_FILE, help="scheduler_config.json, where the checkpoint has none.")
-@click.option("--licence", help="The weights' licence, where the checkpoint does not state it.")
+@click.option("--licence", type=WORD, help="The weights' licence, where the checkpoint does not state it.")
 @click.option("--accept-licence", is_flag=True,
               help="Ask nothing about a licence that is not a free one; the manifest says that you did.")
 @click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")

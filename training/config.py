@@ -328,6 +328,14 @@ def _path(where: str, key: str) -> str:
 
 
 def _check(c: Config) -> None:
+    named = [("run.folder", c.run.folder), ("base.model", c.base.model)]
+    named += [(f"data.synthetic[{i}].path", one.path) for i, one in enumerate(c.data.synthetic)]
+    named += [(f"data.real[{i}].photos", one.photos) for i, one in enumerate(c.data.real)]
+    named += [(f"data.real[{i}].labels", one.labels) for i, one in enumerate(c.data.real)]
+    named += [("validation.set.path", c.validation.set.path)] if c.validation.set else []
+    for key, value in named:
+        if not value:
+            raise ConfigError(f'{key} = "" would be the current folder: name a place.')
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")
     exact = [(f"data.synthetic[{i}]", s) for i, s in enumerate(c.data.synthetic)]

@@ -100,7 +100,12 @@ def scoring(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--keep", metavar="DIR", type=commands.NEW, help="Where predictions are kept; else the cache."
     )
-    @click.option("--ray", metavar="ADDRESS", help="Instead: on a Ray cluster; auto, HOST:6379, local.")
+    @click.option(
+        "--ray",
+        metavar="ADDRESS",
+        type=commands.WORD,
+        help="Instead: on a Ray cluster; auto, HOST:6379, local.",
+    )
     @click.option("--processes", metavar="N", type=commands.COUNT, default=1, help="So many images at once.")
     @click.option(
         "--threads", metavar="N", type=commands.COUNT, help="Of an engine on the CPU, in a process."

@@ -114,7 +114,11 @@ def open_backend(
     engine, chosen = choose_engine(engine_dir, backend=backend, device=device, precision=precision)
     if check_room:
         require_host_room(
-            engine_dir.manifest, backend=engine.name, device=device or "cpu", precision=chosen, size=size
+            engine_dir.manifest,
+            backend=engine.name,
+            device="cpu" if device is None else device,
+            precision=chosen,
+            size=size,
         )
     return engine.open(engine_dir, precision=chosen, device=device, threads=threads, cuda_graph=cuda_graph)
 

@@ -14,7 +14,7 @@ import gradio as gr
 from fiffdepth_rt.demo.engines import Engines
 from fiffdepth_rt.demo.limits import KEPT_S
 from fiffdepth_rt.demo.work import FIELD_OF_VIEW_DEG, Work, photo_to_work, save_files, save_scene
-from fiffdepth_rt.errors import FiffDepthError, ImageError, SourceError
+from fiffdepth_rt.errors import DamagedVideoError, FiffDepthError, ImageError, SourceError
 from fiffdepth_rt.geometry.tape_measure import Distance
 from fiffdepth_rt.video import convert, open_result, open_source
 
@@ -218,10 +218,17 @@ def _video_tab(engines: Engines, folder: Callable[[], Path], model: gr.Dropdown,
             open_source(path) as source,
         ):
             result = open_result(out, source=source, side_by_side=False, sound=True, overwrite=False)
-            with closing(convert(opened, source, result)) as steps:
-                for done in steps:
-                    progress((done, source.frames) if source.frames else None, unit="frames")
-                    yield gr.skip(), gr.skip()
+            try:
+                with closing(convert(opened, source, result)) as steps:
+                    for done in steps:
+                        progress((done, source.frames) if source.frames else None, unit="frames")
+                        yield gr.skip(), gr.skip()
+            except DamagedVideoError as error:  # raised behind the last frame: the rest is done
+                if not result.frames:
+                    raise
+                source.notes.append(str(error))
+            for note in source.notes:
+                gr.Warning(_as_text(note.replace(path, "The file")), title="About the video")
         yield (str(out) if ending == ".mp4" else None), str(out)
 
     running = start.click(

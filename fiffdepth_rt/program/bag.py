@@ -87,7 +87,10 @@ def _parse_pose(ctx: click.Context, option: click.Parameter, value: str | None) 
     help="A point for every Nth pixel, across and down.",
 )
 @click.option(
-    "--prefix", metavar="NS", help="Namespace of the new topics. By default fiffdepth beside the image."
+    "--prefix",
+    metavar="NS",
+    type=options.WORD,
+    help="Namespace of the new topics. By default fiffdepth beside the image.",
 )
 @options.engine
 @options.engine_choice

@@ -46,6 +46,7 @@ _NAMED = 20  # skipped photos that are told one by one
     "--ray",
     "address",
     metavar="ADDRESS",
+    type=options.WORD,
     help="Work on a Ray cluster: auto, HOST:6379, ray://HOST:10001, or local for one on this machine. By "
     "default this process works alone.",
 )

@@ -75,6 +75,19 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Word(click.types.StringParamType):
+    """Text that is not empty: what a shell makes of an unset variable would mean something else, such as all
+    networks for a host."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("'' says nothing: was it an unset variable of the shell?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+WORD = Word()
+
+
 def named_path(text: str) -> Path:
     """The same for argparse's `type`, which says what raises ValueError."""
     if not text:
@@ -120,7 +133,7 @@ _backend = click.option(
     help="Inference engine, such as onnxruntime; auto takes the best one that works here.",
 )
 _device = click.option(
-    "--device", metavar="D", help="cpu, cuda or cuda:1. By default what the engine prefers."
+    "--device", metavar="D", type=WORD, help="cpu, cuda or cuda:1. By default what the engine prefers."
 )
 _precision = click.option(
     "--precision",
@@ -186,6 +199,7 @@ def host_and_port(what: str, port: int) -> Decorator:
     host = click.option(
         "--host",
         metavar="H",
+        type=WORD,
         default="127.0.0.1",
         show_default=True,
         help=f"Which network {what} is in. By default nobody but this machine reaches it.",

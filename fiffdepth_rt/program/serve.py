@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     "--ray",
     "address",
     metavar="ADDRESS",
+    type=options.WORD,
     default="local",
     show_default=True,
     help="A Ray cluster: auto, HOST:6379 or ray://HOST:10001; local is one of this machine's own.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -22,19 +23,32 @@ if TYPE_CHECKING:
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Hosts under which nobody but this machine reaches a server."""
 
+_NO_ADDRESS_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
 
 def listening(host: str, port: int, *, what: str = "The service") -> socket.socket:
-    """A socket that waits for visitors. port: 0 takes a free one. Raises OutputError where it is taken."""
+    """A socket that waits for visitors. port: 0 takes a free one.
+
+    Raises OutputError: the port is taken, or the host is none of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no name of a host
         listener.close()
+        elsewhere = (
+            isinstance(error, socket.gaierror | UnicodeError)
+            or getattr(error, "errno", None) in _NO_ADDRESS_HERE
+        )
+        cure = (
+            "name an address of this machine after --host, such as 127.0.0.1 (nobody else reaches it)"
+            if elsewhere
+            else "name another port after --port; 0 takes a free one"
+        )
         raise OutputError(
-            f"{what} cannot be at {host}, port {port} ({getattr(error, 'strerror', None) or error}): "
-            "name another port after --port; 0 takes a free one."
+            f"{what} cannot be at {host}, port {port} ({getattr(error, 'strerror', None) or error}): {cure}."
         ) from error
     return listener
 

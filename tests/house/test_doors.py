@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import CliRunner
 
+from export import build_engines
 from tests.support.paths import ROOT
+from training.data import command as data
+from training.labelling import command as labelling
 from training.weights.random import main as random_checkpoint
 
 
@@ -26,6 +31,21 @@ def test_every_path_of_every_command_goes_through_the_type_that_refuses_an_empty
     assert found == []
     result = CliRunner().invoke(random_checkpoint, [""])
     assert result.exit_code == 2 and "'' is no name" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (build_engines.main, [""]),
+        (build_engines.main, ["x.safetensors", "--vae", ""]),
+        (build_engines.main, ["x.safetensors", "--text-encoder", ""]),
+        (labelling.main, ["--images", "photos", "--teacher", ""]),
+        (data.program, ["check", "shards", ""]),
+    ],
+)
+def test_what_may_be_a_path_or_a_name_is_not_empty_either(command: click.Command, words: list[str]) -> None:
+    result = CliRunner().invoke(command, words)
+    assert result.exit_code == 2 and "'' says nothing: was it an unset variable" in result.stderr
 
 
 def test_the_program_prints_through_the_door_that_makes_control_characters_visible() -> None:

@@ -131,6 +131,8 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
             {"precision": "bf16", "backend": "onnxruntime"},
             "onnxruntime cannot run bf16; openvino, tensorrt, tensorrt-rtx can. It takes fp32 of what",
         ),
+        ({"device": ""}, "device='' is not known"),
+        ({"device": "", "backend": "openvino"}, "openvino runs on device='cpu' here, not on ''"),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),
         ({"threads": "2"}, "threads='2'"),

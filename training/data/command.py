@@ -13,7 +13,7 @@ import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.options import WORD, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
@@ -93,7 +93,7 @@ def prepare(
 
 @program.command(name="check")
 @click.argument("kind", type=click.Choice(sets.names()))
-@click.argument("place")
+@click.argument("place", type=WORD)
 @click.option(
     "--split",
     type=click.Choice(sets.SPLITS),

@@ -23,7 +23,7 @@ import transformers
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program.options import NamedPath
+from fiffdepth_rt.program.options import WORD, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training.data.images import open_photos
@@ -45,7 +45,7 @@ Examples:
 """)
 @click.option("--images", required=True, type=NamedPath(), metavar="DIR",
     help="Folder of photos; or WebDataset shards: their folder, or a pattern in quotes.")
-@click.option("--teacher", required=True, metavar="PATH_OR_ID",
+@click.option("--teacher", required=True, metavar="PATH_OR_ID", type=WORD,
     help="Depth Anything as a folder or hub id, or a model of ours as an engine directory or checkpoint.")
 @click.option("--out", type=NamedPath(), metavar="DIR", show_default="IMAGES-labels",
     help="Folder of the labels. Labels that are there already are kept.")
@@ -57,7 +57,7 @@ Examples:
 @click.option("--workers", type=click.IntRange(min=0), default=2, help="Processes that read photos.")
 @click.option("--device", default="auto", help="cpu, cuda, cuda:1; auto: a GPU where there is one.")
 @click.option("--licence", help="Licence of the teacher's weights, where nothing says it.")
-@click.option("--ray", "address", metavar="ADDRESS",
+@click.option("--ray", "address", metavar="ADDRESS", type=WORD,
     help="Label on a Ray cluster: auto, HOST:6379, ray://HOST:10001, or local for one on this machine.")
 @click.option("--actors", type=click.IntRange(min=1), show_default="one per GPU, or per two cores",
     help="With --ray: so many teachers at once.")

@@ -56,7 +56,7 @@ def open_backend(
     cuda_graph: on a GPU, replay frames from CUDA graphs where the graphs are for one grid.
     Raises BackendUnavailableError, GraphError, StageMismatchError, DeviceMemoryError.
     """
-    gpu = gpu_index(device or "cpu")
+    gpu = gpu_index("cpu" if device is None else device)
     if gpu is None:
         return HostBackend(engine_dir, CpuEngine(threads=threads), precision=precision)
     return HostBackend(

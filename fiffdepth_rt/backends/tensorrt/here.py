@@ -90,7 +90,7 @@ def require_builder(flavour: Flavour) -> Release:
 
 def cuda_device_index(device: str | None) -> int:
     """ "cuda:1" -> 1; None and "cuda" are the first GPU. Raises BackendUnavailableError."""
-    kind, colon, index = (device or "cuda").partition(":")
+    kind, colon, index = ("cuda" if device is None else device).partition(":")
     if kind != "cuda" or not (index.isdecimal() if colon else True):
         raise BackendUnavailableError(
             f"device={device!r}: TensorRT runs on NVIDIA GPUs. Say 'cuda', 'cuda:1', or another backend."

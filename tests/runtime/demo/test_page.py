@@ -193,6 +193,18 @@ def test_a_video_becomes_a_video(visitor: Visitor, tmp_path: Path, ending: str) 
         assert sum(1 for _ in source) == 5
 
 
+def test_of_a_broken_video_the_rest_is_done_and_that_is_said(visitor: Visitor, tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "walk.mkv", walk(30), codec="ffv1").read_bytes()
+    sent = json.loads(visitor.upload("walk.mkv", whole[: len(whole) // 2]).body)[0]
+    outcome = visitor.click("Compute", "click", {"given_video": file_at(sent), "Result": ".mkv"})
+    assert outcome.success, outcome
+    (tmp_path / "made.mkv").write_bytes(fetched(visitor, outcome.data[1]))
+    with open_source(str(tmp_path / "made.mkv")) as source:
+        assert 5 < sum(1 for _ in source) < 25
+    (said,) = outcome.said
+    assert "The file breaks off at " in said and sent not in said
+
+
 def test_a_list_of_other_videos_is_refused(visitor: Visitor, tmp_path: Path) -> None:
     other = write_clip(tmp_path / "other.mp4", walk(5))
     sent = json.loads(visitor.upload("x.mp4", f"ffconcat version 1.0\nfile {other}\n".encode()).body)[0]

@@ -19,11 +19,12 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of a click. data: what each output shows; or the sentence of what went wrong."""
+    """Of a click. data: what each output shows; or the sentence of what went wrong. said: beside them."""
 
     success: bool
     data: Any
     error: str | None
+    said: tuple[str, ...] = ()
 
 
 class Visitor:
@@ -89,11 +90,14 @@ class Visitor:
         with self._open(
             urllib.request.Request(f"{self.address}{self.prefix}/queue/data?session_hash={self.session}")
         ) as lines:
+            said: list[str] = []
             for line in lines:
                 message = json.loads(line[5:]) if line.startswith(b"data:") else {}
+                if message.get("msg") == "log":
+                    said.append(message["log"])
                 if message.get("msg") == "process_completed" and message.get("event_id") == event_id:
                     output = message["output"]
-                    return Outcome(message["success"], output.get("data"), output.get("error"))
+                    return Outcome(message["success"], output.get("data"), output.get("error"), tuple(said))
         raise AssertionError("the click never ended")
 
     def _called(self, component_id: int) -> str:

@@ -48,3 +48,20 @@ def test_bf16_on_openvino_can_be_asked_for_on_the_command_line(toy_dir: Path, ph
     assert (result.exit_code, result.stderr) == (0, "")
     with fiffdepth_rt.Depth(toy_dir, backend="openvino", precision="bf16") as depth:
         np.testing.assert_array_equal(np.load(toy_dir.parent / "hall_depth.npy"), depth.infer(photo))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--host", ""],  # all networks, to a socket
+        ["demo", "--host", ""],
+        ["serve", "--ray", ""],
+        ["batch", "photos", "depth", "--ray", ""],
+        ["infer", "hall.png", "--device", ""],
+        ["bag", "walk.bag", "walk_depth.bag", "--prefix", ""],
+    ],
+)
+def test_an_unset_variable_is_no_value_of_an_option(words: list[str]) -> None:
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 2
+    assert f"'{words[-2]}': '' says nothing: was it an unset variable of the shell?" in result.stderr

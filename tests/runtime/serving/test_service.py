@@ -22,9 +22,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 import fiffdepth_rt
+from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.files import to_16_bits
 from fiffdepth_rt.program import program
 from fiffdepth_rt.serving.limits import Limits
+from fiffdepth_rt.serving.listening import listening
 from tests.runtime.serving.client import ask, connect, form, get, hear, post
 
 if any(
@@ -138,6 +140,18 @@ def test_a_form_with_a_file_of_any_name_is_the_same_photo(
     heard = ask(running.address, post(form(*parts), content_type="multipart/form-data; boundary=b0undary"))
     assert heard.status == 200
     assert heard.body == ask(running.address, post(image)).body
+
+
+def test_a_place_that_cannot_be_is_said_with_what_would_help() -> None:
+    with (
+        listening("127.0.0.1", 0) as taken,
+        pytest.raises(OutputError, match="name another port after --port"),
+    ):
+        taken.listen()
+        listening("127.0.0.1", taken.getsockname()[1])
+    for host in ("192.0.2.1", "a..b"):  # an address of nobody (RFC 5737), no name of a host
+        with pytest.raises(OutputError, match="name an address of this machine after --host"):
+            listening(host, 0)
 
 
 def test_a_body_in_chunks_is_the_same_photo(running: Running, photo: np.ndarray) -> None:
