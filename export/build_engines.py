@@ -54,7 +54,7 @@ from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, write_manifest
 from fiffdepth_rt.errors import FiffDepthError, ParityError
 from fiffdepth_rt.program.options import WORD, NamedPath
-from fiffdepth_rt.program.terminal import printable, stderr_handler
+from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.weights.hub import HubName
 from training.weights.prompt import TextEncoder
@@ -264,7 +264,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--licence", type=WORD, help="The weights' licence, where the checkpoint does not state it.")
 @click.option("--accept-licence", is_flag=True,
               help="Ask nothing about a licence that is not a free one; the manifest says that you did.")
-@click.option("--licence-file", type=_FILE, help="Its text, copied into the directory.")
+@click.option("--licence-file", type=NamedPath(exists=True, dir_okay=False),
+              help="Its text, copied into the directory.")
 @click.option("--precision", "precisions", default="fp32,fp16", show_default=True, callback=read_precisions,
               help="Graph sets to write, with commas: fp32, fp16, bf16. Where this option is not given, an "
                    "fp16 set beyond its gates is left out.")
@@ -387,11 +388,11 @@ def main(
         )
         log.info("%s -> %s", checkpoint, options.output)
         export_engine_dir(options)
+        tell(f"{options.output}: ready. Try: fiffdepth infer photo.jpg --engine {options.output}")
     except FiffDepthError as e:
         if verbose:
             raise
         raise click.ClickException(printable(str(e))) from e
-    click.echo(f"{options.output}: ready. Try: fiffdepth infer photo.jpg --engine {options.output}")
 
 
 # fmt: on

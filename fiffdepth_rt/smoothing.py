@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,8 @@ class Smoother:
     """
 
     def __init__(self, time_constant: float) -> None:
-        if isinstance(time_constant, bool) or not (0 < time_constant < math.inf):
+        number = isinstance(time_constant, numbers.Real) and not isinstance(time_constant, bool)
+        if not number or not (0 < time_constant < math.inf):
             raise StreamError(
                 f"smooth={time_constant!r} is not possible: say a time constant in frames, such as 30, "
                 "or None."

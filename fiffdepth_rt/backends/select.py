@@ -111,6 +111,10 @@ def open_backend(
         raise BackendUnavailableError(
             f"threads={threads!r} cannot run anything: say a whole number, 1 or more, or None{number}."
         )
+    if device is not None and not isinstance(device, str):
+        raise BackendUnavailableError(
+            f"device={device!r} is not known: say 'cpu', 'cuda' or 'cuda:1', as text, or None."
+        )
     engine, chosen = choose_engine(engine_dir, backend=backend, device=device, precision=precision)
     if check_room:
         require_host_room(

@@ -28,7 +28,7 @@ from fiffdepth_rt.program import (
     verify,
     video,
 )
-from fiffdepth_rt.program.terminal import printable, show_traceback
+from fiffdepth_rt.program.terminal import printable, show_traceback, stdout_lost
 from fiffdepth_rt.version import __version__
 
 
@@ -95,4 +95,7 @@ def main() -> None:
     """Entry point of the program `fiffdepth`."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what the terminal's encoding does not
         sys.stdout.reconfigure(errors="backslashreplace")
-    program(prog_name="fiffdepth")
+    try:
+        program(prog_name="fiffdepth")
+    except OSError as error:  # of --help and --version, which click prints by itself
+        sys.exit(f"Error: {stdout_lost(error)}")

@@ -15,7 +15,7 @@ import click
 from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError, FiffDepthError, ImageError
 from fiffdepth_rt.program import options
-from fiffdepth_rt.program.terminal import say, tell
+from fiffdepth_rt.program.terminal import one_line, say, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
@@ -162,7 +162,7 @@ class _Done:
         self.skipped.append(one)
         self.said += 1
         if self.said <= _NAMED:
-            say(f"Skipped {one.name}: {one.reason}")
+            say(one_line(f"Skipped {one.name}: {one.reason}"))
         if self.said == _NAMED:
             say("Those that are skipped from here on are in the report alone.")
 

@@ -16,7 +16,7 @@ import click
 from fiffdepth_rt.errors import FiffDepthError, OutputError
 from fiffdepth_rt.photos.results import FORMATS, Holds
 from fiffdepth_rt.program import metres, options
-from fiffdepth_rt.program.terminal import moving_line, say, show_traceback, shown, tell
+from fiffdepth_rt.program.terminal import moving_line, one_line, say, show_traceback, shown, tell
 
 if TYPE_CHECKING:
     from fiffdepth_rt.backends.grids import Size
@@ -238,7 +238,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _report(ctx: click.Context, error: FiffDepthError) -> None:
-    say(f"Skipped: {error}")
+    say(one_line(f"Skipped: {error}"))
     show_traceback(ctx, error)
 
 

@@ -127,12 +127,17 @@ def tell(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or Python would try again at its end
-        raise OutputError(
-            f"Standard output cannot be written ({error.strerror}). The files that were written are whole; "
-            "only what would have been said about them is lost."
-        ) from error
+        raise stdout_lost(error) from error
+
+
+def stdout_lost(error: OSError) -> OutputError:
+    """What to raise where stdout is full. Python does not try again at its end, when it would fail again."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return OutputError(
+        f"Standard output cannot be written ({error.strerror}). The files that were written are whole; "
+        "only what would have been said about them is lost."
+    )
 
 
 def stderr_handler(layout: str) -> logging.Handler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ class DepthPictures:
             ) from error
         remove_leftovers(self._folder)
         if self._overwrite:
-            for name in there:
-                (self._folder / name).unlink()
+            self._remove(there)
         elif there and self._made_of() != made_of:
             raise OutputError(
                 f"{self._folder} holds pictures already, of another video, by another model or with other "
@@ -56,6 +55,16 @@ class DepthPictures:
         if not self._kept:
             with replacing(self._folder / _MADE_OF) as file:
                 file.write(json.dumps(made_of, indent=2).encode() + b"\n")
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(
+                    f"{self._folder / name} cannot be replaced ({error.strerror}): remove it yourself, or "
+                    "name another folder."
+                ) from error
 
     def has(self, number: int) -> bool:
         """Whether this frame's picture was there when the work began."""

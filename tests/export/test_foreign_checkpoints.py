@@ -350,6 +350,30 @@ def test_a_folder_with_pickles_only_is_refused_too(tmp_path, made):
         read_checkpoint(path, PLAIN)
 
 
+def _loop():
+    loop = {"w": torch.ones(1)}
+    return loop | {"loop": loop.setdefault("loop", loop)}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, on quantised tensors
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda: {"w": torch.eye(3).to_sparse()}, "the tensor w is sparse"),
+        (lambda: {"w": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8)}, "is quantised"),
+        (lambda: {"w": torch.empty(3, device="meta")}, "is without values"),
+        (lambda: {"w": torch.ones(1).expand(10**12)}, "is larger than its values in the file"),
+        (lambda: {"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)}, "two tensors that are called a.b"),
+        (_loop, "containers in containers without an end"),
+    ],
+)
+def test_what_no_weights_are_is_not_converted(tmp_path, content, said):
+    torch.save(content(), tmp_path / "x.ckpt")
+    result = CliRunner().invoke(from_pickle.main, [str(tmp_path / "x.ckpt"), str(tmp_path / "x.safetensors")])
+    assert (result.exit_code, said in result.stderr) == (1, True), result
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 def test_a_converted_pickle_never_replaces_its_source(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "x.ckpt")
     before = (tmp_path / "x.ckpt").read_bytes()

@@ -48,6 +48,12 @@ def test_what_may_be_a_path_or_a_name_is_not_empty_either(command: click.Command
     assert result.exit_code == 2 and "'' says nothing: was it an unset variable" in result.stderr
 
 
+def test_a_licence_that_is_not_there_is_said_before_the_work(tmp_path: Path) -> None:
+    words = [str(tmp_path), "--licence-file", str(tmp_path / "LICENCE.txt")]
+    result = CliRunner().invoke(build_engines.main, words)
+    assert result.exit_code == 2 and "LICENCE.txt' does not exist" in result.stderr
+
+
 def test_the_program_prints_through_the_door_that_makes_control_characters_visible() -> None:
     found = [
         path.name

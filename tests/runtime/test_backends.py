@@ -132,6 +132,7 @@ def test_auto_tells_what_it_chose(toy_dir: Path) -> None:
             "onnxruntime cannot run bf16; openvino, tensorrt, tensorrt-rtx can. It takes fp32 of what",
         ),
         ({"device": ""}, "device='' is not known"),
+        ({"device": 0}, "device=0 is not known: say 'cpu', 'cuda' or 'cuda:1', as text"),
         ({"device": "", "backend": "openvino"}, "openvino runs on device='cpu' here, not on ''"),
         ({"threads": 0}, "threads=0"),
         ({"threads": -1}, "threads=-1"),

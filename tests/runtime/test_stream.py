@@ -357,6 +357,7 @@ def test_one_path_is_not_taken_for_a_stream_of_letters(depth: fiffdepth_rt.Depth
         ({"color": "hsv"}, ImageError),
         ({"size": 5000}, SizeError),
         ({"smooth": 0}, StreamError),
+        ({"smooth": "30"}, StreamError),
         ({"smooth": -3.0}, StreamError),
     ],
 )

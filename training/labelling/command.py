@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import WORD, NamedPath
-from fiffdepth_rt.program.terminal import printable, stderr_handler
+from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.data.images import open_photos
 from training.data.labels import LabelStore
@@ -103,11 +103,11 @@ def main(
                 from training.labelling import on_ray  # takes seconds to import, and most runs need none
                 with on_ray.cluster(address):
                     tally = on_ray.label_on_cluster(photos, make_teacher, store, batch=batch, actors=actors)
+        tell(f"{out}: {tally.made} labels made, {tally.there} were there, {len(tally.skipped)} skipped.")
+        if tally.skipped:
+            tell(f"{store.folder / steps.SKIPPED} says which photos were skipped, and why.")
     except (FiffDepthError, DataError, TeacherError, TrainingError) as error:
         raise click.ClickException(printable(str(error))) from error
-    click.echo(f"{out}: {tally.made} labels made, {tally.there} were there, {len(tally.skipped)} skipped.")
-    if tally.skipped:
-        click.echo(f"{store.folder / steps.SKIPPED} says which photos were skipped, and why.")
     if tally.skipped and not tally.made + tally.there:
         raise click.ClickException("No photo could be used.")
 

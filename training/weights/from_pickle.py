@@ -58,7 +58,14 @@ def read_pickle(path: Path) -> tuple[Tensors, tuple[str, ...]]:
             "safetensors from where it is published."
         ) from e
     whole = content[STATE_DICT] if isinstance(content, Mapping) and STATE_DICT in content else content
-    tensors = dict(_tensors(whole))
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        for key, tensor in _tensors(whole):
+            if key in tensors:
+                raise CheckpointError(f"{path.name} holds two tensors that are called {shortened(key, 80)}.")
+            tensors[key] = _whole(path, key, tensor)
+    except RecursionError as e:
+        raise CheckpointError(f"{path.name} holds containers in containers without an end.") from e
     if not tensors:
         raise CheckpointError(f"{path.name} holds no tensors.")
     return tensors, foreign
@@ -78,9 +85,29 @@ def _tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor
         if not isinstance(key, str) or key.startswith("optimizer"):
             continue
         if torch.is_tensor(value):
-            yield f"{prefix}{key}", value.detach().contiguous().clone()
+            yield f"{prefix}{key}", value
         else:
             yield from _tensors(value, f"{prefix}{key}.")
+
+
+def _whole(path: Path, key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as safetensors has it. Raises CheckpointError: sparse, quantised, without values, or one that
+    repeats a few values, by which a file of a few bytes can fill any memory."""
+    kind = None
+    if tensor.layout is not torch.strided:
+        kind = "sparse"
+    elif tensor.is_quantized:
+        kind = "quantised"
+    elif tensor.is_meta:
+        kind = "without values"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        kind = "larger than its values in the file"
+    if kind is not None:
+        raise CheckpointError(
+            f"{path.name}: the tensor {shortened(key, 80)} is {kind}, which no weights are. Take the "
+            "checkpoint as safetensors from where it is published."
+        )
+    return tensor.detach().contiguous().clone()
 
 
 def _first_line(error: Exception) -> str:

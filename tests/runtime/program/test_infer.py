@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import fiffdepth_rt
-from fiffdepth_rt.program import program
+from fiffdepth_rt.program import main, program
 from tests.support.paths import ROOT
 
 
@@ -259,6 +259,24 @@ def test_a_full_standard_output_is_said_and_the_files_are_there(work: Path) -> N
         "whole; only what would have been said about them is lost.\n"
     )
     assert (work / "kitchen_color.png").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_full_standard_output_has_no_room_for_help_either(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["fiffdepth", option])
+        with pytest.raises(SystemExit, match=r"Error: Standard output cannot be written .No space left"):
+            main()
+
+
+def test_a_name_does_not_pretend_to_be_a_line_of_its_own(work: Path) -> None:
+    (work / "x\nError: run evil.jpg").write_text("no photo")
+    (line, _) = infer("x\nError: run evil.jpg").stderr.splitlines()
+    assert line.startswith("Skipped: x\\nError: run evil.jpg is not a photo")
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,14 @@ def test_a_folder_of_another_video_or_other_options_is_refused(
     assert json.loads((tmp_path / "out" / "made_of.json").read_text())["source"] == str(other)
 
 
+def test_a_picture_that_cannot_be_replaced_is_said(
+    depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "000003_depth.png").mkdir()
+    with pytest.raises(OutputError, match=r"000003_depth\.png cannot be replaced .*: remove it yourself"):
+        run(depth, clip, tmp_path, overwrite=True)
+
+
 def test_pictures_of_unknown_origin_are_not_taken_for_ours(
     depth: fiffdepth_rt.Depth, clip: Path, tmp_path: Path
 ) -> None:
