@@ -37,6 +37,9 @@ for words in (
     ["infer", "frames/a.png", "-o", "out", *engine],
     ["video", "frames", "-o", "out", *engine],
     ["batch", "frames", "out/batch", *engine],
+    ["bag", "walk", "out/walk", *engine],
+    ["calibrate", directory, "frames/a.png", "--at", "9,9", "--metres", "2", "-o", "out/x.json", *engine[2:]],
+    ["triton", directory, "out/models", *engine[2:]],
     ["verify", directory, "--backend", backend],
     ["bench", directory, "--backend", backend, "--runs", "1"],
     ["build", "nowhere"],
@@ -59,9 +62,13 @@ def test_no_command_seeks_the_network_or_writes_who_the_user_is(
     home = tmp_path / "home"
     (home / "frames").mkdir(parents=True)
     cv2.imwrite(str(home / "frames" / "a.png"), np.full((64, 64, 3), 99, np.uint8))
+    pytest.importorskip("rosbags", reason="wants the extra [robotics]")
+    from tests.support.ros.bags import image_entry, write_bag
+
+    write_bag(home / "walk", [image_entry(0)])
     seen = python(COMMANDS, str(toy_dir), backend, home=home)
     ended = [line.split()[2:] for line in seen.output.splitlines() if line.startswith("status of")]
-    worked = ["doctor", "info", "infer", "video", "batch", "verify", "bench"]
+    worked = ["doctor", "info", "infer", "video", "batch", "bag", "calibrate", "triton", "verify", "bench"]
     assert ended == [[word, "0"] for word in worked] + [["build", "1"]], seen.output
     assert (seen.sought, {name for name in seen.left if not name.startswith("out/")}) == (0, set())
 
