@@ -14,12 +14,9 @@ was stopped after that step is known by it: the same command takes the pieces fr
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +25,7 @@ from typing import Any
 import filelock
 import msgspec
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import exchange, replacing
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord
 from fiffdepth_rt.errors import OutputError
@@ -211,7 +208,7 @@ def _replace(folder: Path, target: Path) -> None:
     """
     if not target.exists():
         folder.rename(target)
-    elif _exchange(folder, target):
+    elif exchange(folder, target):
         _remove(folder)
     else:
         _remove(_old(target))
@@ -237,27 +234,3 @@ def _remove(path: Path) -> None:
         path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-_UNABLE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
-_CURRENT_FOLDER, _LINUX_EXCHANGE, _MACOS_SWAP = -100, 2, 2  # AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Two directories change places, in one step. False where the system or its file system cannot do that.
-
-    renameat2 of Linux 3.15, renamex_np of macOS 10.12. Raises OSError.
-    """
-    names = os.fsencode(one), os.fsencode(other)
-    if os.name != "posix":
-        return False
-    library = ctypes.CDLL(None, use_errno=True)
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        failed = library.renameat2(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _LINUX_EXCHANGE)
-    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        failed = library.renamex_np(names[0], names[1], _MACOS_SWAP)
-    else:
-        return False
-    if failed and (code := ctypes.get_errno()) not in _UNABLE:
-        raise OSError(code, os.strerror(code), str(other))
-    return not failed

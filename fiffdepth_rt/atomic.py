@@ -1,8 +1,10 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that change places."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import re
 import secrets
@@ -73,3 +75,27 @@ else:
             except OSError:
                 return True
         return False
+
+
+_UNABLE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+_CURRENT_FOLDER, _LINUX_EXCHANGE, _MACOS_SWAP = -100, 2, 2  # AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Two directories change places, in one step. False where the system or its file system cannot do that.
+
+    renameat2 of Linux 3.15, renamex_np of macOS 10.12. Raises OSError.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    if os.name != "posix":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        failed = library.renameat2(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _LINUX_EXCHANGE)
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(names[0], names[1], _MACOS_SWAP)
+    else:
+        return False
+    if failed and (code := ctypes.get_errno()) not in _UNABLE:
+        raise OSError(code, os.strerror(code), str(other))
+    return not failed

@@ -23,10 +23,12 @@ from typing import Any
 import filelock
 import numpy as np
 
-from fiffdepth_rt.atomic import remove_leftovers, replacing
+from fiffdepth_rt.atomic import exchange, remove_leftovers, replacing
 from fiffdepth_rt.depth_map import Values
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.ros.bags import Record
+
+_REPLACED = ".replaced"  # beside the bag that is written: the one whose place it takes
 
 
 class PartialFolder:
@@ -63,6 +65,9 @@ class PartialFolder:
 
     def _begin(self, result: Path, made_of: Mapping[str, Any], *, overwrite: bool) -> None:
         note = self.path / "made_of.json"
+        replaced = self.bag.with_name(_REPLACED)
+        if replaced.exists() and not result.exists():
+            replaced.replace(result)
         shutil.rmtree(self.bag.parent, ignore_errors=True)  # a bag that was not finished
         remove_leftovers(self._frames)
         if note.exists() and _read(note) != made_of:
@@ -121,12 +126,24 @@ class PartialFolder:
 
 
 def put_in_place(made: Path, result: Path) -> None:
-    """Rename what is whole; what was there (a bag, and --overwrite) goes. Raises OutputError."""
+    """Rename what is whole; what was there (a bag, and --overwrite) goes with the hidden folder.
+
+    At every moment the old bag or the new one is there under its name. Where the system cannot exchange two
+    folders there is a moment without either; after a kill in it, the next run puts the old one back.
+    Raises OutputError: the old one is still there.
+    """
     try:
+        if result.is_dir() and exchange(made, result):
+            return
+        old = made.with_name(_REPLACED)
         if result.is_dir():
-            old = made.with_name("replaced")
             result.replace(old)
-        made.replace(result)
+        try:
+            made.replace(result)
+        except OSError:
+            if old.exists():
+                old.replace(result)
+            raise
     except OSError as error:
         raise OutputError(
             f"The bag is whole, at {made}, but cannot become {result} ({error.strerror})."

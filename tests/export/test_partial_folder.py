@@ -131,7 +131,7 @@ def watched(self):
 
 partial_folder.PartialFolder.finish = watched
 if not can_exchange:
-    partial_folder._exchange = lambda one, other: False
+    partial_folder.exchange = lambda one, other: False
 exported(Path(sys.argv[1]))
 """
 
@@ -163,7 +163,7 @@ def test_a_kill_in_the_last_step_leaves_the_old_or_the_new_and_the_same_command_
 ) -> None:
     """At every change to the disk that the last step makes, one after another."""
     if not can_exchange:
-        monkeypatch.setattr(partial_folder, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(partial_folder, "exchange", lambda one, other: False)
     seen = []
     for number in range(1, 100):
         target = tmp_path / str(number) / "x"
@@ -186,10 +186,10 @@ def test_directories_change_places_in_one_step_here(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    assert partial_folder._exchange(tmp_path / "one", tmp_path / "other") is (sys.platform != "win32")
+    assert partial_folder.exchange(tmp_path / "one", tmp_path / "other") is (sys.platform != "win32")
     assert (tmp_path / "one" / "other").is_file() and (tmp_path / "other" / "one").is_file()
     with pytest.raises(FileNotFoundError):
-        partial_folder._exchange(tmp_path / "one", tmp_path / "nowhere")
+        partial_folder.exchange(tmp_path / "one", tmp_path / "nowhere")
 
 
 def test_a_result_that_is_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from mcap.reader import make_reader
 import fiffdepth_rt
 from fiffdepth_rt.depth_map import DepthMap
 from fiffdepth_rt.program import program
+from fiffdepth_rt.ros import partial
 from fiffdepth_rt.ros.bags import Bag
 from fiffdepth_rt.ros.cameras import intrinsics_of
 from fiffdepth_rt.ros.clouds import to_points
 from fiffdepth_rt.ros.images import to_metres
+from fiffdepth_rt.ros.partial import PartialFolder
 from tests.support.ros.bags import (
     CAMERA,
     FIRST_NS,
@@ -302,6 +304,45 @@ def test_a_result_is_replaced_only_when_it_is_asked_for(run: Any) -> None:
     assert not Path(".out.partial").exists()
     result = run("out", "out", "--overwrite")
     assert (result.exit_code, "itself" in result.stderr) == (1, True)
+
+
+@pytest.fixture
+def renaming(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Raise this error instead of the new bag's taking its name by a rename of its own."""
+    rename = Path.replace
+
+    def forbid(error: BaseException) -> None:
+        def forbidden(path: Path, target: Path) -> Path:
+            if path.parent.name == "bag" and path.name == "out":
+                raise error
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "replace", forbidden)
+
+    return forbid
+
+
+def test_the_new_bag_takes_the_place_of_the_old_one_in_one_step(run: Any, renaming: Any) -> None:
+    source = write_bag(Path("in"), [image_entry(0)])
+    write_bag(Path("out"), [text_entry(0)])
+    renaming(KeyError("a second step"))
+    assert run(source, "out", "--overwrite").exit_code == 0
+    assert read("out").originals == read(source).originals and not Path(".out.partial").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_old_bag_is_back_where_two_steps_are_needed_and_the_second_never_came(
+    run: Any, renaming: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """KeyboardInterrupt stands for a kill: the next run finds what it left."""
+    source = write_bag(Path("in"), [image_entry(0)])
+    old = read(write_bag(Path("out"), [text_entry(0)])).originals
+    monkeypatch.setattr(partial, "exchange", lambda one, other: False)
+    renaming(error)
+    assert run(source, "out", "--overwrite").exit_code == 1
+    assert Path("out").exists() == isinstance(error, OSError)
+    with PartialFolder(Path("out"), {}, overwrite=True):
+        assert read("out").originals == old
 
 
 def test_frames_of_another_model_are_thrown_away_only_when_it_is_asked_for(run: Any, toy_dir: Path) -> None:
