@@ -28,9 +28,8 @@ $(VENV)/ready: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet -e '.[cpu,export,training,teacher,cluster,benchmarks,dev]'
 	touch $@
 
-# Files in the order of what they cost, so that neither process ends long before the other; and the one that makes the
-# plain export begins, so that nobody waits for it.
-IN_ORDER := tests/export/test_export.py tests/training tests/benchmarks tests/export tests/fuzz tests/house tests/runtime
+# Folders in the order of what they cost, so that neither process ends long before the other.
+IN_ORDER := tests/training tests/benchmarks tests/export tests/fuzz tests/house tests/runtime
 
 test: $(VENV)/ready  ## what every change must pass: at most 8 minutes on 2 cores
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(IN_ORDER)

@@ -19,6 +19,11 @@ from tests.support.tiny_models import FEW_RESNETS, exact_in_half, tiny_checkpoin
 from training.weights.ours import Checkpoint, save_checkpoint
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that wants the plain export comes before everything else, so that no process waits for it."""
+    items.sort(key=lambda item: item.path.name != "test_export.py")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainExport:
     """folder: outside the repository, with the checkpoint and, after the command, engines/ in it.
