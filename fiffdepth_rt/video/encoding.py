@@ -42,8 +42,9 @@ class Encoding:
 _H264 = {
     # No B frames: .mp4 counts its length in decoding order, which would cut the end off at a variable rate.
     # "ultrafast": depth's colours are smooth, so its files are no larger than those of "superfast", which
-    # takes half as long again.
-    "libx264": {"preset": "ultrafast", "crf": "18", "bf": "0"},
+    # takes half as long again. crf 22: at 640×480, 41.7 dB from the colours (8-bit RGB) in 3.6 kB a frame; 18
+    # makes it 42.5 dB in 5.5 kB, and a tenth fewer frames a second with a small model.
+    "libx264": {"preset": "ultrafast", "crf": "22", "bf": "0"},
     "libopenh264": {"b": "8000000"},
 }
 _VP9 = {
