@@ -1,6 +1,6 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR   # five and a half hours on two cores
+    python -m training.nano all --run runs/nano --photos DIR --labels DIR
     python -m training.nano all --run runs/nano --photos DIR --labels DIR --start fiffdepth_rt/nano
     python -m training.nano all --run runs/try --tiny          # every stage in a minute, for trying it out
 
@@ -15,14 +15,13 @@ Stages, each a folder in the run that is finished when its result is there:
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large                                                scenes at twice the size
     fine               joint goes on with the light VAE, at both sizes          training/nano/joint.py
-    wide               fine's UNet twice as wide, strongly augmented scenes     training/nano/networks.py
-    labels             photos -> depth pictures, by wide: it is the teacher     training/nano/teacher.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
-Without photos there is no teacher, and the last stage is the synthetic half of the method. --start takes
-the weights of an engine directory in the place of the stages up to light (start.py). --labels brings another
-teacher's labels (training.labelling; training.scene_teacher trains one), and there is no stage wide.
+Photos are what surfaces of the scenes show. With labels of a teacher (training.labelling;
+training.scene_teacher trains one) they are the real half of the method too; without, its last stage is the
+synthetic half alone. --start takes the weights of an engine directory in the place of the stages up to light
+(start.py).
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ def main() -> None:
     parser.add_argument(
         "--photos",
         type=named_path,
-        help="folder of photos, the real half; without it: the synthetic half alone",
+        help="folder of photos whose parts surfaces show, and with --labels: the real half",
     )
     parser.add_argument(
-        "--labels", type=named_path, help="their labels by another teacher (training.labelling), in depth"
+        "--labels", type=named_path, help="the photos' labels by a teacher (training.labelling), in depth"
     )
     parser.add_argument(
         "--start",
@@ -68,6 +67,8 @@ def main() -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="every stage in a minute, for trying it out")
     args = parser.parse_args()
+    if args.labels is not None and args.photos is None:
+        parser.error("--labels needs --photos: the folder of the photos that the labels are of.")
     cv2.setNumThreads(1)
     settings = TINY if args.tiny else Settings()
     photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)

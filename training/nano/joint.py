@@ -5,7 +5,6 @@ encoder, the UNet and the decoder learn together:
 
     joint    whole rendered scenes, at their own size
     fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
-    wide     goes on from fine, wider: scenes strongly augmented, at two sizes; it becomes the teacher
     method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
 
 nano is half-way between fine and method (`between`).
@@ -171,25 +170,6 @@ def train_fine(
         return decisive_loss(depth, predicted)
 
     _fit(model, loss_at, schedule, run / "fine", scenes.errors)
-
-
-def train_wide(
-    run: Path, model: DepthModel, schedule: loop.Schedule, *, batch: int, large_batch: int
-) -> None:
-    """As `train_fine`, through strong augmentation: what does not depend on how renderers make pictures."""
-    both = TwoSizes.of(run)
-
-    def loss_at(step: int) -> torch.Tensor:
-        shards, shapes = both.framed(step)
-        count = large_batch if is_large(step) else batch
-        photos, pictures = augment.scene_batch(
-            shards, parallel.draw(step), count, shapes, seed=31, strength=0.8
-        )
-        with autocast():
-            predicted = model(photos)
-        return decisive_loss(pictures, predicted)
-
-    _fit(model, loss_at, schedule, run / "wide", both.errors)
 
 
 def decisive_loss(target: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:

@@ -18,24 +18,20 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.space import Space
 from training import augment, distill_vae, loop, objective, parallel
 from training.config import Base
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.labelling import steps
 from training.latents import photo_tensor
 from training.loop import autocast
-from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method, train_wide
-from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae, widen_into
+from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method
+from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
 from training.nano.start import start_from
-from training.nano.teacher import EnsembleTeacher
 from training.scenes.layouts import HAND_HELD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
-TEACHER_WIDTH = 2
 KL_WEIGHT = 1e-6
 
 
@@ -47,8 +43,8 @@ class Settings:
     `method_half`, are what one of them takes. vae_shards, unet_shards: the first ones; later stages use all.
     """
 
-    scenes: int = 16_000
-    held_out: int = 1_000
+    scenes: int = 12_000
+    held_out: int = 600
     per_shard: int = 200
     processes: int = 2
     vae_shards: int = 40
@@ -69,18 +65,15 @@ class Settings:
         encoder=loop.Schedule(steps=1_000, lr=1e-3),
         decoder=loop.Schedule(steps=1_000, lr=1e-3),
     )
-    large_scenes: int = 6_000
+    large_scenes: int = 3_000
     large_held_out: int = 200
     fine_batch: int = 4
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
     # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=5_000, lr=4e-4, save_every=250)
-    wide_batch: int = 4
-    wide_large_batch: int = 2
-    wide: loop.Schedule = loop.Schedule(steps=900, lr=3e-4, warmup=50, save_every=50, average=0.995)
+    fine_started: loop.Schedule = loop.Schedule(steps=2_500, lr=4e-4, save_every=250)
     method_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=1_500, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
@@ -117,9 +110,6 @@ TINY = Settings(
     fine_started=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_batch=1,
     fine_large_batch=1,
-    wide=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    wide_batch=1,
-    wide_large_batch=1,
     method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     method_half=1,
 )
@@ -137,15 +127,6 @@ def render_large(run: Path, settings: Settings, photos: PhotoFolder | None) -> N
         per_shard=max(1, settings.large_held_out // len(procedural.SHAPES)),
         seed_base=procedural.HELD_OUT_SEED,
     )
-
-
-def label_real_half(run: Path, photos: PhotoFolder) -> LabelStore:
-    """photos -> the depth pictures that the teacher sees in them, in run/labels: the real half."""
-    teacher = EnsembleTeacher(model_after(run, "wide"))
-    header = steps.header_for(teacher, space=Space.DEPTH, dtype="uint16")
-    store = LabelStore.create(run / "labels", header)
-    steps.label_photos(photos, teacher, store)
-    return store
 
 
 def train_vae(run: Path, settings: Settings) -> None:
@@ -308,14 +289,6 @@ def fine_stage(run: Path, settings: Settings) -> None:
     train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
 
 
-def wide_stage(run: Path, settings: Settings) -> None:
-    fine = model_after(run, "fine")
-    unet = nano_unet(width=TEACHER_WIDTH)
-    widen_into(fine.unet, unet)
-    model = DepthModel(fine.vae, unet)
-    train_wide(run, model, settings.wide, batch=settings.wide_batch, large_batch=settings.wide_large_batch)
-
-
 def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
     train_method(
         run,
@@ -329,12 +302,12 @@ def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
 
 
 def model_after(run: Path, stage: str) -> DepthModel:
-    """All three networks as "joint", "fine", "wide" or "method" left them; after joint with a light VAE."""
+    """All three networks as "joint", "fine" or "method" left them; after joint with a light VAE."""
     if stage == "joint":
         vae = load_vae(run)
     else:
         vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
-    model = DepthModel(vae, nano_unet(width=TEACHER_WIDTH if stage == "wide" else 1))
+    model = DepthModel(vae, nano_unet())
     model.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return model
 
@@ -392,7 +365,8 @@ def train(
 ) -> Path | None:
     """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint.
 
-    start: an engine directory whose weights the fine stage begins with, in place of the stages before it.
+    photos: what surfaces of the scenes show, and with labels the method's real half. start: an engine
+    directory whose weights the fine stage begins with, in place of the stages before it.
     """
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(
@@ -412,12 +386,7 @@ def train(
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
-    real = None
-    if photos is not None:
-        if labels is None:
-            parallel.run(settings.processes, wide_stage, run, settings)
-            labels = label_real_half(run, photos)
-        real = (photos, labels)
+    real = (photos, labels) if photos is not None and labels is not None else None
     parallel.run(settings.processes, method_stage, run, settings, real)
     fine, method = model_after(run, "fine"), model_after(run, "method")
     model = between(fine, method, settings.method_share)
