@@ -15,13 +15,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from safetensors.torch import load_file
 
 from training import augment, loop, objective, parallel
@@ -51,9 +48,7 @@ class DepthModel(torch.nn.Module):
         super().__init__()
         self.vae, self.unet = vae, unet
         self.register_buffer("prompt", nano_prompt())
-        for module in self.modules():
-            if isinstance(module, (Attention, Transformer2DModel)):
-                module.register_forward_hook(_channels_first)
+        self.to(memory_format=torch.channels_last)  # as attention leaves pictures: half as fast again
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
         """N×3×H×W -> N×1×H×W, not clipped."""
@@ -69,11 +64,6 @@ class DepthModel(torch.nn.Module):
         """N×4×h×w -> N×1×8h×8w, not clipped."""
         pictures = self.vae.decode(depth_latent / self.vae.config.scaling_factor).sample
         return pictures.float().mean(1, keepdim=True)
-
-
-def _channels_first(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
-    """Attention leaves pictures channels-last, and so would be all that follows: a sixth slower to train."""
-    return (output[0].contiguous(), *output[1:]) if isinstance(output, tuple) else output.contiguous()
 
 
 Shards = list[procedural.Shard]
