@@ -47,7 +47,7 @@ class Settings:
     frozen_batch: int = 8
     frozen: loop.Schedule = loop.Schedule(steps=4_800, lr=1e-3, save_every=250, average=0.995)
     fine_batch: int = 8
-    fine: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, save_every=100, average=0.995)
+    fine: loop.Schedule = loop.Schedule(steps=1_500, lr=2e-4, save_every=100, average=0.995)
     scratch: loop.Schedule = loop.Schedule(steps=1_500, lr=1e-3, save_every=100, average=0.995)
 
 
