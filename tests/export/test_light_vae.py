@@ -99,9 +99,7 @@ def exported(checkpoint, taesd, tmp_path_factory):
     """One export by the command: both halves light."""
     target = tmp_path_factory.mktemp("exported") / "light"
     words = [str(checkpoint), "-o", str(target), "--precision", "fp32", "--no-plans", "--no-memory"]
-    run = CliRunner().invoke(
-        main, [*words, "--no-plans", "--no-memory", "--encoder", str(taesd), "--decoder", str(taesd)]
-    )
+    run = CliRunner().invoke(main, [*words, "--encoder", str(taesd), "--decoder", str(taesd)])
     assert run.exit_code == 0, run.output
     return target
 
