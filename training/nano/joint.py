@@ -34,7 +34,7 @@ SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
 LARGE = 2
 """Times the sides of the small scenes, those of the large ones."""
-LARGE_SHARE = 2 / 3
+LARGE_SHARE = 1 / 2
 """Of the steps at two sizes, how many are at the larger one."""
 
 
@@ -188,11 +188,13 @@ def train_method(
     schedule: loop.Schedule,
     *,
     half: int,
+    large_half: int,
     real: tuple[PhotoFolder, LabelStore] | None,
     real_weight: float,
     method: objective.Method,
 ) -> None:
-    """Equations 1 to 7 on decoded pictures: `half` scenes and `half` photos a step, at two sizes.
+    """Equations 1 to 7 on decoded pictures, at two sizes: a step has `half` small scenes and as many small
+    photos, or `large_half` large ones of each.
 
     The photos are held to their labels by (5) and (6); the scenes to the truth by `decisive_loss`.
 
@@ -211,9 +213,10 @@ def train_method(
 
     def loss_at(step: int) -> torch.Tensor:
         part, (shards, shapes) = parallel.draw(step), both.framed(step)
-        scenes, truth = augment.scene_batch(shards, part, half, shapes, seed=37, strength=0.5, smallest=0.75)
+        count = large_half if is_large(step) else half
+        scenes, truth = augment.scene_batch(shards, part, count, shapes, seed=37, strength=0.5, smallest=0.75)
         random = torch.Generator().manual_seed(part)
-        t = diffusion.random_steps(half, random)
+        t = diffusion.random_steps(count, random)
         with autocast():
             latent = model.encode(scenes)
             d0 = objective.feed_forward(model.unet, latent, model.prompt)
@@ -222,14 +225,14 @@ def train_method(
                 depth_latent = model.encode(truth.expand(-1, 3, -1, -1)).float()
             noise = torch.randn(depth_latent.shape, generator=random)
             b0 = objective.blend(latent.detach().float(), depth_latent, method.gamma)
-            prompt = model.prompt.expand(half, -1, -1)
+            prompt = model.prompt.expand(count, -1, -1)
             velocity = model.unet(diffusion.noisy(b0, noise, t), t, prompt).sample
         loss = decisive_loss(truth, predicted)
         target = diffusion.velocity(b0, noise, t)
         loss = loss + method.lambda_k * objective.squared_error(target, velocity.float())
         if real is None:
             return loss
-        photos, taught = augment.labelled_batch(*real, usable, part, half, shapes, seed=41)
+        photos, taught = augment.labelled_batch(*real, usable, part, count, shapes, seed=41)
         with autocast():
             d0 = objective.feed_forward(model.unet, model.encode(photos), model.prompt)
             softened = model.decode(objective.filtered(model.unet, d0, model.prompt))

@@ -40,7 +40,7 @@ class Settings:
     """How much of everything.
 
     processes: that train together, each with a network of its own (training.parallel); batches, and
-    `method_half`, are what one of them takes. vae_shards, unet_shards: the first ones; later stages use all.
+    halves, are what one of them takes. vae_shards, unet_shards: the first ones; later stages use all.
     """
 
     scenes: int = 12_000
@@ -65,14 +65,15 @@ class Settings:
         encoder=loop.Schedule(steps=1_000, lr=1e-3),
         decoder=loop.Schedule(steps=1_000, lr=1e-3),
     )
-    large_scenes: int = 2_000
+    large_scenes: int = 1_200
     large_held_out: int = 200
-    fine_batch: int = 4
+    fine_batch: int = 8
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
     # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=2_500, lr=4e-4, save_every=250)
-    method_half: int = 2
+    fine_started: loop.Schedule = loop.Schedule(steps=2_000, lr=4e-4, save_every=250)
+    method_half: int = 6
+    method_large_half: int = 2
     method: loop.Schedule = loop.Schedule(steps=2_000, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
@@ -112,6 +113,7 @@ TINY = Settings(
     fine_large_batch=1,
     method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     method_half=1,
+    method_large_half=1,
 )
 
 
@@ -295,6 +297,7 @@ def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
         model_after(run, "fine"),
         settings.method,
         half=settings.method_half,
+        large_half=settings.method_large_half,
         real=real,
         real_weight=settings.real_weight,
         method=settings.objective,
