@@ -25,6 +25,7 @@ from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.depth import Depth
 from fiffdepth_rt.errors import SizeError
 from training.alignment import AlignmentSpace
+from training.data.reading import npy
 from training.data.samples import DataError, SampleError
 
 Pixels = NDArray[np.uint8]
@@ -268,15 +269,14 @@ class Predictions:
 
 
 def _read_npy(path: Path, name: str) -> Map:
+    called = f"its prediction {path.name}"
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SampleError(name, f"its prediction {path.name} is damaged or no array ({error})") from error
-    array = array.squeeze()
-    if array.ndim != 2 or array.dtype.kind not in "fui":
-        raise SampleError(
-            name, f"its prediction {path.name} holds {array.dtype} {array.shape}, not H×W numbers"
-        )
+        with path.open("rb") as file:
+            array = npy(file, name=name, called=called).squeeze()
+    except OSError as error:
+        raise SampleError(name, f"{called} cannot be read ({error.strerror})") from error
+    if array.ndim != 2:
+        raise SampleError(name, f"{called} holds {array.dtype} {array.shape}, not H×W numbers")
     return array.astype(np.float32)
 
 

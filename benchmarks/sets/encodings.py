@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data import reading
 from training.data.samples import SampleError
 
 Floats = NDArray[np.float32]
@@ -44,10 +45,7 @@ def png16(data: bytes, *, name: str) -> NDArray[np.uint16]:
 
 def npy(data: bytes, *, name: str) -> NDArray[np.generic]:
     """.npy -> H×W, whatever axes of length 1 it has."""
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False).squeeze()
-    except (OSError, ValueError, EOFError) as error:
-        raise SampleError(name, f"damaged, or no .npy ({error})") from error
+    array = reading.npy(io.BytesIO(data), name=name, called="the .npy").squeeze()
     if array.ndim != 2:
         raise SampleError(name, f"holds {array.shape}, not height×width")
     return array

@@ -207,13 +207,13 @@ def read_sparse(path: Path, photo_hw: tuple[int, int]) -> Metres:
 
     try:
         # Mapped, so that a header which promises gigabytes takes none.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy's reader of headers raises a dozen kinds on damaged ones
         raise AlignmentError(
             f"{path} cannot be read as an NPY file ({shortened(error, 200)}): write one with numpy.save, "
             "rows of (x px, y px, metres)."
         ) from error
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
+    if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise AlignmentError(
             f"{path} holds no distances: write one array with numpy.save, rows of (x px, y px, metres) or "
             f"float metres of the photo's {photo_hw[0]}x{photo_hw[1]}."

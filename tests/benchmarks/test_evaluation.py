@@ -166,6 +166,7 @@ def test_bytes_that_are_no_such_file_are_named() -> None:
         (encodings.png16, picture.tobytes()),
         (encodings.photo, b"junk"),
         (encodings.npy, b"junk"),
+        (encodings.npy, b"PK\x03\x04" + bytes(40)),
         (encodings.dpt, b"\0" * 20),
         (encodings.dsp5, b"junk"),
     ):

@@ -113,8 +113,13 @@ def test_a_damaged_or_foreign_depth_map_is_named(tmp_path):
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
     np.save(tmp_path / "photo.npy", np.zeros((4, 4, 3)))
     cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((8, 8), np.uint8))
+    header = b"\x93NUMPY\x01\x00\x28\x23"  # of 9000 bytes
+    (tmp_path / "header.npy").write_bytes(header + b"(" * 9000)
+    with (tmp_path / "zip.npy").open("wb") as file:
+        np.savez(file, depth=np.zeros((8, 8)))
     maps = DepthFolder(tmp_path, space="depth")
-    for index, said in enumerate(("cut.npy.*damaged", "grey.png.*not 16-bit grey", "photo.npy.*not H×W")):
+    reasons = ["cut.npy.*damaged", "grey.png.*not 16-bit grey", "header.npy.*damaged", "photo.npy.*not H×W"]
+    for index, said in enumerate([*reasons, "zip.npy.*no array"]):
         with pytest.raises(SampleError, match=said):
             maps[index]
     (tmp_path / "empty").mkdir()

@@ -93,9 +93,10 @@ def _read(path: Path, name: str) -> NDArray[np.float32]:
     if path.suffix.lower() == ".png":
         return reading.png16(path, name=name).astype(np.float32)
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SampleError(name, f"{path} is damaged or no array ({error})") from error
-    if array.ndim != 2 or array.dtype.kind not in "fui":
+        with path.open("rb") as file:
+            array = reading.npy(file, name=name, called=str(path))
+    except OSError as error:
+        raise SampleError(name, f"{path} cannot be read ({error.strerror})") from error
+    if array.ndim != 2:
         raise SampleError(name, f"{path} holds {array.dtype} {array.shape}, not H×W numbers")
     return array.astype(np.float32)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.errors import ImageError, shortened
 from fiffdepth_rt.files import read_photo
 from training.data.samples import SampleError
 
@@ -36,6 +37,17 @@ def photo_bytes(data: bytes, *, name: str) -> NDArray[np.uint8]:
 def _reason(error: ImageError, path: str | Path) -> str:
     """What ImageError says of the file, without its path: the sample's name stands before it."""
     return str(error).removeprefix(f"{path}: ").replace(str(path), "it")
+
+
+def npy(file: BinaryIO, *, name: str, called: str) -> NDArray[Any]:
+    """.npy -> its array, of any shape and numbers of any kind. called: the file, in errors."""
+    try:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # numpy's reader of headers raises a dozen kinds on damaged ones
+        raise SampleError(name, f"{called} is damaged or no array ({shortened(error, 120)})") from error
+    if array.dtype.kind not in "fui":
+        raise SampleError(name, f"{called} holds {array.dtype} {array.shape}, not H×W numbers")
+    return array
 
 
 def png16(path: Path, *, name: str) -> NDArray[np.uint16]:

@@ -5,6 +5,7 @@ On the toy engine; the truth is TRUTH_SCALE · value + TRUTH_SHIFT of its own de
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
@@ -205,17 +206,39 @@ def test_a_photo_of_another_aspect_is_skipped_and_the_others_are_done(calibratio
     assert {path.name for path in work.glob("*.npy")} == {"kitchen_depth_m.npy"}
 
 
+DAMAGES = (
+    "empty",
+    "text",
+    "cut",
+    "a huge promise",
+    "a promise beyond all numbers",
+    "a header of brackets",
+    "a zip",
+    "pickled",
+)
+
+
+def promising(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    said = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, said)
+    return file.getvalue() + bytes(64)
+
+
 def damaged(name: str, good: bytes) -> bytes:
     return {
         "empty": b"",
         "text": b"x,y,z\n1,2,3\n",
         "cut": good[:-9],
         "a huge promise": good.replace(b"(60, 3)", b"(6e9,3)").replace(b"(6e9,3)", b"(9**9,)"),
+        "a promise beyond all numbers": promising((2**63, 3)),
+        "a header of brackets": good[:10] + b"(" * (len(good) - 10),
+        "a zip": b"PK\x03\x04" + good,
         "pickled": pickle.dumps([1, 2, 3]),
     }[name]
 
 
-@pytest.mark.parametrize("name", ["empty", "text", "cut", "a huge promise", "pickled"])
+@pytest.mark.parametrize("name", [*DAMAGES])
 def test_a_file_that_holds_no_distances_is_refused_in_a_sentence(points: Path, work: Path, name: str) -> None:
     points.write_bytes(damaged(name, points.read_bytes()))
     result = infer("kitchen.png", "--sparse", "points.npy", "--format", "m")
