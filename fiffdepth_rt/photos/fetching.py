@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.errors import ImageError, shortened
 from fiffdepth_rt.version import __version__
 
 MAX_BYTES = 500_000_000
@@ -55,16 +56,36 @@ def _drain(stream: str, file: BinaryIO) -> None:
 def _fetch(address: str, file: BinaryIO) -> None:
     request = urllib.request.Request(address, headers={"User-Agent": f"fiffdepth/{__version__}"})
     try:
-        with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:
+        with _web().open(request, timeout=SILENCE_S) as answer:
             _copy(answer, file, address, until=time.monotonic() + PATIENCE_S)
+            if answer.length:  # of what its header promises, where it does
+                raise ImageError(f"{address} breaks off, {answer.length} bytes before its end: try again.")
     except urllib.error.HTTPError as error:
         with error:
             raise ImageError(f"{address} answers {error.code} {error.reason}: check the address.") from error
-    except (OSError, ValueError) as error:  # URLError and time-outs are OSErrors; ValueError: no address
+    # URLError and time-outs are OSErrors; ValueError: no address; HTTPException: no answer as HTTP has them.
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
+        said = shortened(" ".join(str(reason).split()) or type(reason).__name__, 120)
         raise ImageError(
-            f"{address} cannot be fetched ({reason}): check the address and the network."
+            f"{address} cannot be fetched ({said}): check the address and the network."
         ) from error
+
+
+def _web() -> urllib.request.OpenerDirector:
+    """HTTP and HTTPS, through the user's proxies. urllib's own opener follows a redirection to FTP, too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 def _copy(source: BinaryIO, file: BinaryIO, name: str, *, until: float | None = None) -> None:

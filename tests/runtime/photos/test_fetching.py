@@ -22,6 +22,16 @@ from tests.support.paths import ROOT
 COFFEE = ROOT / "examples" / "coffee.jpg"
 
 
+BROKEN = {
+    "/ssh": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "/headers": b"HTTP/1.0 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n",
+    "/line": b"HTTP/1.0 200 OK\r\nx: " + b"y" * 2**17 + b"\r\n\r\n",
+    "/chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "/short": b"HTTP/1.0 200 OK\r\nContent-Length: 9000\r\n\r\n" + bytes(4000),
+}
+"""Answers that are none."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/moved":
@@ -30,6 +40,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/to-a-file":
             self.send_response(302)
             self.send_header("Location", COFFEE.as_uri())
+        elif self.path == "/to-ftp":
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1:1/coffee.jpg")
+        elif self.path in BROKEN:
+            self.wfile.write(BROKEN[self.path])
+            return
         elif self.path.startswith("/coffee.jpg"):
             self.send_response(200)
         elif self.path == "/drip":
@@ -81,6 +97,16 @@ def test_a_redirection_is_followed_and_never_to_a_file_here(server: str) -> None
     assert fetched(f"{server}/moved") == COFFEE.read_bytes()
     with pytest.raises(ImageError, match=r"to-a-file answers 302 .*: check the address"):
         fetched(f"{server}/to-a-file")
+    with pytest.raises(ImageError, match=r"to-ftp cannot be fetched \(unknown url type: ftp\)"):
+        fetched(f"{server}/to-ftp")
+
+
+@pytest.mark.parametrize("path", sorted(BROKEN))
+def test_an_answer_that_is_none_is_said(server: str, path: str) -> None:
+    short = "breaks off, 5000 bytes before its end"
+    why = short if path == "/short" else r"cannot be fetched \(\S.*\): check"
+    with pytest.raises(ImageError, match=f"{path} {why}"):
+        fetched(f"{server}{path}")
 
 
 def test_what_an_address_lacks_is_said(server: str) -> None:
