@@ -35,6 +35,7 @@ from fiffdepth_rt.engine_dir.golden import is_photo
 from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.manifest import STAGES
 from fiffdepth_rt.errors import ParityError
+from fiffdepth_rt.program.terminal import tell
 
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # their outputs have one name in every precision
 QUANTILE = 0.999
@@ -222,12 +223,12 @@ def main(
         departed |= bool(beyond)
         if beyond:
             of_all = f"{len(beyond)} of {len(layers)} layers are beyond {distance:g}"
-            click.echo(f"{stage}: {of_all}. The first:\n")
-            click.echo(layers_table(stage, beyond[:count]) + "\n")
+            tell(f"{stage}: {of_all}. The first:\n")
+            tell(layers_table(stage, beyond[:count]) + "\n")
         else:
             farthest = max(layers, key=lambda layer: layer.mean)
-            click.echo(f"{stage}: none of {len(layers)} layers is beyond {distance:g}. The farthest:\n")
-            click.echo(layers_table(stage, [farthest]) + "\n")
+            tell(f"{stage}: none of {len(layers)} layers is beyond {distance:g}. The farthest:\n")
+            tell(layers_table(stage, [farthest]) + "\n")
     if departed:
         raise SystemExit(1)
 

@@ -29,6 +29,7 @@ from fiffdepth_rt.backends.tensorrt.jobs import PlanJob
 from fiffdepth_rt.engine_dir.checking import EngineDir, open_engine_dir
 from fiffdepth_rt.engine_dir.manifest import PlanRecord
 from fiffdepth_rt.errors import PlanMismatchError
+from fiffdepth_rt.program.terminal import tell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,9 @@ def main(directory: Path, names: bool) -> None:
     for flavour in [flavour for flavour in FLAVOURS if flavour.name in planned] or [TENSORRT]:
         target, _ = require(flavour=flavour)
         for plan, layers in inspect(engine_dir, target):
-            click.echo(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
+            tell(f"{plan.file}: {len(layers)} layers, {attention(layers).verdict()}")
             for name in layers if names else ():
-                click.echo(f"  {name}")
+                tell(f"  {name}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from tabulate import tabulate
 
 from fiffdepth_rt.atomic import replacing
-from fiffdepth_rt.program.terminal import printable
+from fiffdepth_rt.program.terminal import printable, tell
 
 RESULTS = Path(__file__).parent / "results"
 _SIDES = {"l": "left", "r": "right"}
@@ -90,10 +89,10 @@ class Report:
 
 def publish(report: Report, *, save: bool) -> None:
     """Print the report, JSON last; save: also keep it in benchmarks/results/."""
-    click.echo(report.to_markdown())
+    tell(report.to_markdown())
     if save:
-        click.echo(f"\nKept in {report.save(RESULTS)}")
-    click.echo(report.to_json())
+        tell(f"\nKept in {report.save(RESULTS)}")
+    tell(report.to_json())
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, align: str) -> str:

@@ -22,6 +22,7 @@ from benchmarks.gpu_proof.process import Outcome, Step, Task, run_step
 from benchmarks.gpu_proof.steps import MINUTES, REPORT_S, STEPS
 from benchmarks.gpu_proof.writing import report
 from fiffdepth_rt.machine import nvidia_driver
+from fiffdepth_rt.program.terminal import say
 
 
 def run_steps(steps: Sequence[Step], task: Task, *, minutes: float = MINUTES) -> Iterator[Outcome]:
@@ -109,11 +110,11 @@ def main(
         outcomes = []
         steps = [step for step in STEPS if not names or step.name in names]
         for outcome in run_steps(steps, task, minutes=minutes):
-            click.echo(f"{outcome.name}: {outcome.state} in {outcome.seconds:.0f} s. {outcome.why}", err=True)
+            say(f"{outcome.name}: {outcome.state} in {outcome.seconds:.0f} s. {outcome.why}")
             outcomes.append(outcome)
         made = report(outcomes, task, command=commands.typed("gpu_proof"))
     if work is not None:
-        click.echo(f"Report: {made.save(work / 'report')}", err=True)
+        say(f"Report: {made.save(work / 'report')}")
     reports.publish(made, save=not rehearse if save is None else save)
     if not is_proof(outcomes):
         raise SystemExit(1)

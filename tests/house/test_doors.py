@@ -61,3 +61,14 @@ def test_the_program_prints_through_the_door_that_makes_control_characters_visib
         if re.search(r"click\.s?echo\(|\bprint\(", path.read_text(encoding="utf-8"))
     ]
     assert found == ["terminal.py"]
+
+
+def test_so_do_the_tools_that_show_what_strangers_wrote() -> None:
+    """Names of graphs, photos and shards; and a full standard output is a sentence there, too."""
+    own = {"export/models/__main__.py", "training/weights/random.py"}  # these show what we wrote
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources("export", "training", "benchmarks")
+        if re.search(r"click\.s?echo\(", path.read_text(encoding="utf-8"))
+    }
+    assert found == own

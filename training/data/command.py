@@ -8,13 +8,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.program.options import WORD, NamedPath
-from fiffdepth_rt.program.terminal import printable, stderr_handler
+from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
 from training.data.check import Report, check
@@ -31,7 +32,21 @@ _workers = click.option(
 )
 
 
-@click.group()
+class _Refused(click.ClickException):
+    exit_code = 2
+
+
+class _Program(click.Group):
+    """Turns what goes wrong into one sentence and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DataError, OutputError) as error:
+            raise _Refused(printable(str(error))) from error
+
+
+@click.group(cls=_Program)
 def program() -> None:
     """Datasets for training: make them ready, and look whether they are whole."""
     logging.basicConfig(level=logging.WARNING, handlers=[stderr_handler("%(message)s")])
@@ -78,15 +93,12 @@ def prepare(
     \b
     python -m training.data prepare hypersim raw/hypersim data/hypersim
     """
-    try:
-        done = hypersim_raw.prepare(
-            raw, out, split_csv=split_csv, camera_parameters=camera_parameters, splits=splits, workers=workers
-        )
-    except (DataError, OutputError) as error:
-        raise _Refused(printable(str(error))) from error
-    click.echo(f"{done.used} frames to train on or to test with, in {out}")
+    done = hypersim_raw.prepare(
+        raw, out, split_csv=split_csv, camera_parameters=camera_parameters, splits=splits, workers=workers
+    )
+    tell(f"{done.used} frames to train on or to test with, in {out}")
     for reason, count in sorted(done.excluded.items()):
-        click.echo(f"{count} not: {reason}")
+        tell(f"{count} not: {reason}")
     _list_bad(done.damaged, None)
     sys.exit(1 if done.damaged else 0)
 
@@ -119,14 +131,11 @@ def check_command(kind: str, place: str, split: str, space: Space, report: Path 
     python -m training.data check hypersim data/hypersim --split val
     python -m training.data check shards 'laion/*.tar' --report laion.json
     """
-    try:
-        found = sets.open_set(kind, place, space=space, split=split)
-        reports = [check(dataset, workers=workers) for dataset in found]
-        if report is not None:
-            with replacing(report) as file:
-                file.write(json.dumps([dataclasses.asdict(one) for one in reports], indent=2).encode())
-    except (DataError, OutputError) as error:
-        raise _Refused(printable(str(error))) from error
+    found = sets.open_set(kind, place, space=space, split=split)
+    reports = [check(dataset, workers=workers) for dataset in found]
+    if report is not None:
+        with replacing(report) as file:
+            file.write(json.dumps([dataclasses.asdict(one) for one in reports], indent=2).encode())
     for one in reports:
         _show(one, report)
     bad, samples = sum(len(one.bad) for one in reports), sum(one.samples for one in reports)
@@ -139,28 +148,24 @@ def sets_command() -> None:
     for row in sets.SETS:
         valid = "" if row.valid_m is None else f" from {row.valid_m[0]:g} to {row.valid_m[1]:g}"
         licence = row.licence or "each folder's own"
-        click.echo(f"{row.name}: {row.holds}{valid}; splits {', '.join(row.splits)}; licence {licence}")
-
-
-class _Refused(click.ClickException):
-    exit_code = 2
+        tell(f"{row.name}: {row.holds}{valid}; splits {', '.join(row.splits)}; licence {licence}")
 
 
 def _show(one: Report, report: Path | None) -> None:
     title = f"{one.name}: {one.samples} samples, {len(one.bad)} bad; licence: {one.licence}"
-    click.echo(printable(title))
+    tell(title)
     for shape, count in list(one.shapes.items())[:SHOWN]:
-        click.echo(f"  {count} of {shape}")
+        tell(f"  {count} of {shape}")
     if len(one.shapes) > SHOWN:
-        click.echo(f"  and {len(one.shapes) - SHOWN} other shapes")
+        tell(f"  and {len(one.shapes) - SHOWN} other shapes")
     for quantity, (least, mean, greatest) in one.values.items():
-        click.echo(f"  {quantity}: {least:.4g} to {greatest:.4g}, mean {mean:.4g}")
+        tell(f"  {quantity}: {least:.4g} to {greatest:.4g}, mean {mean:.4g}")
     _list_bad(one.bad, report)
 
 
 def _list_bad(bad: tuple[str, ...], report: Path | None) -> None:
     for line in bad[:SHOWN]:
-        click.echo(printable(f"  bad: {line}"))
+        tell(f"  bad: {line}")
     if len(bad) > SHOWN:
         where = f"{report} has all" if report else "--report FILE lists all"
-        click.echo(f"  and {len(bad) - SHOWN} more; {where}")
+        tell(f"  and {len(bad) - SHOWN} more; {where}")
