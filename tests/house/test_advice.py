@@ -30,6 +30,7 @@ from fiffdepth_rt import Depth
 from fiffdepth_rt.geometry.calibration import CALIBRATE
 from fiffdepth_rt.program import program
 from tests.house.test_packaging import PROJECT
+from tests.support.documents import problems
 from tests.support.paths import ROOT
 
 # A command goes on until a sentence does.
@@ -80,11 +81,12 @@ def _strings(file: Path) -> Iterator[str]:
             yield _text(node)
 
 
-def advice() -> list[str]:
+def advice(*folders: str) -> list[str]:
     """Commands that a reader may copy, each once."""
     found = {
         part.strip().strip("`'") if part.count("'") % 2 else part.strip().strip("`")
-        for file in sorted((ROOT / "fiffdepth_rt").rglob("*.py"))
+        for folder in folders
+        for file in sorted((ROOT / folder).rglob("*.py"))
         for text in _strings(file)
         for command in _COMMAND.findall(text)
         for part in command.split(" && ")
@@ -93,7 +95,8 @@ def advice() -> list[str]:
     return sorted(one for one in found if not one.startswith("fiffdepth infer") and "\n" not in one)
 
 
-ADVICE = advice()
+ADVICE = advice("fiffdepth_rt")
+OF_TOOLS = advice("export", "training", "benchmarks")
 
 
 def test_advice_is_found_in_all_its_forms() -> None:
@@ -155,6 +158,13 @@ def test_an_export_is_asked_for_with_options_that_it_has(
     main = build_engines.main
     assert isinstance(main, click.Command)
     main.make_context("build_engines", words[3:])
+
+
+def test_the_tools_name_programs_options_and_extras_that_exist() -> None:
+    """What their own tests run (from_pickle, the export) is not run again here."""
+    named = [re.sub("«.*?»", "X", one) for one in OF_TOOLS]
+    assert "python -m training.weights.from_pickle IN.bin OUT.safetensors" in named and len(named) > 15
+    assert {one: wrong for one in named if (wrong := problems(f"`{one}`"))} == {}
 
 
 def test_a_plain_copy_of_a_linked_directory_opens(toy_dir: Path) -> None:
