@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fiffdepth_rt.errors import ImageError, shortened
+from fiffdepth_rt.errors import ImageError, OutputError, shortened
 from fiffdepth_rt.version import __version__
 
 MAX_BYTES = 500_000_000
@@ -30,16 +30,32 @@ def as_file(address: str, *, ending: str) -> Iterator[Path]:
     """http(s)://…, "-" or /dev/fd/63 -> a copy, whose name has this ending; it goes when the block ends.
 
     Only what the user named is fetched, by HTTP or HTTPS, with redirections between these two. Raises
-    ImageError: the address does not answer, or refuses; too large; too slow.
+    ImageError: the address does not answer, or refuses; too large; too slow. OutputError: no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="fiffdepth-") as folder:
-        copy = Path(folder) / f"photo{ending}"
-        with copy.open("wb") as file:
-            if address.lower().startswith("http"):
-                _fetch(address, file)
-            else:
-                _drain(address, file)
+    with contextlib.ExitStack() as undo:
+        try:
+            folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="fiffdepth-"))
+            copy = Path(folder) / f"photo{ending}"
+            file = undo.enter_context(copy.open("wb"))
+        except OSError as error:
+            raise no_room(error) from error
+        if address.lower().startswith("http"):
+            _fetch(address, file)
+        else:
+            _drain(address, file)
+        try:
+            file.close()
+        except OSError as error:  # what was still to be written
+            raise no_room(error) from error
         yield copy
+
+
+def no_room(error: OSError) -> OutputError:
+    """What to raise where there is no room for temporary files."""
+    return OutputError(
+        f"There is no room for temporary files ({error.strerror}): make some, or set TMPDIR to another "
+        "folder."
+    )
 
 
 def _drain(stream: str, file: BinaryIO) -> None:
@@ -49,6 +65,8 @@ def _drain(stream: str, file: BinaryIO) -> None:
         else:
             with Path(stream).open("rb") as opened:
                 _copy(opened, file, stream)
+    except OutputError:
+        raise
     except OSError as error:
         raise ImageError(f"{stream} cannot be read ({error.strerror}): name a photo file.") from error
 
@@ -63,6 +81,8 @@ def _fetch(address: str, file: BinaryIO) -> None:
     except urllib.error.HTTPError as error:
         with error:
             raise ImageError(f"{address} answers {error.code} {error.reason}: check the address.") from error
+    except (ImageError, OutputError):  # which are a ValueError and an OSError, too
+        raise
     # URLError and time-outs are OSErrors; ValueError: no address; HTTPException: no answer as HTTP has them.
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -98,4 +118,7 @@ def _copy(source: BinaryIO, file: BinaryIO, name: str, *, until: float | None = 
             )
         if until is not None and time.monotonic() > until:
             raise ImageError(f"{name} is too slow ({PATIENCE_S:g} s): download it, and name the file.")
-        file.write(chunk)
+        try:
+            file.write(chunk)
+        except OSError as error:
+            raise no_room(error) from error

@@ -23,6 +23,7 @@ import numpy as np
 from fiffdepth_rt.errors import ImageError, PhotoFormatError, PhotoTooLargeError
 from fiffdepth_rt.image import MAX_PIXELS, Pixels, as_rgb, check_extent
 from fiffdepth_rt.photos import jpeg, light, opencv, tiff
+from fiffdepth_rt.photos.fetching import no_room
 from fiffdepth_rt.photos.formats import FORMATS, PHOTO_ENDINGS, Format, format_named
 from fiffdepth_rt.photos.notes import Note
 
@@ -111,12 +112,18 @@ def load_photo_bytes(
     ending: of the file's name, such as ".tga": only names tell what is a TGA.
 
     It lies in a temporary file meanwhile, because some decoders read nothing else. Raises ImageError like
-    `load_photo`, and OSError where there is no room for temporary files.
+    `load_photo`, and OutputError where there is no room for temporary files.
     """
-    number, path = tempfile.mkstemp(prefix="fiffdepth-", suffix=ending)  # mode 0600
     try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
+        number, path = tempfile.mkstemp(prefix="fiffdepth-", suffix=ending)  # mode 0600
+    except OSError as error:
+        raise no_room(error) from error
+    try:
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise no_room(error) from error
         return load_photo(path, name=name, strict=strict, max_pixels=max_pixels)
     except ImageError as error:  # decoders say which file, and whoever sent it knows no such name
         raise type(error)(str(error).replace(path, name)) from error

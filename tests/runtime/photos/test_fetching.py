@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 import fiffdepth_rt
-from fiffdepth_rt.errors import ImageError
+from fiffdepth_rt.errors import ImageError, OutputError
 from fiffdepth_rt.photos import fetching
+from fiffdepth_rt.photos.loading import load_photo_bytes
 from fiffdepth_rt.program import program
 from fiffdepth_rt.program.inputs import find_photos
 from tests.support.paths import ROOT
@@ -105,7 +107,7 @@ def test_a_redirection_is_followed_and_never_to_a_file_here(server: str) -> None
 def test_an_answer_that_is_none_is_said(server: str, path: str) -> None:
     short = "breaks off, 5000 bytes before its end"
     why = short if path == "/short" else r"cannot be fetched \(\S.*\): check"
-    with pytest.raises(ImageError, match=f"{path} {why}"):
+    with pytest.raises(ImageError, match=f"^{server}{path} {why}"):
         fetched(f"{server}{path}")
 
 
@@ -118,11 +120,25 @@ def test_what_an_address_lacks_is_said(server: str) -> None:
 
 def test_size_and_time_are_bounded(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_BYTES", 1_000)
-    with pytest.raises(ImageError, match="gives more than 0 MB: save it as a file"):
+    with pytest.raises(ImageError, match=r"^\S+/coffee\.jpg gives more than 0 MB: save it as a file"):
         fetched(f"{server}/coffee.jpg")
     monkeypatch.setattr(fetching, "PATIENCE_S", 0.1)
-    with pytest.raises(ImageError, match=r"/drip is too slow \(0\.1 s\)"):
+    with pytest.raises(ImageError, match=r"^\S+/drip is too slow \(0\.1 s\)"):
         fetched(f"{server}/drip")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_no_room_for_a_copy_is_no_fault_of_the_address(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"^There is no room for temporary files \(.*\): make some, or set TMPDIR"
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OutputError, match=said):
+        fetching._fetch(f"{server}/coffee.jpg", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match=said):
+        fetched(f"{server}/coffee.jpg")
+    with pytest.raises(OutputError, match=said):
+        load_photo_bytes(COFFEE.read_bytes(), name="coffee")
 
 
 def test_the_copy_goes_when_it_was_read(server: str) -> None:
