@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import pytest
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.samples import DataError
+from training.scenes import __main__ as contact_sheet
 from training.scenes import render, scene
 from training.scenes.layouts import HAND_HELD, Layout, hand_held, within_reach
 from training.scenes.meshes import PRIMITIVES, Builder, frame
@@ -284,3 +286,19 @@ def test_rendering_goes_on_where_it_was_killed_and_gives_the_same_shards(tmp_pat
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def test_a_contact_sheet_replaces_no_picture_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "sheet.png"
+    picture.write_bytes(b"mine")
+    for name, complaint in ((picture, "exists already"), (tmp_path / "sheet.txt", "in .jpg or .png")):
+        monkeypatch.setattr(sys, "argv", ["scenes", str(name)])
+        with pytest.raises(SystemExit) as stopped:
+            contact_sheet.main()
+        assert stopped.value.code == 2 and complaint in capsys.readouterr().err
+    assert picture.read_bytes() == b"mine"
+    monkeypatch.setattr(sys, "argv", ["scenes", str(picture), "--count", "6", "--overwrite"])
+    contact_sheet.main()
+    assert cv2.imread(str(picture)).shape == (2 * 144, 6 * 192, 3)

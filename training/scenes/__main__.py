@@ -18,6 +18,7 @@ from training.scenes.layouts import HAND_HELD, MIXES
 from training.scenes.render import render_scene
 
 COLUMNS = 6
+ENDINGS = (".jpg", ".png")
 
 
 def sheet(seeds: range, size_hw: tuple[int, int], **how: object) -> NDArray[np.uint8]:
@@ -49,7 +50,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first scene (default: %(default)s)")
     parser.add_argument("--mix", choices=[mix.name for mix in MIXES], default=HAND_HELD.name)
     parser.add_argument("--photos", type=named_path, help="folder of photos whose parts surfaces show")
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     args = parser.parse_args()
+    if args.out.suffix.lower() not in ENDINGS:
+        parser.error(f"{args.out} is to be a picture: end its name in {' or '.join(ENDINGS)}.")
+    if args.out.exists() and not args.overwrite:
+        parser.error(f"{args.out} exists already: name another file, or say --overwrite.")
     photos = (
         []
         if args.photos is None
