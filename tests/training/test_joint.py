@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from training import objective
 from training.nano.joint import DepthModel, between, decisive_loss
 from training.nano.networks import nano_unet
-from training.weights.light import new_light_vae
+from training.weights.light import LightInfo, load_light_vae, new_light_vae, save_light_vae
+
+INFO = LightInfo(name="light", teacher="noise", licence="CC0-1.0", data_sources=("noise",), training={})
 
 
 def _row(values: list[float]) -> torch.Tensor:
@@ -67,3 +70,14 @@ def test_between_two_stages_by_value(share: float) -> None:
     moved = between(before, after, share)
     for weight, value in zip(moved.parameters(), expected, strict=True):
         torch.testing.assert_close(weight, value)
+
+
+def test_all_three_networks_learn_also_those_that_were_read_from_a_file(tmp_path: Path) -> None:
+    """What a file is read into comes frozen, and a frozen encoder would stay as it was distilled."""
+    save_light_vae(tmp_path / "light.safetensors", new_light_vae(width=8), ("encoder", "decoder"), INFO)
+    vae, _, _ = load_light_vae(tmp_path / "light.safetensors")
+    model = DepthModel(vae, nano_unet())
+    photos, depth = torch.rand(1, 3, 64, 64) * 2 - 1, torch.rand(1, 1, 64, 64) * 2 - 1
+    decisive_loss(depth, model(photos)).backward()
+    for part in (model.vae.encoder, model.vae.decoder, model.unet):
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())

@@ -49,6 +49,7 @@ class DepthModel(torch.nn.Module):
         self.vae, self.unet = vae, unet
         self.register_buffer("prompt", nano_prompt())
         self.to(memory_format=torch.channels_last)  # as attention leaves pictures: half as fast again
+        self.requires_grad_(True)  # what a file is read into comes frozen
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
         """N×3×H×W -> N×1×H×W, not clipped."""
