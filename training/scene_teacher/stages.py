@@ -48,7 +48,7 @@ class Settings:
     frozen: loop.Schedule = loop.Schedule(steps=4_800, lr=1e-3, save_every=250, average=0.995)
     fine_batch: int = 8
     fine: loop.Schedule = loop.Schedule(steps=1_500, lr=2e-4, save_every=100, average=0.995)
-    scratch: loop.Schedule = loop.Schedule(steps=1_500, lr=1e-3, save_every=100, average=0.995)
+    scratch: loop.Schedule = loop.Schedule(steps=600, lr=1e-3, save_every=100, average=0.995)
 
 
 TINY = Settings(
