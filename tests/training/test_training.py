@@ -28,6 +28,7 @@ from training.loop import autocast
 from training.nano import stages
 from training.nano.networks import depth_tensor
 from training.run_folder import only_run_in
+from training.scene_teacher import stages as scene_teacher
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint, save_checkpoint
 
@@ -167,6 +168,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     label_photos(real, teacher, labels)
     stages.train(run, settings, photos=real, labels=labels)
     return run
+
+
+def test_nano_and_its_teacher_learn_from_the_same_scenes() -> None:
+    """`make nano` links the teacher's into nano's run, which would render into them where it wanted others."""
+    ours, teachers = stages.Settings(), scene_teacher.Settings()
+    for name in ("scenes", "held_out", "per_shard"):
+        assert getattr(ours, name) == getattr(teachers, name), name
 
 
 @pytest.mark.soak
