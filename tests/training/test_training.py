@@ -171,7 +171,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nano_and_its_teacher_learn_from_the_same_scenes() -> None:
-    """`make nano` links the teacher's into nano's run, which would render into them where it wanted others."""
+    """`make nano` links the teacher's into nano's run, which would render more into them for other counts."""
     ours, teachers = stages.Settings(), scene_teacher.Settings()
     for name in ("scenes", "held_out", "per_shard"):
         assert getattr(ours, name) == getattr(teachers, name), name
