@@ -7,13 +7,15 @@
 Stages, each a folder in the run that is finished when its result is there:
 
     scenes, held_out   seeds -> hand-held photos and depth pictures           training/data/procedural.py
+    world              the same, of everything
     vae                photos and depth pictures -> latent -> the same        AutoencoderKL
     latents            photos, depth pictures -> cached latents, each also mirrored
     unet               latent -> depth latent, t = 0, eq. 1 with the losses of eq. 5 and 6
     joint              photo -> depth picture, all three networks together      training/nano/joint.py
     full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
-    scenes_large, held_out_large                                                scenes at twice the size
+    hints               photo -> the teacher's features too (with --teacher)    training/nano/hints.py
+    scenes_large, held_out_large, world_large                                   scenes at twice the size
     fine               joint goes on with the light VAE, at both sizes          training/nano/joint.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
@@ -57,6 +59,11 @@ def main() -> None:
         "--labels", type=named_path, help="the photos' labels by a teacher (training.labelling), in depth"
     )
     parser.add_argument(
+        "--teacher",
+        type=named_path,
+        help="the labels' teacher, a file of training.scene_teacher: its features are followed too",
+    )
+    parser.add_argument(
         "--start",
         type=named_path,
         metavar="ENGINE",
@@ -69,12 +76,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.labels is not None and args.photos is None:
         parser.error("--labels needs --photos: the folder of the photos that the labels are of.")
+    if args.teacher is not None and args.labels is None:
+        parser.error("--teacher needs --labels: what it says of the photos.")
     cv2.setNumThreads(1)
     settings = TINY if args.tiny else Settings()
     photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
     labels = None if args.labels is None else LabelStore(args.labels)
     checkpoint_file = train(
-        args.run, settings, photos=photos, labels=labels, start=args.start, until=args.stage
+        args.run,
+        settings,
+        photos=photos,
+        labels=labels,
+        teacher=args.teacher,
+        start=args.start,
+        until=args.stage,
     )
     if checkpoint_file is not None:
         print(checkpoint_file)

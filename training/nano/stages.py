@@ -25,10 +25,11 @@ from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.latents import photo_tensor
 from training.loop import autocast
+from training.nano.hints import Batches, model_after_hints, train_hints
 from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method
 from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
 from training.nano.start import start_from
-from training.scenes.layouts import HAND_HELD
+from training.scenes.layouts import HAND_HELD, WORLD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
@@ -65,16 +66,20 @@ class Settings:
         encoder=loop.Schedule(steps=1_000, lr=1e-3),
         decoder=loop.Schedule(steps=1_000, lr=1e-3),
     )
+    world_scenes: int = 4_000
     large_scenes: int = 1_200
+    large_world_scenes: int = 400
     large_held_out: int = 200
+    hints_batches: Batches = Batches(scenes=6, photos=8)
+    hints: loop.Schedule = loop.Schedule(steps=1_700, lr=8e-4, save_every=100)
     fine_batch: int = 8
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
     # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=2_000, lr=4e-4, save_every=100)
+    fine_started: loop.Schedule = loop.Schedule(steps=700, lr=4e-4, save_every=100)
     method_half: int = 6
     method_large_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=900, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
@@ -105,8 +110,12 @@ TINY = Settings(
         encoder=loop.Schedule(steps=2, lr=1e-3),
         decoder=loop.Schedule(steps=2, lr=1e-3),
     ),
+    world_scenes=8,
     large_scenes=2,
+    large_world_scenes=2,
     large_held_out=2,
+    hints_batches=Batches(scenes=1, photos=1),
+    hints=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_started=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_batch=1,
@@ -119,12 +128,13 @@ TINY = Settings(
 
 def render_large(run: Path, settings: Settings, photos: PhotoFolder | None) -> None:
     """seeds of the first scenes -> the same scenes at twice the size, in run/scenes_large."""
-    render = functools.partial(
-        procedural.render_all, workers=settings.processes, scale=LARGE, mix=HAND_HELD, photos=photos
-    )
-    render(run / "scenes_large", count=settings.large_scenes, per_shard=settings.per_shard)
+    render = functools.partial(procedural.render_all, workers=settings.processes, scale=LARGE, photos=photos)
+    per_shard = settings.per_shard
+    render(run / "scenes_large", count=settings.large_scenes, per_shard=per_shard, mix=HAND_HELD)
+    render(run / "world_large", count=settings.large_world_scenes, per_shard=per_shard, mix=WORLD)
     render(
         run / "held_out_large",
+        mix=HAND_HELD,
         count=settings.large_held_out,
         per_shard=max(1, settings.large_held_out // len(procedural.SHAPES)),
         seed_base=procedural.HELD_OUT_SEED,
@@ -280,15 +290,34 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
     )
 
 
+def hints_stage(run: Path, settings: Settings, real: Real, teacher: Path) -> None:
+    train_hints(
+        run,
+        first_light_model(run),
+        settings.hints,
+        batches=settings.hints_batches,
+        real=real,
+        teacher=teacher,
+    )
+
+
 def fine_stage(run: Path, settings: Settings) -> None:
-    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
     started = (run / "start" / loop.WEIGHTS).exists()
-    unet = nano_unet() if started else model_after(run, "joint").unet
-    model = DepthModel(vae.train(), unet)
-    if started:
-        model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
+    model = first_light_model(run)
+    if (run / "hints" / loop.WEIGHTS).exists():
+        model = model_after_hints(run, model)
     schedule = settings.fine_started if started else settings.fine
     train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
+
+
+def first_light_model(run: Path) -> DepthModel:
+    """All three networks as hints and fine find them: from an engine directory, or after joint and light."""
+    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
+    if not (run / "start" / loop.WEIGHTS).exists():
+        return DepthModel(vae.train(), model_after(run, "joint").unet)
+    model = DepthModel(vae.train(), nano_unet())
+    model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
+    return model
 
 
 def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
@@ -354,7 +383,7 @@ def write_checkpoint(
     return path
 
 
-STAGES = ("scenes", "vae", "unet", "joint", "fine", "all")
+STAGES = ("scenes", "vae", "unet", "joint", "hints", "fine", "all")
 
 
 def train(
@@ -363,20 +392,21 @@ def train(
     *,
     photos: PhotoFolder | None = None,
     labels: LabelStore | None = None,
+    teacher: Path | None = None,
     start: Path | None = None,
     until: str = "all",
 ) -> Path | None:
     """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint.
 
-    photos: what surfaces of the scenes show, and with labels the method's real half. start: an engine
-    directory whose weights the fine stage begins with, in place of the stages before it.
+    photos: what surfaces of the scenes show, and with labels the method's real half. teacher: the scene
+    teacher whose features the networks follow on the photos. start: an engine directory whose weights the
+    hints and the fine stage begin with, in place of the stages before them.
     """
     workers, per_shard = settings.processes, settings.per_shard
-    render = functools.partial(
-        procedural.render_all, workers=workers, per_shard=per_shard, mix=HAND_HELD, photos=photos
-    )
-    render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED)
-    render(run / "scenes", count=settings.scenes)
+    render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
+    render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
+    render(run / "scenes", count=settings.scenes, mix=HAND_HELD)
+    render(run / "world", count=settings.world_scenes, mix=WORLD)
     if until == "scenes":
         return None
     if start is not None:
@@ -385,11 +415,15 @@ def train(
         return None
     else:
         distil_light_vae(run, settings, photos)
+    real = (photos, labels) if photos is not None and labels is not None else None
+    if teacher is not None and real is not None:
+        parallel.run(settings.processes, hints_stage, run, settings, real, teacher)
+    if until == "hints":
+        return None
     render_large(run, settings, photos)
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
-    real = (photos, labels) if photos is not None and labels is not None else None
     parallel.run(settings.processes, method_stage, run, settings, real)
     fine, method = model_after(run, "fine"), model_after(run, "method")
     model = between(fine, method, settings.method_share)
