@@ -29,6 +29,10 @@ from training.nano import stages
 from training.nano.networks import depth_tensor
 from training.run_folder import only_run_in
 from training.scene_teacher import stages as scene_teacher
+from training.scene_teacher.backbone import Backbone
+from training.scene_teacher.checkpoint import Info
+from training.scene_teacher.checkpoint import save as save_teacher
+from training.scene_teacher.network import LogDepthNetwork
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint, save_checkpoint
 
@@ -157,7 +161,7 @@ def test_the_learning_rate_warms_up_then_falls_to_one_percent() -> None:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage of the bundled model's training, as small as it gets."""
     run = tmp_path_factory.mktemp("run")
-    settings = dataclasses.replace(stages.TINY, scenes=4, held_out=4, per_shard=4)
+    settings = dataclasses.replace(stages.TINY, scenes=4, held_out=4, world_scenes=4, per_shard=4)
     photos = tmp_path_factory.mktemp("photos")
     for i in range(3):
         texture = np.random.default_rng(i).integers(0, 256, (150, 200 + 8 * i, 3), np.uint8)
@@ -166,7 +170,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = open_teacher(str(BUNDLED))
     labels = LabelStore.create(run / "labels", header_for(teacher, space=Space.DEPTH, dtype="uint16"))
     label_photos(real, teacher, labels)
-    stages.train(run, settings, photos=real, labels=labels)
+    torch.manual_seed(0)
+    network = LogDepthNetwork(Backbone(folded=True), widths=(8,) * 5)
+    info = Info(widths=(8,) * 5, share=1.0, held_out={}, scenes=procedural.Source(mix="hand-held"))
+    hints_from = save_teacher(run / "teacher.safetensors", network, info)
+    stages.train(run, settings, photos=real, labels=labels, teacher=hints_from)
     return run
 
 
@@ -182,8 +190,20 @@ def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
     sources = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
     assert sources[1:] == (
         "3 photos without depth: noise, free of rights",
-        "their labels by nano: Apache-2.0",
+        "their labels, and features to follow, by nano: Apache-2.0",
     )
+
+
+@pytest.mark.soak
+def test_fine_goes_on_from_the_hints(tiny_run: Path) -> None:
+    hinted = stages.model_after_hints(tiny_run, stages.first_light_model(tiny_run))
+    fine, before = stages.model_after(tiny_run, "fine"), stages.first_light_model(tiny_run)
+
+    def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
+        pairs = zip(a.parameters(), b.parameters(), strict=True)
+        return sum((x - y).abs().sum().item() for x, y in pairs)
+
+    assert 0 < apart(fine, hinted) < apart(fine, before)
 
 
 @pytest.mark.soak

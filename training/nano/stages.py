@@ -361,7 +361,9 @@ def write_checkpoint(
     if real is not None:
         photos, labels = real
         sources.append(f"{len(photos)} photos without depth: {photos.licence}")
-        sources.append(f"their labels by {labels.header.teacher}: {labels.header.licence}")
+        hinted = (path.parent / "hints" / loop.WEIGHTS).exists()
+        kinds = "labels, and features to follow," if hinted else "labels"
+        sources.append(f"their {kinds} by {labels.header.teacher}: {labels.header.licence}")
     save_checkpoint(
         path,
         Checkpoint(
