@@ -71,7 +71,7 @@ class Settings:
     large_world_scenes: int = 400
     large_held_out: int = 200
     hints_batches: Batches = Batches(scenes=6, photos=8)
-    hints: loop.Schedule = loop.Schedule(steps=1_700, lr=8e-4, save_every=100)
+    hints: loop.Schedule = loop.Schedule(steps=1_100, lr=8e-4, save_every=100)
     fine_batch: int = 8
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
