@@ -35,6 +35,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OutputError:  # the block's own, about another file
+        raise
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {error.strerror or error}. Nothing was changed; "

@@ -113,10 +113,11 @@ class LocalFolder:
             yield file
 
     def remove(self, name: str) -> None:
+        path = self.path / check_name(name)
         try:
-            (self.path / check_name(name)).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.path / name} cannot be removed ({error.strerror}).") from error
+            raise OutputError(f"{path} cannot be removed ({error.strerror}).") from error
 
     def sweep(self) -> None:
         for folder, folders, _ in os.walk(self.path):
@@ -173,11 +174,12 @@ class RemoteFolder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
+        path = self._path(check_name(name))
         with tempfile.NamedTemporaryFile(prefix="fiffdepth-") as file:
             yield cast(BinaryIO, file)
             file.flush()
             try:
-                self._upload(Path(file.name), self._path(check_name(name)))
+                self._upload(Path(file.name), path)
             except Exception as error:
                 raise OutputError(
                     f"Cannot write {self.name.rstrip('/')}/{name} ({_said(error)}): check address and access."
@@ -205,9 +207,10 @@ class RemoteFolder:
             self._fs.put_file(str(file), path)
 
     def remove(self, name: str) -> None:
+        path = self._path(check_name(name))
         try:
-            if self._fs.exists(self._path(name)):
-                self._fs.rm_file(self._path(check_name(name)))
+            if self._fs.exists(path):
+                self._fs.rm_file(path)
         except Exception as error:
             raise OutputError(f"{self.name}/{name} cannot be removed ({_said(error)}).") from error
 

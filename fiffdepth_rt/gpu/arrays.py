@@ -85,13 +85,13 @@ def view(array: Any, *, stream: int) -> DeviceView:
 
 def from_cuda_array_interface(interface: Mapping[str, Any]) -> DeviceView:
     """The protocol's dict -> DeviceView. Raises ImageError."""
+    if interface.get("mask") is not None:
+        raise ImageError("A GPU array with a mask is no photo. Fill what is masked, and pass the values.")
     try:
         shape = tuple(int(side) for side in interface["shape"])
         dtype = np.dtype(interface["typestr"])
         address, read_only = interface["data"]
         strides, stream = interface.get("strides"), interface.get("stream")
-        if interface.get("mask") is not None:
-            raise ImageError("A GPU array with a mask is no photo. Fill what is masked, and pass the values.")
         return DeviceView(
             address=int(address),
             shape=shape,

@@ -31,6 +31,7 @@ from training.weights import from_pickle
 from training.weights.errors import CheckpointError
 from training.weights.ours import save_checkpoint
 from training.weights.random import write_layout
+from training.weights.tensors import looks_like_pickle
 
 PLAIN = Given(recipe="fiffdepth")
 
@@ -331,6 +332,11 @@ def test_a_pickle_is_known_by_its_content(tmp_path, name, how):
         read_checkpoint(file)
     if how != "pickle":
         assert torch.equal(from_pickle.read_pickle(file)[0]["w"], torch.ones(2))
+
+
+def test_a_checkpoint_that_is_not_there_is_said_once(tmp_path):
+    with pytest.raises(CheckpointError, match=r"^\S+nowhere\.pt does not exist, or is not a file\.$"):
+        looks_like_pickle(tmp_path / "nowhere.pt")
 
 
 @pytest.mark.parametrize("name", ["x.ckpt", "x.pt", "x.bin"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fiffdepth_rt.atomic import remove_leftovers, replacing
+from fiffdepth_rt.errors import OutputError
 
 WRITES_AND_WAITS = """
 import sys
@@ -51,3 +52,16 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"living.png", ".0123abcd.tmp.mine"}
     assert (tmp_path / "living.png").read_bytes() == b"half"
     remove_leftovers(tmp_path / "nowhere")
+
+
+def test_what_another_file_refuses_is_said_of_that_file(tmp_path: Path) -> None:
+    """An OutputError is an OSError: it was told again as if it were of the outer file."""
+    with (
+        pytest.raises(OutputError) as caught,
+        replacing(tmp_path / "outer"),
+        replacing(tmp_path / "no folder" / "inner"),
+    ):
+        pass
+    assert str(caught.value).count("Cannot write") == 1
+    assert "inner" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

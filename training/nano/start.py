@@ -71,6 +71,8 @@ def fill_from_engine(model: DepthModel, engine: Path) -> None:
     try:
         _fill_vae(model.vae, engine)
         _fill_unet(model.unet, engine)
+    except TrainingError:  # onnx is missing
+        raise
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{engine} holds no nano of this version ({error}): start without it.") from error
 

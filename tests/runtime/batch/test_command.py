@@ -350,6 +350,21 @@ def test_an_address_that_cannot_be_opened_says_why(work: Path, address: str, why
 
 
 @needs_fsspec
+def test_a_name_that_leaves_the_folder_is_refused_by_its_own_sentence(tmp_path: Path) -> None:
+    """It was said as what writing or removing had failed by: "cannot be removed (None)"."""
+    from fiffdepth_rt.batch.places import RemoteFolder
+
+    for folder in (LocalFolder(tmp_path), RemoteFolder("memory://bucket")):
+        with pytest.raises(OutputError, match=r"^'../a\.png' cannot name a result"):
+            folder.remove("../a.png")
+        with (
+            pytest.raises(OutputError, match=r"^'../a\.png' cannot name a result"),
+            folder.writing("../a.png"),
+        ):
+            pass
+
+
+@needs_fsspec
 def test_an_upload_that_breaks_off_leaves_nothing_under_the_name_of_the_result(tmp_path: Path) -> None:
     """On a file system that is no object store: the name is given when the content is there."""
     import fsspec
