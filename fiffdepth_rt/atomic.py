@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -15,6 +16,8 @@ from typing import BinaryIO
 
 from fiffdepth_rt.errors import OutputError
 
+NAME_MAX_BYTES = 255
+"""Of an entry of a folder, on all usual file systems."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
 
@@ -45,6 +48,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def hidden_beside(path: Path, ending: str) -> Path:
+    """Where what belongs to `path` is kept until it is whole: .NAME.ending, the same at every call.
+
+    A name that is too long for that gives .HASH.ending.
+    """
+    name = path.name
+    if len(os.fsencode(name)) > NAME_MAX_BYTES - len(f"..{ending}"):
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    return path.with_name(f".{name}.{ending}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -258,7 +259,8 @@ def _kind_of(path: Path) -> Kind:
 def _refuse_journals(path: Path) -> None:
     """Until a recorder ends, SQLite may keep the newest messages in a second file, which rosbags ignores."""
     for journal in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
-        if journal.exists() and journal.stat().st_size:
+        # Path.exists raises where the name is too long.
+        if os.path.exists(journal) and journal.stat().st_size:  # noqa: PTH110
             database = journal.with_name(journal.name.removesuffix("-wal"))
             raise BagError(
                 f"The recording of {database} did not end: its last messages lie in {journal.name}. Put "

@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from fiffdepth_rt.atomic import exchange, remove_leftovers, replacing
+from fiffdepth_rt.atomic import exchange, hidden_beside, remove_leftovers, replacing
 from fiffdepth_rt.depth_map import Values
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.ros.bags import Record
@@ -42,8 +42,9 @@ class PartialFolder:
     """
 
     def __init__(self, result: Path, made_of: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.path = result.with_name(f".{result.name}.partial")
-        self.bag = self.path / "bag" / result.name
+        self.path = hidden_beside(result, "partial")
+        self._one_mcap = result.suffix == ".mcap"  # the file in the folder is then called as the result
+        self.bag = self.path / "bag" / (result.stem if self._one_mcap else result.name)
         self._frames = self.path / "frames"
         try:
             self._frames.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ class PartialFolder:
     def whole(self) -> Path:
         """What was written, and takes the result's name: a folder, or a file of ROS 1; the file in the folder
         where the result is to be one .mcap."""
-        if self.bag.is_dir() and self.bag.suffix == ".mcap":
+        if self._one_mcap and self.bag.is_dir():
             return next(self.bag.glob("*.mcap"))
         return self.bag
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fiffdepth_rt.atomic import remove_leftovers, replacing
+from fiffdepth_rt.atomic import hidden_beside, remove_leftovers, replacing
 from fiffdepth_rt.errors import OutputError
 
 WRITES_AND_WAITS = """
@@ -65,3 +65,13 @@ def test_what_another_file_refuses_is_said_of_that_file(tmp_path: Path) -> None:
     assert str(caught.value).count("Cannot write") == 1
     assert "inner" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 246, "n" * 247, "ä" * 127 + "n", "n" * 255])
+def test_what_is_kept_beside_a_result_has_a_legal_name_of_its_own(tmp_path: Path, name: str) -> None:
+    place = hidden_beside(tmp_path / name, "partial")
+    place.mkdir()
+    assert place.parent == tmp_path and place.name.startswith(".") and place.suffix == ".partial"
+    assert place == hidden_beside(tmp_path / name, "partial")
+    assert place != hidden_beside(tmp_path / f"m{name[1:]}", "partial")
+    assert (place.name == f".{name}.partial") == (len(name.encode()) <= 246)

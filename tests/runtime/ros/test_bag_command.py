@@ -101,6 +101,17 @@ def test_depth_lies_beside_every_message_that_was_recorded(
     assert not list(Path.cwd().glob(".*.partial"))
 
 
+@pytest.mark.parametrize(("kind", "ending"), [("ros1", ".bag"), ("mcap", ".mcap")])
+def test_the_longest_name_that_a_file_can_have(kind: str, ending: str, run: Any) -> None:
+    source = write_bag(Path(name_for(kind, "in")), [image_entry(0, kind=kind)], kind=kind)
+    out = "n" * (255 - len(ending)) + ending
+    result = run(source, out)
+    assert result.exit_code == 0, result.stderr
+    assert Path(out).is_file()
+    assert len(read(out).messages[f"{NEW}/relative_depth"]) == 1
+    assert not list(Path.cwd().glob(".*.partial"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lidar_gives_metres_and_points_in_colour(kind: str, run: Any, depth: fiffdepth_rt.Depth) -> None:
     source = write_bag(Path(name_for(kind, "in")), drive(depth, kind=kind), kind=kind)
