@@ -76,7 +76,7 @@ gpu:  ## what only an NVIDIA GPU can show, in at most 8 minutes; without one: ma
 	$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m benchmarks.gpu_proof $(if $(REHEARSE),--rehearse) \
 	  $(if $(ENGINE),--engine $(ENGINE)) $(if $(WORK),--work $(WORK)) $(if $(MINUTES),--minutes $(MINUTES))
 
-# With photos its teacher comes first, and both learn from the same scenes. Each line goes on where it was stopped.
+# With photos its teacher comes first, and both learn from its scenes. Each line goes on where it was stopped.
 nano: $(VENV)/ready  ## train and export the bundled model again, with photos: make nano PHOTOS=DIR (resumes)
 ifdef PHOTOS
 	$(VENV)/bin/python -m training.scene_teacher all --run runs/teacher --photos $(PHOTOS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,27 @@ def test_the_student_s_features_learn_the_teacher_s(views: torch.Tensor, hints: 
     by_maps = error_after(15, maps_alone, list(maps_alone.maps.parameters()))
     assert by_whole < 0.75
     assert by_whole < by_maps
+
+
+def test_a_follower_is_trained_by_the_loop_and_holds_no_features(
+    tmp_path: Path, views: torch.Tensor, hints: Hints
+) -> None:
+    follower = Follower(student(), hints.channels)
+
+    def loss_at(_step: int) -> torch.Tensor:
+        _, features = follower(views)
+        return sum(nn.functional.mse_loss(a, b) for a, b in zip(features, hints.of(views), strict=True))
+
+    def validate(averaged: nn.Module) -> dict[str, float]:
+        assert isinstance(averaged, Follower)
+        averaged.model(views)
+        return {"hooks": float(sum(len(block._forward_hooks) for block in averaged.model.unet.up_blocks))}
+
+    schedule = loop.Schedule(steps=2, lr=1e-3, save_every=1)
+    loop.fit(follower, loss_at, schedule, tmp_path / "hints", validate=validate)
+    rows = [json.loads(line) for line in (tmp_path / "hints" / "log.jsonl").read_text().splitlines()]
+    assert [row["hooks"] for row in rows] == [0, 0]
+    assert rows[1]["loss"] < rows[0]["loss"]
 
 
 def test_the_maps_stay_behind(tmp_path: Path, hints: Hints) -> None:

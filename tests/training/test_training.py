@@ -20,16 +20,19 @@ from tests.support.tiny_models import tiny_checkpoint
 from training import loop, objective
 from training.data import procedural
 from training.data.images import PhotoFolder
-from training.data.labels import LabelStore
+from training.data.labels import Header, LabelStore
 from training.errors import TrainingError
 from training.labelling.steps import header_for, label_photos
 from training.labelling.teachers import open_teacher
 from training.loop import autocast
+from training.nano import __main__ as nano_command
 from training.nano import stages
 from training.nano.networks import depth_tensor
 from training.run_folder import only_run_in
+from training.scene_teacher import __main__ as scene_teacher_command
 from training.scene_teacher import stages as scene_teacher
-from training.scene_teacher.backbone import Backbone
+from training.scene_teacher.backbone import WEIGHTS_LICENCE, Backbone
+from training.scene_teacher.checkpoint import FORMAT as TEACHER_FORMAT
 from training.scene_teacher.checkpoint import Info
 from training.scene_teacher.checkpoint import save as save_teacher
 from training.scene_teacher.network import LogDepthNetwork
@@ -178,11 +181,63 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_nano_and_its_teacher_learn_from_the_same_scenes() -> None:
-    """`make nano` links the teacher's into nano's run, which would render more into them for other counts."""
+def test_nano_and_its_teacher_learn_from_the_same_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make nano` links the teacher's into nano's run: of another source they would be refused there, and of
+    another count more would be rendered into them."""
     ours, teachers = stages.Settings(), scene_teacher.Settings()
     for name in ("scenes", "held_out", "per_shard"):
         assert getattr(ours, name) == getattr(teachers, name), name
+    Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(tmp_path / "photo.png")
+    licences = []
+    for command in (nano_command, scene_teacher_command):
+        monkeypatch.setattr(command, "train", lambda *_, photos, **__: licences.append(photos.licence))
+        words = ["all", "--run", str(tmp_path / "run"), "--photos", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", ["training", *words])
+        command.main()
+    assert licences[0] == licences[1]
+
+
+def _labelled(folder: Path, *, space: Space, names: int) -> tuple[PhotoFolder, LabelStore]:
+    photos = folder / "photos"
+    photos.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(photos / "a.png")
+    header = Header(space=space, dtype="uint16", teacher="someone", licence="CC0-1.0")
+    labels = LabelStore.create(folder / "labels", header)
+    for _ in range(names):
+        labels.write("a.png", np.zeros((64, 64), np.float32), np.ones((64, 64), bool))
+    return PhotoFolder(photos), labels
+
+
+@pytest.mark.parametrize(
+    ("space", "names", "teacher", "there", "sentence"),
+    [
+        (Space.DISPARITY, 1, None, (), "are in disparity"),
+        (Space.DEPTH, 0, None, (), "a label of no photo"),
+        (Space.DEPTH, 1, "nowhere.safetensors", (), "is no teacher"),
+        (Space.DEPTH, 1, None, ("hints/state.pt",), "half done: name the --teacher"),
+        (Space.DEPTH, 1, "teacher.safetensors", ("fine/state.pt",), "Fine has begun"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is(
+    tmp_path: Path, space: Space, names: int, teacher: str | None, there: tuple[str, ...], sentence: str
+) -> None:
+    photos, labels = _labelled(tmp_path, space=space, names=names)
+    run = tmp_path / "run"
+    for name in there:
+        (run / name).parent.mkdir(parents=True)
+        (run / name).touch()
+    save_file({}, tmp_path / "teacher.safetensors", {"format": TEACHER_FORMAT})
+    given = None if teacher is None else tmp_path / teacher
+    with pytest.raises(TrainingError, match=sentence):
+        stages.train(run, stages.TINY, photos=photos, labels=labels, teacher=given)
+    assert not (run / "scenes").exists()
+
+
+def test_a_teacher_without_photos_and_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="name both"):
+        stages.train(tmp_path / "run", stages.TINY, teacher=tmp_path / "teacher.safetensors")
 
 
 @pytest.mark.soak
@@ -190,7 +245,9 @@ def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
     sources = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
     assert sources[1:] == (
         "3 photos without depth: noise, free of rights",
-        "their labels, and features to follow, by nano: Apache-2.0",
+        "their labels by nano: Apache-2.0",
+        "features to follow on them, of teacher: EfficientNet-Lite2 and a decoder, trained on rendered "
+        f"scenes: {procedural.Source(mix='hand-held').licence}; {WEIGHTS_LICENCE}",
     )
 
 
@@ -201,7 +258,7 @@ def test_fine_goes_on_from_the_hints(tiny_run: Path) -> None:
 
     def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
         pairs = zip(a.parameters(), b.parameters(), strict=True)
-        return sum((x - y).abs().sum().item() for x, y in pairs)
+        return sum((x - y).square().sum().item() for x, y in pairs)
 
     assert 0 < apart(fine, hinted) < apart(fine, before)
 

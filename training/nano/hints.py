@@ -1,8 +1,9 @@
-"""photos and scenes -> a student whose features are the scene teacher's, up to a linear map.
+"""photos and scenes -> a student whose features are a linear map away from the scene teacher's.
 
-What the teacher knows of real photos lies in its pretrained backbone. A small UNet that is shown labels alone
-follows them slowly; here its features at strides 8, 16 and 32 are held to those of the teacher's decoder as
-well, through 1×1 convolutions that are thrown away afterwards (Romero et al., FitNets, ICLR 2015, sec. 2.2).
+What the teacher knows of real photos lies in its pretrained backbone. A small UNet follows its labels slowly
+where it sees them alone; here the UNet's features at strides 8, 16 and 32 are held to those of the teacher's
+decoder as well, each through a group norm and a 1×1 convolution that are thrown away afterwards (Romero et
+al., FitNets, ICLR 2015, sec. 2.2).
 
     scenes    the truth, by joint.py's `decisive_loss`
     photos    the teacher's labels by eq. 5 and 6, and its features
@@ -13,6 +14,7 @@ It comes between the light VAE and the fine stage, at the small size.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,13 +22,22 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fiffdepth_rt.atomic import replacing
 from training import augment, loop, objective, parallel
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
 from training.loop import autocast
-from training.nano.joint import SHAPES, DepthModel, decisive_loss, held_out_error, scenes_in, small_scenes
-from training.scene_teacher import checkpoint
+from training.nano.joint import (
+    SHAPES,
+    DepthModel,
+    decisive_loss,
+    held_out_error,
+    labelled,
+    scenes_in,
+    small_scenes,
+)
 from training.scene_teacher.network import LogDepthNetwork
+from training.scene_teacher.teacher import SceneTeacher
 
 LEVELS = (4, 3, 2)
 """Of the teacher's decoder, strides 32, 16 and 8: what the UNet's up blocks 0, 1 and 2 have too."""
@@ -36,11 +47,12 @@ LABEL_WEIGHT = 0.5
 FIRST_VIEWS = 96
 """Views of photos that the mean and the deviation of each of the teacher's channels come from."""
 FIRST_SEED = 71
+SOURCES = "sources.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches:
-    """What one process sees in a step: `scenes` of them, and `photos` with labels."""
+    """What one process sees in a step: so many scenes, and so many photos with labels."""
 
     scenes: int
     photos: int
@@ -76,28 +88,39 @@ class Follower(nn.Module):
     def __init__(self, model: DepthModel, channels: Sequence[int]) -> None:
         super().__init__()
         self.model = model
-        self._features: list[torch.Tensor] = []
         widths = model.unet.config["block_out_channels"][::-1]
         self.maps = nn.ModuleList(_map(width, there) for width, there in zip(widths, channels, strict=False))
-        for block in model.unet.up_blocks[: len(LEVELS)]:
-            block.register_forward_hook(self._keep)
-
-    def _keep(self, _block: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        self._features.append(output)
 
     def forward(self, photos: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """-> depth pictures, and for each of LEVELS what is held to the teacher's features."""
-        self._features.clear()
-        pictures = self.model(photos)
-        return pictures, [own(x) for own, x in zip(self.maps, self._features, strict=True)]
+        found: list[torch.Tensor] = []
+
+        def keep(_block: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            found.append(output)
+
+        hooks = [block.register_forward_hook(keep) for block in self.model.unet.up_blocks[: len(LEVELS)]]
+        try:
+            pictures = self.model(photos)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return pictures, [own(x) for own, x in zip(self.maps, found, strict=True)]
 
 
 def _map(width: int, there: int) -> nn.Module:
-    """From the mean on: at first no gradient reaches the student, which would forget depth by it."""
+    """It begins at the teacher's mean: of a random map's gradients the student would forget depth."""
     convolution = nn.Conv2d(width, there, 1)
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return nn.Sequential(nn.GroupNorm(16, width), convolution)
+
+
+def real_sources(photos: PhotoFolder, labels: LabelStore) -> list[str]:
+    """What the real half brings into the weights, for the model's card."""
+    return [
+        f"{len(photos)} photos without depth: {photos.licence}",
+        f"their labels by {labels.header.teacher}: {labels.header.licence}",
+    ]
 
 
 def train_hints(
@@ -107,19 +130,18 @@ def train_hints(
     *,
     batches: Batches,
     real: tuple[PhotoFolder, LabelStore],
-    teacher: Path,
+    teacher: SceneTeacher,
 ) -> None:
-    """Leaves the student's averaged weights, and those of the maps, in run/hints."""
-    network, _ = checkpoint.load(teacher)
+    """Leaves in run/hints the averaged weights of student and maps, and what they learnt from."""
     photos, labels = real
-    usable = [i for i, name in enumerate(photos.names) if name in labels]
+    network = teacher.network
+    usable = labelled(photos, labels)
     scenes = small_scenes(run)
 
     def views(step: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         return augment.labelled_batch(photos, labels, usable, step, count, SHAPES, seed=seed)
 
     hints = Hints(network, (views(i, 8, FIRST_SEED)[0] for i in range(FIRST_VIEWS // 8)))
-    torch.manual_seed(4)  # the maps start alike in all processes
     follower = Follower(model, hints.channels)
 
     def loss_at(step: int) -> torch.Tensor:
@@ -142,6 +164,11 @@ def train_hints(
         assert isinstance(averaged, Follower)
         return held_out_error(averaged.model, scenes_in(run / "held_out"))
 
+    if parallel.rank() == 0:
+        (run / "hints").mkdir(exist_ok=True)
+        with replacing(run / "hints" / SOURCES) as file:
+            followed = f"features to follow on them, of {teacher.name}: {teacher.licence}"
+            file.write(json.dumps([*real_sources(*real), followed], indent=1).encode())
     loop.fit(follower, loss_at, schedule, run / "hints", validate=validate)
 
 

@@ -4,7 +4,7 @@ A large VAE is frozen and its latents are the targets. A small one loses what th
 encoder, the UNet and the decoder learn together:
 
     joint    whole rendered scenes, at their own size
-    fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
+    fine     goes on from joint, or from the hints, with a light VAE: scenes at two sizes
     method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
 
 nano is half-way between fine and method (`between`).
@@ -26,7 +26,6 @@ from training import augment, loop, objective, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
-from training.errors import TrainingError
 from training.latents import photo_tensor
 from training.loop import autocast
 from training.nano.networks import depth_tensor, nano_prompt
@@ -51,7 +50,7 @@ class DepthModel(torch.nn.Module):
         self.register_buffer("prompt", nano_prompt())
         self.to(memory_format=torch.channels_last)  # as attention leaves pictures: half as fast again
         self.requires_grad_(True)  # what a file is read into comes frozen
-        # Written out, attention to two tokens, or among 48, is a third faster on a CPU than the fused kind.
+        # The fused kind of attention is slow backwards where there are two tokens, or a few dozen.
         unet.set_attn_processor(AttnProcessor())
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
@@ -75,6 +74,11 @@ Shards = list[procedural.Shard]
 
 def scenes_in(folder: Path) -> Shards:
     return [procedural.open_shard(path) for path in procedural.shard_paths(folder)]
+
+
+def labelled(photos: PhotoFolder, labels: LabelStore) -> list[int]:
+    """Indices of the photos that have a label."""
+    return [i for i, name in enumerate(photos.names) if name in labels]
 
 
 def small_scenes(run: Path) -> Shards:
@@ -211,14 +215,9 @@ def train_method(
     losses beside the scenes'. No gradient of L_k reaches the latents that are noised: L_k would make the
     latents easy to predict rather than right.
     """
-    if real is not None and real[1].header.space != "depth":
-        raise TrainingError(
-            f"The labels in {real[1].folder} are in {real[1].header.space}, the scenes' pictures in depth: "
-            "make labels with --space depth."
-        )
     both = TwoSizes.of(run)
     diffusion = objective.Diffusion.of()
-    usable = [] if real is None else [i for i, name in enumerate(real[0].names) if name in real[1]]
+    usable = [] if real is None else labelled(*real)
 
     def loss_at(step: int) -> torch.Tensor:
         part, (shards, shapes) = parallel.draw(step), both.framed(step)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import msgspec
@@ -23,12 +24,23 @@ from training.config import Base
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
+from training.errors import TrainingError
 from training.latents import photo_tensor
 from training.loop import autocast
-from training.nano.hints import Batches, model_after_hints, train_hints
-from training.nano.joint import LARGE, DepthModel, between, train_fine, train_joint, train_method
+from training.nano.hints import SOURCES, Batches, model_after_hints, real_sources, train_hints
+from training.nano.joint import (
+    LARGE,
+    DepthModel,
+    between,
+    labelled,
+    train_fine,
+    train_joint,
+    train_method,
+)
 from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
 from training.nano.start import start_from
+from training.scene_teacher.checkpoint import is_one
+from training.scene_teacher.teacher import SceneTeacher
 from training.scenes.layouts import HAND_HELD, WORLD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
@@ -76,10 +88,10 @@ class Settings:
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
     # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=700, lr=4e-4, save_every=100)
+    fine_started: loop.Schedule = loop.Schedule(steps=500, lr=4e-4, save_every=100)
     method_half: int = 6
     method_large_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=900, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=800, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
@@ -127,7 +139,7 @@ TINY = Settings(
 
 
 def render_large(run: Path, settings: Settings, photos: PhotoFolder | None) -> None:
-    """seeds of the first scenes -> the same scenes at twice the size, in run/scenes_large."""
+    """seeds of the first scenes -> the same at twice the size, in folders of the run that end in _large."""
     render = functools.partial(procedural.render_all, workers=settings.processes, scale=LARGE, photos=photos)
     per_shard = settings.per_shard
     render(run / "scenes_large", count=settings.large_scenes, per_shard=per_shard, mix=HAND_HELD)
@@ -297,7 +309,7 @@ def hints_stage(run: Path, settings: Settings, real: Real, teacher: Path) -> Non
         settings.hints,
         batches=settings.hints_batches,
         real=real,
-        teacher=teacher,
+        teacher=SceneTeacher(teacher, device=torch.device("cpu")),
     )
 
 
@@ -358,12 +370,10 @@ def write_checkpoint(
     if (path.parent / "start" / loop.WEIGHTS).exists():
         _, _, light = load_light_vae(path.parent / "light" / distill_vae.RESULT)
         sources += [f"the weights it started from ({light.teacher}): {one}" for one in light.data_sources]
+    if (path.parent / "hints" / loop.WEIGHTS).exists():
+        sources += json.loads((path.parent / "hints" / SOURCES).read_bytes())
     if real is not None:
-        photos, labels = real
-        sources.append(f"{len(photos)} photos without depth: {photos.licence}")
-        hinted = (path.parent / "hints" / loop.WEIGHTS).exists()
-        kinds = "labels, and features to follow," if hinted else "labels"
-        sources.append(f"their {kinds} by {labels.header.teacher}: {labels.header.licence}")
+        sources += real_sources(*real)
     save_checkpoint(
         path,
         Checkpoint(
@@ -377,7 +387,7 @@ def write_checkpoint(
                 size_default=size,
                 size_max=1024,
                 licence="Apache-2.0",
-                data_sources=tuple(sources),
+                data_sources=tuple(dict.fromkeys(sources)),
                 training=msgspec.to_builtins(settings),
             ),
         ),
@@ -385,7 +395,8 @@ def write_checkpoint(
     return path
 
 
-STAGES = ("scenes", "vae", "unet", "joint", "hints", "fine", "all")
+BEFORE_LIGHT = ("vae", "unet", "joint")
+STAGES = ("scenes", *BEFORE_LIGHT, "hints", "fine", "all")
 
 
 def train(
@@ -403,7 +414,11 @@ def train(
     photos: what surfaces of the scenes show, and with labels the method's real half. teacher: the scene
     teacher whose features the networks follow on the photos. start: an engine directory whose weights the
     hints and the fine stage begin with, in place of the stages before them.
+
+    Raises TrainingError where these do not fit each other, or what the run has done.
     """
+    real = (photos, labels) if photos is not None and labels is not None else None
+    _check(run, real, teacher)
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
@@ -417,8 +432,7 @@ def train(
         return None
     else:
         distil_light_vae(run, settings, photos)
-    real = (photos, labels) if photos is not None and labels is not None else None
-    if teacher is not None and real is not None:
+    if teacher is not None and real is not None and not (run / "hints" / loop.WEIGHTS).exists():
         parallel.run(settings.processes, hints_stage, run, settings, real, teacher)
     if until == "hints":
         return None
@@ -430,6 +444,32 @@ def train(
     fine, method = model_after(run, "fine"), model_after(run, "method")
     model = between(fine, method, settings.method_share)
     return write_checkpoint(run / "nano.safetensors", settings, model, real, size=512)
+
+
+def _check(run: Path, real: Real | None, teacher: Path | None) -> None:
+    """What would come out hours later comes first."""
+    if real is not None:
+        photos, labels = real
+        if labels.header.space != "depth":
+            raise TrainingError(
+                f"The labels in {labels.folder} are in {labels.header.space}, the scenes' pictures in depth: "
+                "make labels with --space depth."
+            )
+        if not labelled(photos, labels):
+            raise TrainingError(f"{labels.folder} has a label of no photo in {photos.root}: name its photos.")
+    begun, done = ((run / "hints" / name).exists() for name in (loop.STATE, loop.WEIGHTS))
+    if teacher is None:
+        if begun:
+            raise TrainingError(f"The hints in {run} are half done: name the --teacher that they follow.")
+        return
+    if real is None:
+        raise TrainingError("The teacher's features are followed on photos with labels: name both.")
+    if not is_one(teacher):
+        raise TrainingError(f"{teacher} is no teacher that training.scene_teacher has made.")
+    if not done and any((run / "fine" / name).exists() for name in (loop.STATE, loop.WEIGHTS)):
+        raise TrainingError(
+            f"Fine has begun in {run} without hints: leave the teacher out, or name another run."
+        )
 
 
 def _up_to_joint(run: Path, settings: Settings, until: str) -> bool:

@@ -55,9 +55,9 @@ def load(path: Path) -> tuple[LogDepthNetwork, Info]:
             weights: dict[str, torch.Tensor] = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         network = LogDepthNetwork(Backbone(folded=True), widths=info.widths)
         network.load_state_dict(weights)
+    except TrainingError:  # the backbone's package is missing
+        raise
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, msgspec.DecodeError) as error:
-        if isinstance(error, TrainingError):
-            raise
         raise TrainingError(
             f"{path} is no whole teacher ({error}): train it again, or copy it again."
         ) from error
