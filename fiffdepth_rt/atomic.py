@@ -53,12 +53,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def hidden_beside(path: Path, ending: str) -> Path:
     """Where what belongs to `path` is kept until it is whole: .NAME.ending, the same at every call.
 
-    A name that is too long for that gives .HASH.ending.
+    Where NAME leaves no room for the ending: .HASH.ending.
     """
-    name = path.name
-    if len(os.fsencode(name)) > NAME_MAX_BYTES - len(f"..{ending}"):
+    return path.with_name(f".{name_with(path.name, ending, room=1)}")
+
+
+def name_with(name: str, ending: str, *, room: int = 0) -> str:
+    """A legal name -> NAME.ending, or HASH.ending where that is too long. room: bytes before it.
+
+    A name that is too long itself stays so, and the file system says it.
+    """
+    size = len(os.fsencode(name))
+    if size <= NAME_MAX_BYTES < room + size + len(f".{ending}"):
         name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    return path.with_name(f".{name}.{ending}")
+    return f"{name}.{ending}"
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import name_with, replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.image import Color, Pixels, as_rgb
 from fiffdepth_rt.photos.loading import load_photo
@@ -112,11 +112,12 @@ def write_npy(
 ) -> None:
     """Array -> NPY file, the values untouched, and text in NAME.npy.json: an NPY file has no room for words.
 
+    Where NAME is too long for that, a hash of it takes its place.
     The text is written first, so that no values lie there without it. Raises OutputError like write_png16.
     """
     if not overwrite:
         refuse_existing(path)
-    beside = path.with_name(f"{path.name}.json")
+    beside = path.with_name(name_with(path.name, "json"))
     new = not os.path.lexists(beside)
     with replacing(beside) as file:
         file.write(npy_text(text))

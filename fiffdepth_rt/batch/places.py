@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
 
-from fiffdepth_rt.atomic import remove_leftovers, replacing
+from fiffdepth_rt.atomic import NAME_MAX_BYTES, remove_leftovers, replacing
 from fiffdepth_rt.cluster.connecting import CLUSTER_EXTRA
 from fiffdepth_rt.cluster.tally import Skipped
 from fiffdepth_rt.errors import BatchError, ImageError, OutputError, shortened
@@ -25,7 +25,6 @@ from fiffdepth_rt.photos.fetching import MAX_BYTES, as_file
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.:-]+)://.", re.IGNORECASE)
 _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
 """Where a file that is written in one go is there as a whole, or not at all. Elsewhere it is renamed."""
-_LONGEST_NAME = 255  # bytes, on every usual file system
 
 
 class Folder(Protocol):
@@ -327,8 +326,8 @@ def no_name(name: str) -> str | None:
         return "could lead out of the folder for results"
     if not name or "" in parts or "." in parts or "\0" in name:
         return "is no path"
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
-        return f"is longer than {_LONGEST_NAME} bytes with the ending of a result"
+    if any(len(os.fsencode(part)) > NAME_MAX_BYTES for part in parts):
+        return f"is longer than {NAME_MAX_BYTES} bytes with the ending of a result"
     return None
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import BinaryIO
 
+from fiffdepth_rt.atomic import name_with
 from fiffdepth_rt.batch.output import LONGEST_ENDING, encoded
 from fiffdepth_rt.batch.places import Folder, LocalFolder, folder_at, no_name
 from fiffdepth_rt.batch.work import Target, converted, reasons_alone
@@ -184,7 +185,9 @@ def _rest(file: BinaryIO, offset: int) -> str:
 
 
 def report_name(shard: str) -> str:
-    return f"{shard.removesuffix(ENDING)}.skipped.json"
+    folder, _, name = shard.rpartition("/")
+    report = name_with(name.removesuffix(ENDING), "skipped.json")
+    return f"{folder}/{report}" if folder else report
 
 
 def write_report(folder: Folder, shard: str, skipped: Sequence[Skipped]) -> None:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import NAME_MAX_BYTES, replacing
 from fiffdepth_rt.errors import ManifestError, shortened
 from fiffdepth_rt.space import Space
 from fiffdepth_rt.structs import InvalidError, convert, one_of, shown, text_like
@@ -40,8 +40,6 @@ GRAPH_MAX_BYTES = 2**31
 """Protobuf's own limit; larger weights lie beside the graph."""
 GOLDEN_MAX_BYTES = 2**32
 """Three images of 4096 px and their latents take a quarter of it."""
-FILE_NAME_MAX_BYTES = 255
-"""Of one part of a path, on every usual file system."""
 FILE_MAX_BYTES = 2**37
 """Of weights beside a graph, and of plans: nobody waits for the hash of more."""
 BUNDLED = Path(__file__).parents[1] / "nano"
@@ -393,7 +391,7 @@ def _check_names_and_sizes(manifest: Manifest) -> None:
     stages = [stage for graphs in manifest.graph_sets.values() for stage in graphs.stages.values()]
     graphs = {stage.file for stage in stages}
     for name, record in manifest.files.items():
-        if max(len(part.encode()) for part in name.split("/")) > FILE_NAME_MAX_BYTES or len(name) > 1000:
+        if max(len(part.encode()) for part in name.split("/")) > NAME_MAX_BYTES or len(name) > 1000:
             raise _broken("files", f"lists {shortened(repr(name))}, which is too long for a file's name")
         if name in graphs:
             most, what = GRAPH_MAX_BYTES, "a graph has"

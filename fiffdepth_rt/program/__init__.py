@@ -6,13 +6,15 @@ OpenCV cannot be imported.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from typing import Any
 
 import click
 
-from fiffdepth_rt.errors import FiffDepthError
+from fiffdepth_rt.atomic import NAME_MAX_BYTES
+from fiffdepth_rt.errors import FiffDepthError, shortened
 from fiffdepth_rt.program import (
     bag,
     batch,
@@ -48,6 +50,12 @@ class _Program(click.Group):
             raise click.ClickException(printable(str(error))) from error
         except Exception as error:
             show_traceback(ctx, error)
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                raise click.ClickException(
+                    printable(
+                        f"{shortened(error.filename)} is too long: a name has at most {NAME_MAX_BYTES} bytes."
+                    )
+                ) from error
             raise click.ClickException(
                 printable(
                     f"This is a bug of fiffdepth ({type(error).__name__}: {error}): "

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fiffdepth_rt.atomic import NAME_MAX_BYTES
 from fiffdepth_rt.errors import BagError, MessageError, OutputError
 from fiffdepth_rt.files import refuse_existing
 from fiffdepth_rt.geometry.calibration import Calibration
@@ -25,6 +26,9 @@ from fiffdepth_rt.ros.metric import (
     static_transforms,
 )
 from fiffdepth_rt.ros.transforms import Transform
+
+FOLDER_NAME_MAX_BYTES = NAME_MAX_BYTES - len(".db3-journal")
+"""Of the folder of a ROS 2 bag: rosbag2 and SQLite call files in it as it is called, with such endings."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,12 @@ def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
         raise OutputError(f"{out} is the bag {bag.path} itself, or around or in it: name another place.")
     if bag.kind is Kind.SQLITE3 and (odd := sorted({*"?#%"} & {*str(place)})):
         raise OutputError(f"{out} would be misread by SQLite, for its {odd[0]}: choose a name without it.")
+    folder = bag.kind is not Kind.ROS1 and out.suffix != ".mcap"
+    if folder and len(os.fsencode(out.name)) > FOLDER_NAME_MAX_BYTES:
+        raise OutputError(
+            f"{out.name} is too long: the file in a bag's folder is called as the folder is, with an ending. "
+            f"Choose a name of at most {FOLDER_NAME_MAX_BYTES} bytes."
+        )
     if not overwrite:
         refuse_existing(out)
     if out.is_dir() and not ((out / "metadata.yaml").is_file() and out.suffix != ".mcap"):

@@ -75,3 +75,8 @@ def test_what_is_kept_beside_a_result_has_a_legal_name_of_its_own(tmp_path: Path
     assert place == hidden_beside(tmp_path / name, "partial")
     assert place != hidden_beside(tmp_path / f"m{name[1:]}", "partial")
     assert (place.name == f".{name}.partial") == (len(name.encode()) <= 246)
+
+
+def test_a_name_that_is_too_long_itself_is_not_made_shorter(tmp_path: Path) -> None:
+    """What is computed for it could never take its name."""
+    assert hidden_beside(tmp_path / ("n" * 256), "partial").name == f".{'n' * 256}.partial"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fiffdepth_rt.errors import ImageError, OutputError
-from fiffdepth_rt.files import read_photo, write_color_png
+from fiffdepth_rt.files import read_photo, write_color_png, write_npy
 
 ORIENTATION = 0x0112
 
@@ -317,3 +317,11 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path
     assert [line.count("File too large") for line in answer.stdout.splitlines()] == [1, 1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"old"
+
+
+def test_values_with_the_longest_name_have_their_words_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".npy")
+    write_npy(path, np.zeros((2, 2), np.float32), text={"space": "depth"})
+    (words,) = [other for other in tmp_path.iterdir() if other != path]
+    assert path.is_file() and words.suffix == ".json"
+    assert "depth" in words.read_text()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
@@ -24,7 +25,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load, save
 
-from fiffdepth_rt.atomic import replacing
+from fiffdepth_rt.atomic import NAME_MAX_BYTES, replacing
 from fiffdepth_rt.space import Space
 from training.data.samples import DataError, SampleError
 
@@ -103,14 +104,20 @@ class LabelStore:
         return cls(folder)
 
     def path(self, name: str) -> Path:
-        """Where the label of photo `name` lies, there or not. Raises LabelError for a name like "../x"."""
+        """Where the label of photo `name` lies, there or not. Raises LabelError: "../x", or too long."""
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
             raise LabelError(name, "cannot name a label: names are relative paths without '..'")
-        return self.folder.joinpath(*parts[:-1], parts[-1] + _ENDINGS[self.header.dtype])
+        file = parts[-1] + _ENDINGS[self.header.dtype]
+        if len(os.fsencode(file)) > NAME_MAX_BYTES:
+            raise LabelError(name, f"its label's name would be longer than {NAME_MAX_BYTES} bytes")
+        return self.folder.joinpath(*parts[:-1], file)
 
     def __contains__(self, name: str) -> bool:
-        return self.path(name).is_file()
+        try:
+            return self.path(name).is_file()
+        except LabelError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
         """Names of all labels, sorted."""

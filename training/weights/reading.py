@@ -19,6 +19,7 @@ are refused (from_pickle.py makes safetensors of them). What is left out, conver
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -343,7 +344,7 @@ def _prompt(path: Path, parts: _Parts, beside: Beside, channels: int, way: str) 
     neighbour = path.with_name(path.name + PROMPT_BESIDE)
     file = beside.prompt_embedding
     if file is None and beside.text is None and parts.prompt_embedding is None:
-        file = neighbour if neighbour.is_file() else None
+        file = neighbour if os.path.isfile(neighbour) else None  # noqa: PTH113 - is_file raises on long names
     if file is not None:
         parts.files.append(file)
         return read_prompt(file), file.name

@@ -480,6 +480,17 @@ def test_what_is_no_tar_has_no_result_and_the_other_shards_are_done(work: Path) 
     assert "shards are plain tar files" in skips(work / "out")["0.tar"]
 
 
+def test_a_shard_with_the_longest_name_has_its_result_and_its_report(work: Path) -> None:
+    name = "n" * 251 + ".tar"
+    write_tar(work / "in" / name, {"k.png": data_of(1), "junk.jpg": b"junk"})
+    assert batch("in", "out").exit_code == 1
+    assert list(members(work / "out" / name)) == ["k.depth.png"]
+    assert set(skips(work / "out")) == {f"{name}/junk"}
+    again = batch("in", "out")
+    assert "1 shards were there already" in again.stdout
+    assert set(skips(work / "out")) == {f"{name}/junk"}
+
+
 @needs_fsspec
 def test_shards_may_lie_behind_an_address(work: Path) -> None:
     import fsspec

@@ -101,6 +101,17 @@ def test_depth_lies_beside_every_message_that_was_recorded(
     assert not list(Path.cwd().glob(".*.partial"))
 
 
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
+def test_a_folder_s_name_that_leaves_no_room_for_its_file_s_is_refused_before_any_work(
+    kind: str, run: Any
+) -> None:
+    source = write_bag(Path("in"), [image_entry(0, kind=kind)], kind=kind)
+    result = run(source, "n" * 244)
+    assert result.exit_code == 1
+    assert "at most 243 bytes" in result.stderr
+    assert {path.name for path in Path.cwd().iterdir()} == {"in", "toy"}
+
+
 @pytest.mark.parametrize(("kind", "ending"), [("ros1", ".bag"), ("mcap", ".mcap")])
 def test_the_longest_name_that_a_file_can_have(kind: str, ending: str, run: Any) -> None:
     source = write_bag(Path(name_for(kind, "in")), [image_entry(0, kind=kind)], kind=kind)

@@ -93,6 +93,15 @@ def test_photos_that_differ_in_their_suffix_or_folder_have_labels_of_their_own(t
     assert ("a.jpg" in store, "b/a.png" in store) == (True, False)
 
 
+def test_a_photo_whose_label_would_have_too_long_a_name_is_told_by_its_name(tmp_path: Path) -> None:
+    """The photo's own name is legal: labelling passes it over, and training takes the others."""
+    store = LabelStore.create(tmp_path / "labels", header())
+    name = "n" * 251 + ".jpg"
+    assert name not in store
+    with pytest.raises(LabelError, match="longer than 255 bytes"):
+        store.write(name, ramp(), everywhere(ramp()))
+
+
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "", "a\0b"])
 def test_a_name_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
     store = LabelStore.create(tmp_path / "labels", header())
