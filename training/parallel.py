@@ -8,6 +8,7 @@ module's forward; the losses here call encoder, UNet and decoder one by one.)
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Callable
@@ -34,14 +35,19 @@ def run(processes: int, stage: Callable[..., None], *args: Any) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            spawn(_worker, (processes, f"file://{Path(folder) / 'rendezvous'}", stage, args), processes)
+            rendezvous = f"file://{Path(folder) / 'rendezvous'}"
+            spawn(_worker, (os.getpid(), processes, rendezvous, stage, args), processes)
         except ProcessRaisedException as error:
             raise WorkerError(str(error)) from error
 
 
-def _worker(rank: int, processes: int, rendezvous: str, stage: Callable[..., None], args: Any) -> None:
+def _worker(
+    rank: int, parent: int, processes: int, rendezvous: str, stage: Callable[..., None], args: Any
+) -> None:
     # It is how a worker hears that its parent has gone; a parent in the background of a shell ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.getppid() != parent:
+        return  # it went before this process could hear
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
