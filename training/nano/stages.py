@@ -91,7 +91,7 @@ class Settings:
     fine_started: loop.Schedule = loop.Schedule(steps=300, lr=4e-4, save_every=100)
     method_half: int = 6
     method_large_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=1_000, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=750, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
