@@ -81,3 +81,14 @@ def test_all_three_networks_learn_also_those_that_were_read_from_a_file(tmp_path
     decisive_loss(depth, model(photos)).backward()
     for part in (model.vae.encoder, model.vae.decoder, model.unet):
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
+
+
+def test_norms_compute_in_float32_where_the_rest_is_bfloat16() -> None:
+    model = DepthModel(new_light_vae(width=8), nano_unet())
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    for module in model.unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert seen and set(seen) == {(torch.float32, torch.bfloat16)}
