@@ -25,7 +25,7 @@ from typing import Any
 import filelock
 import msgspec
 
-from fiffdepth_rt.atomic import exchange, hidden_beside, replacing
+from fiffdepth_rt.atomic import beside, exchange, replacing
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import MANIFEST_NAME, FileRecord
 from fiffdepth_rt.errors import OutputError
@@ -45,7 +45,7 @@ class PartialFolder:
 
     def __init__(self, target: Path, *, key: str, overwrite: bool, resume: bool) -> None:
         self.target = target
-        self.folder = hidden_beside(target, "partial")
+        self.folder = beside(target, "partial", hidden=True)
         self._key = key
         self._found: dict[str, Any] = {}
         self._done: dict[str, Any] = {}
@@ -153,7 +153,7 @@ def only_export(target: Path) -> Iterator[None]:
     The system gives the lock back when a process ends, however it ends.
     Raises OutputError where another process does, or the place cannot be written.
     """
-    path = hidden_beside(target, "lock")
+    path = beside(target, "lock", hidden=True)
     lock = filelock.FileLock(path)
     made = [folder for folder in target.parents if not folder.exists()]
     with writing(target):
@@ -198,7 +198,7 @@ def _is(path: Path, record: FileRecord) -> bool:
 
 def _old(target: Path) -> Path:
     """Where the replaced directory is for a moment, on a system that cannot exchange two."""
-    return hidden_beside(target, "old")
+    return beside(target, "old", hidden=True)
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -11,8 +11,8 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePath
+from typing import BinaryIO, TypeVar
 
 from fiffdepth_rt.errors import OutputError
 
@@ -50,23 +50,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def hidden_beside(path: Path, ending: str) -> Path:
-    """Where what belongs to `path` is kept until it is whole: .NAME.ending, the same at every call.
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
-    Where NAME leaves no room for the ending: .HASH.ending.
+
+def beside(path: AnyPath, ending: str, *, hidden: bool = False) -> AnyPath:
+    """Where what belongs to `path` lies: NAME.ending, hidden .NAME.ending; the same at every call.
+
+    Where NAME leaves no room for that, a hash of it takes its place. A name that is too long itself stays so,
+    and the file system says it.
     """
-    return path.with_name(f".{name_with(path.name, ending, room=1)}")
-
-
-def name_with(name: str, ending: str, *, room: int = 0) -> str:
-    """A legal name -> NAME.ending, or HASH.ending where that is too long. room: bytes before it.
-
-    A name that is too long itself stays so, and the file system says it.
-    """
+    name, dot = path.name, "." if hidden else ""
     size = len(os.fsencode(name))
-    if size <= NAME_MAX_BYTES < room + size + len(f".{ending}"):
+    if size <= NAME_MAX_BYTES < len(dot) + size + len(f".{ending}"):
         name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-    return f"{name}.{ending}"
+    return path.with_name(f"{dot}{name}.{ending}")
 
 
 def remove_leftovers(folder: Path) -> None:

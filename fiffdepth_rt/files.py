@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 import numpy as np
 import numpy.typing as npt
 
-from fiffdepth_rt.atomic import name_with, replacing
+from fiffdepth_rt.atomic import beside, replacing
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.image import Color, Pixels, as_rgb
 from fiffdepth_rt.photos.loading import load_photo
@@ -117,15 +117,15 @@ def write_npy(
     """
     if not overwrite:
         refuse_existing(path)
-    beside = path.with_name(name_with(path.name, "json"))
-    new = not os.path.lexists(beside)
-    with replacing(beside) as file:
+    words = beside(path, "json")
+    new = not os.path.lexists(words)
+    with replacing(words) as file:
         file.write(npy_text(text))
     try:
         write_bytes(path, npy(values), overwrite=overwrite)
     except OutputError:
         if new:
-            beside.unlink(missing_ok=True)
+            words.unlink(missing_ok=True)
         raise
 
 

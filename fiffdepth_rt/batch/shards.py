@@ -17,9 +17,10 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from fiffdepth_rt.atomic import name_with
+from fiffdepth_rt.atomic import beside
 from fiffdepth_rt.batch.output import LONGEST_ENDING, encoded
 from fiffdepth_rt.batch.places import Folder, LocalFolder, folder_at, no_name
 from fiffdepth_rt.batch.work import Target, converted, reasons_alone
@@ -185,9 +186,8 @@ def _rest(file: BinaryIO, offset: int) -> str:
 
 
 def report_name(shard: str) -> str:
-    folder, _, name = shard.rpartition("/")
-    report = name_with(name.removesuffix(ENDING), "skipped.json")
-    return f"{folder}/{report}" if folder else report
+    """a/x.tar -> a/x.skipped.json; with a hash for x where that would be too long."""
+    return str(beside(PurePosixPath(shard.removesuffix(ENDING)), "skipped.json"))
 
 
 def write_report(folder: Folder, shard: str, skipped: Sequence[Skipped]) -> None:

@@ -53,7 +53,8 @@ class _Program(click.Group):
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
                 raise click.ClickException(
                     printable(
-                        f"{shortened(error.filename)} is too long: a name has at most {NAME_MAX_BYTES} bytes."
+                        f"{shortened(error.filename or error)} is too long: a file's name may have "
+                        f"{NAME_MAX_BYTES} bytes, a whole path 4,096."
                     )
                 ) from error
             raise click.ClickException(

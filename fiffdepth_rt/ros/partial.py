@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from fiffdepth_rt.atomic import exchange, hidden_beside, remove_leftovers, replacing
+from fiffdepth_rt.atomic import beside, exchange, remove_leftovers, replacing
 from fiffdepth_rt.depth_map import Values
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.ros.bags import Record
@@ -42,7 +42,7 @@ class PartialFolder:
     """
 
     def __init__(self, result: Path, made_of: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.path = hidden_beside(result, "partial")
+        self.path = beside(result, "partial", hidden=True)
         self._one_mcap = result.suffix == ".mcap"  # the file in the folder is then called as the result
         self.bag = self.path / "bag" / (result.stem if self._one_mcap else result.name)
         self._frames = self.path / "frames"

@@ -27,8 +27,8 @@ from fiffdepth_rt.ros.metric import (
 )
 from fiffdepth_rt.ros.transforms import Transform
 
-FOLDER_NAME_MAX_BYTES = NAME_MAX_BYTES - len(".db3-journal")
-"""Of the folder of a ROS 2 bag: rosbag2 and SQLite call files in it as it is called, with such endings."""
+IN_FOLDER = {Kind.MCAP: ".mcap", Kind.SQLITE3: ".db3-journal"}
+"""The longest ending of a file in a ROS 2 bag's folder, whose name begins with the folder's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ def plan_of(bag: Bag, asked: Asked, *, seen: Callable[[], object] = lambda: None
 
 
 def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
-    """Raises OutputError: a name that is no bag of this kind; the bag itself, or a folder around or in it;
-    something that is there already (unless it is a bag, and overwrite)."""
+    """Raises OutputError: a name that is no bag of this kind, or too long; the bag itself, or a folder around
+    or in it; something that is there already (unless it is a bag, and overwrite)."""
     if bag.kind is Kind.ROS1 and out.suffix != ".bag":
         raise OutputError(
             f"{bag.path} is a bag of ROS 1, and so is the result: name a file that ends in .bag."
@@ -99,11 +99,11 @@ def check_result(out: Path, bag: Bag, *, overwrite: bool) -> None:
         raise OutputError(f"{out} is the bag {bag.path} itself, or around or in it: name another place.")
     if bag.kind is Kind.SQLITE3 and (odd := sorted({*"?#%"} & {*str(place)})):
         raise OutputError(f"{out} would be misread by SQLite, for its {odd[0]}: choose a name without it.")
-    folder = bag.kind is not Kind.ROS1 and out.suffix != ".mcap"
-    if folder and len(os.fsencode(out.name)) > FOLDER_NAME_MAX_BYTES:
+    most = NAME_MAX_BYTES - len(IN_FOLDER.get(bag.kind, ""))
+    if out.suffix not in endings | {".mcap"} and len(os.fsencode(out.name)) > most:
         raise OutputError(
-            f"{out.name} is too long: the file in a bag's folder is called as the folder is, with an ending. "
-            f"Choose a name of at most {FOLDER_NAME_MAX_BYTES} bytes."
+            f"{out.name} is too long: the file in a bag's folder has the folder's name and an ending. "
+            f"Choose a name of at most {most} bytes."
         )
     if not overwrite:
         refuse_existing(out)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from fiffdepth_rt.atomic import hidden_beside, remove_leftovers, replacing
+from fiffdepth_rt.atomic import beside, remove_leftovers, replacing
 from fiffdepth_rt.errors import OutputError
 
 WRITES_AND_WAITS = """
@@ -69,14 +69,20 @@ def test_what_another_file_refuses_is_said_of_that_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["n" * 246, "n" * 247, "ä" * 127 + "n", "n" * 255])
 def test_what_is_kept_beside_a_result_has_a_legal_name_of_its_own(tmp_path: Path, name: str) -> None:
-    place = hidden_beside(tmp_path / name, "partial")
+    place = beside(tmp_path / name, "partial", hidden=True)
     place.mkdir()
     assert place.parent == tmp_path and place.name.startswith(".") and place.suffix == ".partial"
-    assert place == hidden_beside(tmp_path / name, "partial")
-    assert place != hidden_beside(tmp_path / f"m{name[1:]}", "partial")
+    assert place == beside(tmp_path / name, "partial", hidden=True)
+    assert place != beside(tmp_path / f"m{name[1:]}", "partial", hidden=True)
     assert (place.name == f".{name}.partial") == (len(name.encode()) <= 246)
 
 
 def test_a_name_that_is_too_long_itself_is_not_made_shorter(tmp_path: Path) -> None:
     """What is computed for it could never take its name."""
-    assert hidden_beside(tmp_path / ("n" * 256), "partial").name == f".{'n' * 256}.partial"
+    assert beside(tmp_path / ("n" * 256), "partial", hidden=True).name == f".{'n' * 256}.partial"
+
+
+def test_folders_do_not_count_in_a_name() -> None:
+    long = PurePosixPath("n" * 200, "m" * 200)
+    assert str(beside(long, "npz")) == f"{long}.npz"
+    assert len(beside(PurePosixPath("n/" + "m" * 253), "npz").name) < 40

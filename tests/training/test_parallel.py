@@ -117,10 +117,13 @@ def test_workers_end_with_a_killed_parent_that_a_shell_had_put_in_the_background
     _wait_until(lambda: not any(_alive(pid) for pid in workers))
 
 
-def test_a_worker_whose_parent_went_before_it_could_hear_does_nothing(tmp_path: Path) -> None:
+def test_a_worker_whose_parent_went_before_it_could_hear_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A parent that is killed while its workers still import was not missed, and they trained on."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     parallel._worker(
-        0, os.getppid() + 1, 2, f"file://{tmp_path / 'rendezvous'}", _in_parts, (tmp_path / "run",)
+        0, os.getppid() + 1, 1, f"file://{tmp_path / 'rendezvous'}", _in_parts, (tmp_path / "run",)
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -190,40 +190,42 @@ def test_nano_and_its_teacher_learn_from_the_same_scenes(
     for name in ("scenes", "held_out", "per_shard"):
         assert getattr(ours, name) == getattr(teachers, name), name
     Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(tmp_path / "photo.png")
-    licences = []
+    licences, threads = [], torch.get_num_threads()
     for command in (nano_command, scene_teacher_command):
         monkeypatch.setattr(command, "train", lambda *_, photos, **__: licences.append(photos.licence))
         words = ["all", "--run", str(tmp_path / "run"), "--photos", str(tmp_path)]
         monkeypatch.setattr("sys.argv", ["training", *words])
         command.main()
+    torch.set_num_threads(threads)
     assert licences[0] == licences[1]
 
 
-def _labelled(folder: Path, *, space: Space, names: int) -> tuple[PhotoFolder, LabelStore]:
+def _labelled(folder: Path, *, space: Space, labelled: bool) -> tuple[PhotoFolder, LabelStore]:
     photos = folder / "photos"
     photos.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(photos / "a.png")
     header = Header(space=space, dtype="uint16", teacher="someone", licence="CC0-1.0")
     labels = LabelStore.create(folder / "labels", header)
-    for _ in range(names):
+    if labelled:
         labels.write("a.png", np.zeros((64, 64), np.float32), np.ones((64, 64), bool))
     return PhotoFolder(photos), labels
 
 
 @pytest.mark.parametrize(
-    ("space", "names", "teacher", "there", "sentence"),
+    ("space", "labelled", "teacher", "there", "sentence"),
     [
-        (Space.DISPARITY, 1, None, (), "are in disparity"),
-        (Space.DEPTH, 0, None, (), "a label of no photo"),
-        (Space.DEPTH, 1, "nowhere.safetensors", (), "is no teacher"),
-        (Space.DEPTH, 1, None, ("hints/state.pt",), "half done: name the --teacher"),
-        (Space.DEPTH, 1, "teacher.safetensors", ("fine/state.pt",), "Fine has begun"),
+        (Space.DISPARITY, True, None, (), "are in disparity"),
+        (Space.DEPTH, False, None, (), "holds no label of any photo"),
+        (Space.DEPTH, True, "nowhere.safetensors", (), "is no teacher"),
+        (Space.DEPTH, True, None, ("hints/state.pt",), "half done: name the --teacher"),
+        (Space.DEPTH, True, None, ("hints/sources.json",), "half done: name the --teacher"),
+        (Space.DEPTH, True, "teacher.safetensors", ("fine/state.pt",), "Fine has begun"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is(
-    tmp_path: Path, space: Space, names: int, teacher: str | None, there: tuple[str, ...], sentence: str
+    tmp_path: Path, space: Space, labelled: bool, teacher: str | None, there: tuple[str, ...], sentence: str
 ) -> None:
-    photos, labels = _labelled(tmp_path, space=space, names=names)
+    photos, labels = _labelled(tmp_path, space=space, labelled=labelled)
     run = tmp_path / "run"
     for name in there:
         (run / name).parent.mkdir(parents=True)
@@ -232,7 +234,34 @@ def test_what_cannot_be_trained_is_said_before_anything_is(
     given = None if teacher is None else tmp_path / teacher
     with pytest.raises(TrainingError, match=sentence):
         stages.train(run, stages.TINY, photos=photos, labels=labels, teacher=given)
-    assert not (run / "scenes").exists()
+    assert not (run / "held_out").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "there", "until"),
+    [
+        (None, ("hints/weights.safetensors", "hints/state.pt"), "all"),
+        ("teacher.safetensors", ("hints/weights.safetensors", "fine/state.pt"), "all"),
+        (None, ("hints/state.pt", "fine/weights.safetensors"), "all"),
+        (None, ("hints/state.pt",), "scenes"),
+    ],
+)
+def test_a_run_goes_on_where_nothing_speaks_against_it(
+    tmp_path: Path, teacher: str | None, there: tuple[str, ...], until: str
+) -> None:
+    real = _labelled(tmp_path, space=Space.DEPTH, labelled=True)
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    save_file({}, tmp_path / "teacher.safetensors", {"format": TEACHER_FORMAT})
+    stages._check(tmp_path, real, None if teacher is None else tmp_path / teacher, None, until)
+
+
+def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    stages._record(tmp_path / "hints", ["3 photos"])
+    stages._record(tmp_path / "hints", ["3 photos"])
+    with pytest.raises(TrainingError, match="was begun with"):
+        stages._record(tmp_path / "hints", ["4 photos"])
 
 
 def test_a_teacher_without_photos_and_labels_is_refused(tmp_path: Path) -> None:

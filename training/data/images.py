@@ -23,7 +23,7 @@ from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from fiffdepth_rt.atomic import name_with, replacing
+from fiffdepth_rt.atomic import beside, replacing
 from fiffdepth_rt.cluster.names import Names
 from fiffdepth_rt.photos.formats import PHOTO_ENDINGS
 from fiffdepth_rt.photos.results import RESULT_ENDINGS
@@ -111,7 +111,7 @@ class PhotoShards:
         above = Path(os.path.commonpath([path.parent.resolve() for path in self._shards]))
         self._names = [path.resolve().relative_to(above).as_posix() for path in self._shards]
         self._tables = [
-            _contents(shard, None if index is None else Path(index) / name_with(called, "npz"))
+            _contents(shard, None if index is None else beside(Path(index) / called, "npz"))
             for shard, called in zip(
                 tqdm(self._shards, desc="index", unit="shard", disable=len(self._shards) < 10),
                 self._names,

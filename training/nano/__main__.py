@@ -16,13 +16,13 @@ Stages, each a folder in the run that is finished when its result is there:
     light              a light VAE in the full one's place                      training/distill_vae.py
     hints              photo -> the teacher's features too (with --teacher)     training/nano/hints.py
     scenes_large, held_out_large, world_large                                   scenes at twice the size
-    fine               joint goes on with the light VAE, at both sizes          training/nano/joint.py
+    fine               goes on with the light VAE, at both sizes                training/nano/joint.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
 Photos are what surfaces of the scenes show. With labels of a teacher (training.labelling;
 training.scene_teacher trains one) they are the real half of the method too; without, its last stage is the
-synthetic half alone. --start takes the weights of an engine directory in the place of the stages up to light
+synthetic half alone. --start takes the weights of an engine directory in the place of the stages vae to light
 (start.py).
 """
 
@@ -33,9 +33,12 @@ import sys
 
 import cv2
 
+from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import named_path
+from fiffdepth_rt.program.terminal import printable
 from training.data.images import LICENCE, PhotoFolder
 from training.data.labels import LabelStore
+from training.data.samples import DataError
 from training.errors import TrainingError
 from training.nano.stages import BEFORE_LIGHT, STAGES, TINY, Settings, train
 
@@ -86,9 +89,9 @@ def main() -> None:
         parser.error(f"{args.stage} is one of the stages that --start takes the place of.")
     cv2.setNumThreads(1)
     settings = TINY if args.tiny else Settings()
-    photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
-    labels = None if args.labels is None else LabelStore(args.labels)
     try:
+        photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
+        labels = None if args.labels is None else LabelStore(args.labels)
         checkpoint_file = train(
             args.run,
             settings,
@@ -98,8 +101,8 @@ def main() -> None:
             start=args.start,
             until=args.stage,
         )
-    except TrainingError as error:
-        sys.exit(f"Error: {error}")
+    except (DataError, TrainingError, FiffDepthError) as error:
+        sys.exit(printable(f"Error: {error}"))
     if checkpoint_file is not None:
         print(checkpoint_file)
 

@@ -1,4 +1,4 @@
-"""photos and scenes -> a student whose features are a linear map away from the scene teacher's.
+"""photos and scenes -> a student from whose features a small map makes the scene teacher's.
 
 What the teacher knows of real photos lies in its pretrained backbone. A small UNet follows its labels slowly
 where it sees them alone; here the UNet's features at strides 8, 16 and 32 are held to those of the teacher's
@@ -14,7 +14,6 @@ It comes between the light VAE and the fine stage, at the small size.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,7 +21,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fiffdepth_rt.atomic import replacing
 from training import augment, loop, objective, parallel
 from training.data.images import PhotoFolder
 from training.data.labels import LabelStore
@@ -47,7 +45,6 @@ LABEL_WEIGHT = 0.5
 FIRST_VIEWS = 96
 """Views of photos that the mean and the deviation of each of the teacher's channels come from."""
 FIRST_SEED = 71
-SOURCES = "sources.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,19 +105,11 @@ class Follower(nn.Module):
 
 
 def _map(width: int, there: int) -> nn.Module:
-    """It begins at the teacher's mean: of a random map's gradients the student would forget depth."""
+    """Starts at zero, the teacher's mean: a random map's gradients would make the student forget depth."""
     convolution = nn.Conv2d(width, there, 1)
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return nn.Sequential(nn.GroupNorm(16, width), convolution)
-
-
-def real_sources(photos: PhotoFolder, labels: LabelStore) -> list[str]:
-    """What the real half brings into the weights, for the model's card."""
-    return [
-        f"{len(photos)} photos without depth: {photos.licence}",
-        f"their labels by {labels.header.teacher}: {labels.header.licence}",
-    ]
 
 
 def train_hints(
@@ -132,7 +121,7 @@ def train_hints(
     real: tuple[PhotoFolder, LabelStore],
     teacher: SceneTeacher,
 ) -> None:
-    """Leaves in run/hints the averaged weights of student and maps, and what they learnt from."""
+    """Leaves in run/hints the averaged weights of student and maps."""
     photos, labels = real
     network = teacher.network
     usable = labelled(photos, labels)
@@ -164,11 +153,6 @@ def train_hints(
         assert isinstance(averaged, Follower)
         return held_out_error(averaged.model, scenes_in(run / "held_out"))
 
-    if parallel.rank() == 0:
-        (run / "hints").mkdir(exist_ok=True)
-        with replacing(run / "hints" / SOURCES) as file:
-            followed = f"features to follow on them, of {teacher.name}: {teacher.licence}"
-            file.write(json.dumps([*real_sources(*real), followed], indent=1).encode())
     loop.fit(follower, loss_at, schedule, run / "hints", validate=validate)
 
 

@@ -52,7 +52,7 @@ class DepthModel(torch.nn.Module):
         self.requires_grad_(True)  # what a file is read into comes frozen
         # The fused kind of attention is slow backwards where there are two tokens, or a few dozen.
         unet.set_attn_processor(AttnProcessor())
-        for norm in (module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)):
+        for norm in (module for module in self.modules() if isinstance(module, torch.nn.GroupNorm)):
             norm.register_forward_pre_hook(_as_float32)
             norm.register_forward_hook(_as_autocast_has_it)
 

@@ -27,7 +27,7 @@ from training.data.labels import LabelStore
 from training.errors import TrainingError
 from training.latents import photo_tensor
 from training.loop import autocast
-from training.nano.hints import SOURCES, Batches, model_after_hints, real_sources, train_hints
+from training.nano.hints import Batches, model_after_hints, train_hints
 from training.nano.joint import (
     LARGE,
     DepthModel,
@@ -46,6 +46,8 @@ from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
 KL_WEIGHT = 1e-6
+SOURCES = "sources.json"
+"""Beside a stage's weights: the photos, labels and features that it learns from, for the model's card."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,7 +293,7 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
     """joint's VAE -> run/light/light.safetensors: both halves, distilled on the run's scenes and photos."""
     if (run / "light" / distill_vae.RESULT).exists():
         return
-    full = write_checkpoint(run / "full.safetensors", settings, model_after(run, "joint"), None, size=256)
+    full = write_checkpoint(run / "full.safetensors", settings, model_after(run, "joint"), size=256)
     scenes = str(run / "scenes")
     distill_vae.distil(
         Base(model=str(full)),
@@ -356,13 +358,10 @@ def model_after(run: Path, stage: str) -> DepthModel:
     return model
 
 
-def write_checkpoint(
-    path: Path, settings: Settings, model: DepthModel, real: Real | None, *, size: int
-) -> Path:
+def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size: int) -> Path:
     """The model -> path. size: its default, the longer side in px.
 
-    real: the photos and labels it was trained with, for its card. Weights are rounded to fp16, so that the
-    export can store them in half the bytes without changing a value.
+    Weights are rounded to fp16, so that the export can store them in half the bytes without changing a value.
     """
     model.half().float()
     scenes = procedural.source_of(path.parent / "scenes")
@@ -370,10 +369,9 @@ def write_checkpoint(
     if (path.parent / "start" / loop.WEIGHTS).exists():
         _, _, light = load_light_vae(path.parent / "light" / distill_vae.RESULT)
         sources += [f"the weights it started from ({light.teacher}): {one}" for one in light.data_sources]
-    if (path.parent / "hints" / loop.WEIGHTS).exists():
-        sources += json.loads((path.parent / "hints" / SOURCES).read_bytes())
-    if real is not None:
-        sources += real_sources(*real)
+    for stage in ("hints", "method"):
+        if (path.parent / stage / SOURCES).exists():
+            sources += json.loads((path.parent / stage / SOURCES).read_bytes())
     save_checkpoint(
         path,
         Checkpoint(
@@ -418,7 +416,7 @@ def train(
     Raises TrainingError where these do not fit each other, or what the run has done.
     """
     real = (photos, labels) if photos is not None and labels is not None else None
-    _check(run, real, teacher)
+    _check(run, real, teacher, start, until)
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
@@ -428,11 +426,14 @@ def train(
         return None
     if start is not None:
         start_from(start, run, settings.light)
+    elif (run / "start" / loop.WEIGHTS).exists():
+        pass
     elif not _up_to_joint(run, settings, until):
         return None
     else:
         distil_light_vae(run, settings, photos)
     if teacher is not None and real is not None and not (run / "hints" / loop.WEIGHTS).exists():
+        _record(run / "hints", [*_real_sources(real), _followed(teacher)])
         parallel.run(settings.processes, hints_stage, run, settings, real, teacher)
     if until == "hints":
         return None
@@ -440,13 +441,15 @@ def train(
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
-    parallel.run(settings.processes, method_stage, run, settings, real)
+    if not (run / "method" / loop.WEIGHTS).exists():
+        _record(run / "method", [] if real is None else _real_sources(real))
+        parallel.run(settings.processes, method_stage, run, settings, real)
     fine, method = model_after(run, "fine"), model_after(run, "method")
     model = between(fine, method, settings.method_share)
-    return write_checkpoint(run / "nano.safetensors", settings, model, real, size=512)
+    return write_checkpoint(run / "nano.safetensors", settings, model, size=512)
 
 
-def _check(run: Path, real: Real | None, teacher: Path | None) -> None:
+def _check(run: Path, real: Real | None, teacher: Path | None, start: Path | None, until: str) -> None:
     """What would come out hours later comes first."""
     if real is not None:
         photos, labels = real
@@ -456,20 +459,57 @@ def _check(run: Path, real: Real | None, teacher: Path | None) -> None:
                 "make labels with --space depth."
             )
         if not labelled(photos, labels):
-            raise TrainingError(f"{labels.folder} has a label of no photo in {photos.root}: name its photos.")
-    begun, done = ((run / "hints" / name).exists() for name in (loop.STATE, loop.WEIGHTS))
-    if teacher is None:
-        if begun:
-            raise TrainingError(f"The hints in {run} are half done: name the --teacher that they follow.")
+            raise TrainingError(
+                f"{labels.folder} holds no label of any photo in {photos.root}: name the folder that was "
+                "labelled."
+            )
+    if start is not None and (run / "light").exists() and not (run / "start").exists():
+        raise TrainingError(f"{run} has a light VAE of its own: start in another run.")
+    if teacher is not None:
+        if real is None:
+            raise TrainingError("The teacher's features are followed on photos with labels: name both.")
+        if not is_one(teacher):
+            raise TrainingError(f"{teacher} is no teacher that training.scene_teacher has made.")
+    if until in (*BEFORE_LIGHT, "scenes") or (run / "hints" / loop.WEIGHTS).exists():
         return
-    if real is None:
-        raise TrainingError("The teacher's features are followed on photos with labels: name both.")
-    if not is_one(teacher):
-        raise TrainingError(f"{teacher} is no teacher that training.scene_teacher has made.")
-    if not done and any((run / "fine" / name).exists() for name in (loop.STATE, loop.WEIGHTS)):
+    hints_begun, fine_begun = (
+        any((run / stage / name).exists() for name in (SOURCES, loop.STATE, loop.WEIGHTS))
+        for stage in ("hints", "fine")
+    )
+    if teacher is None and hints_begun and not fine_begun:
+        raise TrainingError(f"The hints in {run} are half done: name the --teacher that they follow.")
+    if teacher is not None and fine_begun:
         raise TrainingError(
             f"Fine has begun in {run} without hints: leave the teacher out, or name another run."
         )
+
+
+def _real_sources(real: Real) -> list[str]:
+    photos, labels = real
+    return [
+        f"{len(photos)} photos without depth: {photos.licence}",
+        f"their labels by {labels.header.teacher}: {labels.header.licence}",
+    ]
+
+
+def _followed(teacher: Path) -> str:
+    one = SceneTeacher(teacher, device=torch.device("cpu"))
+    return f"features to follow on them, of {one.name}: {one.licence}"
+
+
+def _record(stage: Path, sources: list[str]) -> None:
+    """What a stage learns from, beside its weights, for the model's card.
+
+    Raises TrainingError where it was begun with something else.
+    """
+    place = stage / SOURCES
+    if place.exists():
+        if (there := json.loads(place.read_bytes())) != sources:
+            raise TrainingError(f"{stage} was begun with {there}, not with {sources}: name another run.")
+        return
+    stage.mkdir(parents=True, exist_ok=True)
+    with replacing(place) as file:
+        file.write(json.dumps(sources, indent=1).encode())
 
 
 def _up_to_joint(run: Path, settings: Settings, until: str) -> bool:

@@ -38,7 +38,7 @@ Arrays = dict[str, torch.Tensor]
 
 
 def start_from(engine: Path, run: Path, light: DistillationSettings) -> None:
-    """Engine directory of a nano -> what the stages up to light would have left: run/light and run/start."""
+    """Engine directory of a nano -> run/light, and run/start with all its weights."""
     if (run / "start" / loop.WEIGHTS).exists():
         return
     manifest = open_engine_dir(engine).manifest

@@ -18,12 +18,17 @@ Stages, each a folder in the run that is finished when its result is there:
 from __future__ import annotations
 
 import argparse
+import sys
 
 import cv2
 import torch
 
+from fiffdepth_rt.errors import FiffDepthError
 from fiffdepth_rt.program.options import named_path
+from fiffdepth_rt.program.terminal import printable
 from training.data.images import LICENCE, PhotoFolder
+from training.data.samples import DataError
+from training.errors import TrainingError
 from training.scene_teacher.stages import TINY, Settings, train
 
 STAGES = ("scenes", "frozen", "all", "scratch")
@@ -43,8 +48,11 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
-    made = train(args.run, TINY if args.tiny else Settings(), photos=photos, until=args.stage)
+    try:
+        photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
+        made = train(args.run, TINY if args.tiny else Settings(), photos=photos, until=args.stage)
+    except (DataError, TrainingError, FiffDepthError) as error:
+        sys.exit(printable(f"Error: {error}"))
     if made is not None:
         print(made)
 

@@ -94,7 +94,7 @@ def test_photos_that_differ_in_their_suffix_or_folder_have_labels_of_their_own(t
 
 
 def test_a_photo_whose_label_would_have_too_long_a_name_is_told_by_its_name(tmp_path: Path) -> None:
-    """The photo's own name is legal: labelling passes it over, and training takes the others."""
+    """The photo's own name is legal. A LabelError is what labelling passes over, and tells."""
     store = LabelStore.create(tmp_path / "labels", header())
     name = "n" * 251 + ".jpg"
     assert name not in store
