@@ -84,8 +84,7 @@ ifdef PHOTOS
 	  --out runs/labels
 	mkdir -p runs/nano && ln -sfn ../teacher/scenes ../teacher/held_out runs/nano/
 endif
-	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS) \
-	  --labels runs/labels --teacher runs/teacher/teacher.safetensors)
+	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS) --labels runs/labels)
 	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano \
 	  --precision fp32 --licence-file LICENSE --no-plans --overwrite
 

@@ -31,11 +31,6 @@ from training.nano.networks import depth_tensor
 from training.run_folder import only_run_in
 from training.scene_teacher import __main__ as scene_teacher_command
 from training.scene_teacher import stages as scene_teacher
-from training.scene_teacher.backbone import WEIGHTS_LICENCE, Backbone
-from training.scene_teacher.checkpoint import FORMAT as TEACHER_FORMAT
-from training.scene_teacher.checkpoint import Info
-from training.scene_teacher.checkpoint import save as save_teacher
-from training.scene_teacher.network import LogDepthNetwork
 from training.weights.errors import CheckpointError
 from training.weights.ours import load_checkpoint, save_checkpoint
 
@@ -173,11 +168,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = open_teacher(str(BUNDLED))
     labels = LabelStore.create(run / "labels", header_for(teacher, space=Space.DEPTH, dtype="uint16"))
     label_photos(real, teacher, labels)
-    torch.manual_seed(0)
-    network = LogDepthNetwork(Backbone(folded=True), widths=(8,) * 5)
-    info = Info(widths=(8,) * 5, share=1.0, held_out={}, scenes=procedural.Source(mix="hand-held"))
-    hints_from = save_teacher(run / "teacher.safetensors", network, info)
-    stages.train(run, settings, photos=real, labels=labels, teacher=hints_from)
+    stages.train(run, settings, photos=real, labels=labels)
     return run
 
 
@@ -212,61 +203,33 @@ def _labelled(folder: Path, *, space: Space, labelled: bool) -> tuple[PhotoFolde
 
 
 @pytest.mark.parametrize(
-    ("space", "labelled", "teacher", "there", "sentence"),
+    ("space", "labelled", "sentence"),
     [
-        (Space.DISPARITY, True, None, (), "are in disparity"),
-        (Space.DEPTH, False, None, (), "holds no label of any photo"),
-        (Space.DEPTH, True, "nowhere.safetensors", (), "is no teacher"),
-        (Space.DEPTH, True, None, ("hints/state.pt",), "half done: name the --teacher"),
-        (Space.DEPTH, True, None, ("hints/sources.json",), "half done: name the --teacher"),
-        (Space.DEPTH, True, "teacher.safetensors", ("fine/state.pt",), "Fine has begun"),
+        (Space.DISPARITY, True, "are in disparity"),
+        (Space.DEPTH, False, "holds no label of any photo"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is(
-    tmp_path: Path, space: Space, labelled: bool, teacher: str | None, there: tuple[str, ...], sentence: str
+    tmp_path: Path, space: Space, labelled: bool, sentence: str
 ) -> None:
     photos, labels = _labelled(tmp_path, space=space, labelled=labelled)
     run = tmp_path / "run"
-    for name in there:
-        (run / name).parent.mkdir(parents=True)
-        (run / name).touch()
-    save_file({}, tmp_path / "teacher.safetensors", {"format": TEACHER_FORMAT})
-    given = None if teacher is None else tmp_path / teacher
     with pytest.raises(TrainingError, match=sentence):
-        stages.train(run, stages.TINY, photos=photos, labels=labels, teacher=given)
-    assert not (run / "held_out").exists()
+        stages.train(run, stages.TINY, photos=photos, labels=labels)
+    assert not run.exists()
 
 
-@pytest.mark.parametrize(
-    ("teacher", "there", "until"),
-    [
-        (None, ("hints/weights.safetensors", "hints/state.pt"), "all"),
-        ("teacher.safetensors", ("hints/weights.safetensors", "fine/state.pt"), "all"),
-        (None, ("hints/state.pt", "fine/weights.safetensors"), "all"),
-        (None, ("hints/state.pt",), "scenes"),
-    ],
-)
-def test_a_run_goes_on_where_nothing_speaks_against_it(
-    tmp_path: Path, teacher: str | None, there: tuple[str, ...], until: str
-) -> None:
-    real = _labelled(tmp_path, space=Space.DEPTH, labelled=True)
-    for name in there:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    save_file({}, tmp_path / "teacher.safetensors", {"format": TEACHER_FORMAT})
-    stages._check(tmp_path, real, None if teacher is None else tmp_path / teacher, None, until)
+def test_a_run_with_a_light_vae_of_its_own_is_not_started_anew(tmp_path: Path) -> None:
+    (tmp_path / "light").mkdir()
+    with pytest.raises(TrainingError, match="of its own"):
+        stages.train(tmp_path, stages.TINY, start=BUNDLED)
 
 
 def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
-    stages._record(tmp_path / "hints", ["3 photos"])
-    stages._record(tmp_path / "hints", ["3 photos"])
+    stages._record(tmp_path / "method", ["3 photos"])
+    stages._record(tmp_path / "method", ["3 photos"])
     with pytest.raises(TrainingError, match="was begun with"):
-        stages._record(tmp_path / "hints", ["4 photos"])
-
-
-def test_a_teacher_without_photos_and_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="name both"):
-        stages.train(tmp_path / "run", stages.TINY, teacher=tmp_path / "teacher.safetensors")
+        stages._record(tmp_path / "method", ["4 photos"])
 
 
 @pytest.mark.soak
@@ -275,21 +238,7 @@ def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
     assert sources[1:] == (
         "3 photos without depth: noise, free of rights",
         "their labels by nano: Apache-2.0",
-        "features to follow on them, of teacher: EfficientNet-Lite2 and a decoder, trained on rendered "
-        f"scenes: {procedural.Source(mix='hand-held').licence}; {WEIGHTS_LICENCE}",
     )
-
-
-@pytest.mark.soak
-def test_fine_goes_on_from_the_hints(tiny_run: Path) -> None:
-    hinted = stages.model_after_hints(tiny_run, stages.first_light_model(tiny_run))
-    fine, before = stages.model_after(tiny_run, "fine"), stages.first_light_model(tiny_run)
-
-    def apart(a: torch.nn.Module, b: torch.nn.Module) -> float:
-        pairs = zip(a.parameters(), b.parameters(), strict=True)
-        return sum((x - y).square().sum().item() for x, y in pairs)
-
-    assert 0 < apart(fine, hinted) < apart(fine, before)
 
 
 @pytest.mark.soak

@@ -1,7 +1,7 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR --labels DIR --teacher FILE
-    python -m training.nano all --run runs/nano … --start fiffdepth_rt/nano    # from weights that are there
+    python -m training.nano all --run runs/nano --photos DIR --labels DIR
+    python -m training.nano all --run runs/nano --photos DIR --labels DIR --start fiffdepth_rt/nano
     python -m training.nano all --run runs/try --tiny          # every stage in a minute, for trying it out
 
 Stages, each a folder in the run that is finished when its result is there:
@@ -14,7 +14,6 @@ Stages, each a folder in the run that is finished when its result is there:
     joint              photo -> depth picture, all three networks together      training/nano/joint.py
     full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
-    hints              photo -> the teacher's features too (with --teacher)     training/nano/hints.py
     scenes_large, held_out_large, world_large                                   scenes at twice the size
     fine               goes on with the light VAE, at both sizes                training/nano/joint.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
@@ -64,15 +63,10 @@ def main() -> None:
         "--labels", type=named_path, help="the photos' labels by a teacher (training.labelling), in depth"
     )
     parser.add_argument(
-        "--teacher",
-        type=named_path,
-        help="the labels' teacher, a file of training.scene_teacher: its features are followed too",
-    )
-    parser.add_argument(
         "--start",
         type=named_path,
         metavar="ENGINE",
-        help="engine directory whose weights hints and fine begin with, such as fiffdepth_rt/nano",
+        help="engine directory whose weights fine begins with, such as fiffdepth_rt/nano",
     )
     parser.add_argument(
         "--photos-licence", default=LICENCE, help="where they come from, for the model's card"
@@ -81,10 +75,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.labels is not None and args.photos is None:
         parser.error("--labels needs --photos: the folder of the photos that the labels are of.")
-    if args.teacher is not None and args.labels is None:
-        parser.error("--teacher needs --labels: what it says of the photos.")
-    if args.stage == "hints" and args.teacher is None:
-        parser.error("hints needs --teacher: the file whose features are followed.")
     if args.start is not None and args.stage in BEFORE_LIGHT:
         parser.error(f"{args.stage} is one of the stages that --start takes the place of.")
     cv2.setNumThreads(1)
@@ -97,7 +87,6 @@ def main() -> None:
             settings,
             photos=photos,
             labels=labels,
-            teacher=args.teacher,
             start=args.start,
             until=args.stage,
         )

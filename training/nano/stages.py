@@ -27,7 +27,6 @@ from training.data.labels import LabelStore
 from training.errors import TrainingError
 from training.latents import photo_tensor
 from training.loop import autocast
-from training.nano.hints import Batches, model_after_hints, train_hints
 from training.nano.joint import (
     LARGE,
     DepthModel,
@@ -39,8 +38,6 @@ from training.nano.joint import (
 )
 from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
 from training.nano.start import start_from
-from training.scene_teacher.checkpoint import is_one
-from training.scene_teacher.teacher import SceneTeacher
 from training.scenes.layouts import HAND_HELD, WORLD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
@@ -84,16 +81,14 @@ class Settings:
     large_scenes: int = 1_200
     large_world_scenes: int = 400
     large_held_out: int = 200
-    hints_batches: Batches = Batches(scenes=6, photos=8)
-    hints: loop.Schedule = loop.Schedule(steps=1_100, lr=8e-4, save_every=100)
     fine_batch: int = 8
     fine_large_batch: int = 2
     fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
     # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=300, lr=4e-4, save_every=100)
+    fine_started: loop.Schedule = loop.Schedule(steps=2_000, lr=4e-4, save_every=100)
     method_half: int = 6
     method_large_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=750, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
@@ -128,8 +123,6 @@ TINY = Settings(
     large_scenes=2,
     large_world_scenes=2,
     large_held_out=2,
-    hints_batches=Batches(scenes=1, photos=1),
-    hints=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_started=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_batch=1,
@@ -304,28 +297,15 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
     )
 
 
-def hints_stage(run: Path, settings: Settings, real: Real, teacher: Path) -> None:
-    train_hints(
-        run,
-        first_light_model(run),
-        settings.hints,
-        batches=settings.hints_batches,
-        real=real,
-        teacher=SceneTeacher(teacher, device=torch.device("cpu")),
-    )
-
-
 def fine_stage(run: Path, settings: Settings) -> None:
     started = (run / "start" / loop.WEIGHTS).exists()
     model = first_light_model(run)
-    if (run / "hints" / loop.WEIGHTS).exists():
-        model = model_after_hints(run, model)
     schedule = settings.fine_started if started else settings.fine
     train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
 
 
 def first_light_model(run: Path) -> DepthModel:
-    """All three networks as hints and fine find them: from an engine directory, or after joint and light."""
+    """All three networks as fine finds them: from an engine directory, or after joint and light."""
     vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
     if not (run / "start" / loop.WEIGHTS).exists():
         return DepthModel(vae.train(), model_after(run, "joint").unet)
@@ -369,9 +349,8 @@ def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size:
     if (path.parent / "start" / loop.WEIGHTS).exists():
         _, _, light = load_light_vae(path.parent / "light" / distill_vae.RESULT)
         sources += [f"the weights it started from ({light.teacher}): {one}" for one in light.data_sources]
-    for stage in ("hints", "method"):
-        if (path.parent / stage / SOURCES).exists():
-            sources += json.loads((path.parent / stage / SOURCES).read_bytes())
+    if (recorded := path.parent / "method" / SOURCES).exists():
+        sources += json.loads(recorded.read_bytes())
     save_checkpoint(
         path,
         Checkpoint(
@@ -394,7 +373,7 @@ def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size:
 
 
 BEFORE_LIGHT = ("vae", "unet", "joint")
-STAGES = ("scenes", *BEFORE_LIGHT, "hints", "fine", "all")
+STAGES = ("scenes", *BEFORE_LIGHT, "fine", "all")
 
 
 def train(
@@ -403,20 +382,18 @@ def train(
     *,
     photos: PhotoFolder | None = None,
     labels: LabelStore | None = None,
-    teacher: Path | None = None,
     start: Path | None = None,
     until: str = "all",
 ) -> Path | None:
     """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint.
 
-    photos: what surfaces of the scenes show, and with labels the method's real half. teacher: the scene
-    teacher whose features the networks follow on the photos. start: an engine directory whose weights the
-    hints and the fine stage begin with, in place of the stages before them.
+    photos: what surfaces of the scenes show, and with labels the method's real half. start: an engine
+    directory whose weights the fine stage begins with, in place of the stages before it.
 
     Raises TrainingError where these do not fit each other, or what the run has done.
     """
     real = (photos, labels) if photos is not None and labels is not None else None
-    _check(run, real, teacher, start, until)
+    _check(run, real, start)
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
@@ -432,11 +409,6 @@ def train(
         return None
     else:
         distil_light_vae(run, settings, photos)
-    if teacher is not None and real is not None and not (run / "hints" / loop.WEIGHTS).exists():
-        _record(run / "hints", [*_real_sources(real), _followed(teacher)])
-        parallel.run(settings.processes, hints_stage, run, settings, real, teacher)
-    if until == "hints":
-        return None
     render_large(run, settings, photos)
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
@@ -449,7 +421,7 @@ def train(
     return write_checkpoint(run / "nano.safetensors", settings, model, size=512)
 
 
-def _check(run: Path, real: Real | None, teacher: Path | None, start: Path | None, until: str) -> None:
+def _check(run: Path, real: Real | None, start: Path | None) -> None:
     """What would come out hours later comes first."""
     if real is not None:
         photos, labels = real
@@ -465,23 +437,6 @@ def _check(run: Path, real: Real | None, teacher: Path | None, start: Path | Non
             )
     if start is not None and (run / "light").exists() and not (run / "start").exists():
         raise TrainingError(f"{run} has a light VAE of its own: start in another run.")
-    if teacher is not None:
-        if real is None:
-            raise TrainingError("The teacher's features are followed on photos with labels: name both.")
-        if not is_one(teacher):
-            raise TrainingError(f"{teacher} is no teacher that training.scene_teacher has made.")
-    if until in (*BEFORE_LIGHT, "scenes") or (run / "hints" / loop.WEIGHTS).exists():
-        return
-    hints_begun, fine_begun = (
-        any((run / stage / name).exists() for name in (SOURCES, loop.STATE, loop.WEIGHTS))
-        for stage in ("hints", "fine")
-    )
-    if teacher is None and hints_begun and not fine_begun:
-        raise TrainingError(f"The hints in {run} are half done: name the --teacher that they follow.")
-    if teacher is not None and fine_begun:
-        raise TrainingError(
-            f"Fine has begun in {run} without hints: leave the teacher out, or name another run."
-        )
 
 
 def _real_sources(real: Real) -> list[str]:
@@ -490,11 +445,6 @@ def _real_sources(real: Real) -> list[str]:
         f"{len(photos)} photos without depth: {photos.licence}",
         f"their labels by {labels.header.teacher}: {labels.header.licence}",
     ]
-
-
-def _followed(teacher: Path) -> str:
-    one = SceneTeacher(teacher, device=torch.device("cpu"))
-    return f"features to follow on them, of {one.name}: {one.licence}"
 
 
 def _record(stage: Path, sources: list[str]) -> None:

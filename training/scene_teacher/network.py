@@ -69,12 +69,8 @@ class Decoder(nn.Module):
             getattr(self, f"deviation_{level}").copy_(x.std((0, 2, 3), keepdim=True).clamp_min(1e-3))
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        return nn.functional.pixel_shuffle(self.head(self.features(features)[-1]).float(), 2)
-
-    def features(self, features: Sequence[torch.Tensor], *, down_to: int = 0) -> list[torch.Tensor]:
-        """-> the decoder's own, from level 4 (stride 32) down to level `down_to` (0: stride 2)."""
-        x, found = None, []
-        for level in reversed(range(down_to, len(CHANNELS))):
+        x = None
+        for level in reversed(range(len(CHANNELS))):
             mean, deviation = getattr(self, f"mean_{level}"), getattr(self, f"deviation_{level}")
             feature = (features[level].to(mean.dtype) - mean) / deviation
             side = self.lateral[level](torch.cat([feature, _places(feature)], 1))
@@ -83,8 +79,7 @@ class Decoder(nn.Module):
             else:
                 x = side + nn.functional.interpolate(self.down[level](x), scale_factor=2, mode="nearest")
             x = self.blocks[level](x)
-            found.append(x)
-        return found
+        return nn.functional.pixel_shuffle(self.head(x).float(), 2)
 
 
 class _Block(nn.Module):

@@ -26,8 +26,8 @@ class SceneTeacher:
     output: Output = "depth"
 
     def __init__(self, path: Path, *, device: torch.device) -> None:
-        self.network, info = checkpoint.load(path)
-        self.network.to(device)
+        self._network, info = checkpoint.load(path)
+        self._network.to(device)
         self._device = device
         self.name = f"{path.stem}: EfficientNet-Lite2 and a decoder, trained on rendered scenes"
         self.licence = f"{info.scenes.licence}; {WEIGHTS_LICENCE}"
@@ -49,7 +49,7 @@ class SceneTeacher:
             h, w = network_hw((photo.shape[0], photo.shape[1]), shorter)
             small = cv2.resize(photo, (w, h), interpolation=cv2.INTER_AREA)
             both = torch.from_numpy(np.stack([small, small[:, ::-1]])).permute(0, 3, 1, 2).float()
-            straight, mirrored = self.network(both.to(self._device))[:, 0].float().cpu().numpy()
+            straight, mirrored = self._network(both.to(self._device))[:, 0].float().cpu().numpy()
             looks += [_centred(straight, photo), _centred(mirrored[:, ::-1], photo)]
         return np.exp(np.mean(looks, axis=0, dtype=np.float32))
 
