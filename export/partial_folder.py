@@ -37,7 +37,7 @@ Make = Callable[[], tuple[Any, Iterable[str]]]  # -> a result that JSON can hold
 
 
 class PartialFolder:
-    """The temporary folder beside `target` while the export runs, `.NAME.partial`.
+    """The temporary folder beside `target` while the export runs, `.NAME.partial`; a hash for a long NAME.
 
     key: what every piece depends on; pieces made under another key are thrown away.
     Raises OutputError when `target` is there already and may not be overwritten, or nothing can be written.

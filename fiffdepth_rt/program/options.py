@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import re
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fiffdepth_rt.atomic import NAME_MAX_BYTES
+from fiffdepth_rt.errors import shortened
 from fiffdepth_rt.program.terminal import log_to_stderr
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ def engine_choice(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class NamedPath(click.Path):
-    """A path that is not empty: what a shell makes of an unset variable would be the current folder."""
+    """A path that is not empty: what a shell makes of an unset variable would be the current folder. No
+    name in it is longer than a file's can be."""
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
         super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
@@ -72,6 +76,8 @@ class NamedPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
             self.fail("'' is no name: name a file or a folder.", param, ctx)
+        if too_long := _too_long(value):
+            self.fail(f"{too_long}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -92,7 +98,17 @@ def named_path(text: str) -> Path:
     """The same for argparse's `type`, which says what raises ValueError."""
     if not text:
         raise ValueError("an empty path")
+    if too_long := _too_long(text):
+        raise argparse.ArgumentTypeError(too_long)
     return Path(text)
+
+
+def _too_long(path: str | os.PathLike[str]) -> str | None:
+    """Why no file can be there, where a name in the path is too long; pathlib raises on such paths."""
+    long = next((part for part in Path(path).parts if len(os.fsencode(part)) > NAME_MAX_BYTES), None)
+    return (
+        None if long is None else f"{shortened(long)!r} is longer than a name may be, {NAME_MAX_BYTES} bytes"
+    )
 
 
 def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

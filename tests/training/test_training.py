@@ -17,7 +17,7 @@ from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.space import Space
 from tests.support.tiny_models import tiny_checkpoint
-from training import loop, objective
+from training import distill_vae, loop, objective
 from training.data import procedural
 from training.data.images import PhotoFolder
 from training.data.labels import Header, LabelStore
@@ -160,7 +160,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage of the bundled model's training, as small as it gets."""
     run = tmp_path_factory.mktemp("run")
     settings = dataclasses.replace(stages.TINY, scenes=4, held_out=4, world_scenes=4, per_shard=4)
-    photos = tmp_path_factory.mktemp("photos")
+    photos = run / "photos"
+    photos.mkdir()
     for i in range(3):
         texture = np.random.default_rng(i).integers(0, 256, (150, 200 + 8 * i, 3), np.uint8)
         Image.fromarray(texture).save(photos / f"{i}.jpg")
@@ -221,8 +222,18 @@ def test_what_cannot_be_trained_is_said_before_anything_is(
 
 def test_a_run_with_a_light_vae_of_its_own_is_not_started_anew(tmp_path: Path) -> None:
     (tmp_path / "light").mkdir()
+    (tmp_path / "light" / distill_vae.RESULT).touch()
     with pytest.raises(TrainingError, match="of its own"):
         stages.train(tmp_path, stages.TINY, start=BUNDLED)
+
+
+def test_a_started_run_has_no_stages_before_the_light_vae(tmp_path: Path) -> None:
+    """It went on to the end instead, whatever stage was asked for."""
+    with pytest.raises(TrainingError, match="joint is one of the stages"):
+        stages.train(tmp_path / "new", stages.TINY, start=BUNDLED, until="joint")
+    (tmp_path / "begun" / "start").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="vae is one of the stages"):
+        stages.train(tmp_path / "begun", stages.TINY, until="vae")
 
 
 def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -239,6 +250,19 @@ def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
         "3 photos without depth: noise, free of rights",
         "their labels by nano: Apache-2.0",
     )
+
+
+@pytest.mark.soak
+def test_a_finished_run_keeps_its_card_whoever_repeats_it(tiny_run: Path) -> None:
+    """Without photos and labels the card named neither. A run without a record takes what is given."""
+    before = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
+    settings = dataclasses.replace(stages.TINY, scenes=4, held_out=4, world_scenes=4, per_shard=4)
+    photos = PhotoFolder(tiny_run / "photos", licence="noise, free of rights")
+    stages.train(tiny_run, settings, photos=photos)
+    assert load_checkpoint(tiny_run / "nano.safetensors").info.data_sources == before
+    (tiny_run / "method" / stages.SOURCES).unlink()
+    stages.train(tiny_run, settings, photos=photos, labels=LabelStore(tiny_run / "labels"))
+    assert load_checkpoint(tiny_run / "nano.safetensors").info.data_sources == before
 
 
 @pytest.mark.soak

@@ -39,7 +39,7 @@ from training.data.images import LICENCE, PhotoFolder
 from training.data.labels import LabelStore
 from training.data.samples import DataError
 from training.errors import TrainingError
-from training.nano.stages import BEFORE_LIGHT, STAGES, TINY, Settings, train
+from training.nano.stages import STAGES, TINY, Settings, train
 
 
 def main() -> None:
@@ -75,20 +75,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.labels is not None and args.photos is None:
         parser.error("--labels needs --photos: the folder of the photos that the labels are of.")
-    if args.start is not None and args.stage in BEFORE_LIGHT:
-        parser.error(f"{args.stage} is one of the stages that --start takes the place of.")
     cv2.setNumThreads(1)
     settings = TINY if args.tiny else Settings()
     try:
         photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
         labels = None if args.labels is None else LabelStore(args.labels)
         checkpoint_file = train(
-            args.run,
-            settings,
-            photos=photos,
-            labels=labels,
-            start=args.start,
-            until=args.stage,
+            args.run, settings, photos=photos, labels=labels, start=args.start, until=args.stage
         )
     except (DataError, TrainingError, FiffDepthError) as error:
         sys.exit(printable(f"Error: {error}"))

@@ -44,7 +44,7 @@ from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
 
 KL_WEIGHT = 1e-6
 SOURCES = "sources.json"
-"""Beside a stage's weights: the photos, labels and features that it learns from, for the model's card."""
+"""Beside the method's weights: the photos and labels that they learn from, for the model's card."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -298,20 +298,14 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
 
 
 def fine_stage(run: Path, settings: Settings) -> None:
+    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
     started = (run / "start" / loop.WEIGHTS).exists()
-    model = first_light_model(run)
+    unet = nano_unet() if started else model_after(run, "joint").unet
+    model = DepthModel(vae.train(), unet)
+    if started:
+        model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
     schedule = settings.fine_started if started else settings.fine
     train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
-
-
-def first_light_model(run: Path) -> DepthModel:
-    """All three networks as fine finds them: from an engine directory, or after joint and light."""
-    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
-    if not (run / "start" / loop.WEIGHTS).exists():
-        return DepthModel(vae.train(), model_after(run, "joint").unet)
-    model = DepthModel(vae.train(), nano_unet())
-    model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
-    return model
 
 
 def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
@@ -364,7 +358,7 @@ def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size:
                 size_default=size,
                 size_max=1024,
                 licence="Apache-2.0",
-                data_sources=tuple(dict.fromkeys(sources)),
+                data_sources=tuple(sources),
                 training=msgspec.to_builtins(settings),
             ),
         ),
@@ -393,7 +387,7 @@ def train(
     Raises TrainingError where these do not fit each other, or what the run has done.
     """
     real = (photos, labels) if photos is not None and labels is not None else None
-    _check(run, real, start)
+    _check(run, real, start, until)
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
@@ -403,17 +397,15 @@ def train(
         return None
     if start is not None:
         start_from(start, run, settings.light)
-    elif (run / "start" / loop.WEIGHTS).exists():
-        pass
-    elif not _up_to_joint(run, settings, until):
-        return None
-    else:
+    if not (run / "start" / loop.WEIGHTS).exists():
+        if not _up_to_joint(run, settings, until):
+            return None
         distil_light_vae(run, settings, photos)
     render_large(run, settings, photos)
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
-    if not (run / "method" / loop.WEIGHTS).exists():
+    if not all((run / "method" / name).exists() for name in (loop.WEIGHTS, SOURCES)):
         _record(run / "method", [] if real is None else _real_sources(real))
         parallel.run(settings.processes, method_stage, run, settings, real)
     fine, method = model_after(run, "fine"), model_after(run, "method")
@@ -421,7 +413,7 @@ def train(
     return write_checkpoint(run / "nano.safetensors", settings, model, size=512)
 
 
-def _check(run: Path, real: Real | None, start: Path | None) -> None:
+def _check(run: Path, real: Real | None, start: Path | None, until: str) -> None:
     """What would come out hours later comes first."""
     if real is not None:
         photos, labels = real
@@ -435,8 +427,13 @@ def _check(run: Path, real: Real | None, start: Path | None) -> None:
                 f"{labels.folder} holds no label of any photo in {photos.root}: name the folder that was "
                 "labelled."
             )
-    if start is not None and (run / "light").exists() and not (run / "start").exists():
+    begun = (run / "start").exists()
+    if start is not None and not begun and (run / "light" / distill_vae.RESULT).exists():
         raise TrainingError(f"{run} has a light VAE of its own: start in another run.")
+    if until in BEFORE_LIGHT and (start is not None or begun):
+        raise TrainingError(
+            f"{until} is one of the stages that --start takes the place of: name a later one."
+        )
 
 
 def _real_sources(real: Real) -> list[str]:

@@ -65,14 +65,14 @@ def looks_like_pickle(path: Path) -> bool:
     Raises CheckpointError where there is no such file.
     """
     try:
-        begin = b""
-        if is_file := path.is_file():
-            with path.open("rb") as file:
-                begin = file.read(9)
+        if not path.is_file():
+            raise CheckpointError(f"{shortened(path)} does not exist, or is not a file.")
+        with path.open("rb") as file:
+            begin = file.read(9)
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as e:  # ValueError: a name that no file can have
         raise CheckpointError(f"{shortened(path)} cannot be read ({shortened(e)}).") from e
-    if not is_file:
-        raise CheckpointError(f"{shortened(path)} does not exist, or is not a file.")
     if begin[8:] == b"{":  # safetensors: the length of the header in 8 bytes, and JSON
         return False
     return begin.startswith(_PICKLE_BEGINS) or path.suffix.lower() in PICKLES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from PIL import Image
 
 import fiffdepth_rt
 from fiffdepth_rt.program import program
-from fiffdepth_rt.program.options import EngineChoice
+from fiffdepth_rt.program.options import EngineChoice, named_path
 
 
 @pytest.mark.parametrize("name", ["infer", "video", "calibrate", "bench", "verify"])
@@ -65,3 +66,18 @@ def test_an_unset_variable_is_no_value_of_an_option(words: list[str]) -> None:
     result = CliRunner().invoke(program, words)
     assert result.exit_code == 2
     assert f"'{words[-2]}': '' says nothing: was it an unset variable of the shell?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["bag", "n" * 256, "out"], ["video", "in.mp4", "-o", f"a/{'n' * 256}/b.mp4"]]
+)
+def test_a_path_with_a_name_that_is_too_long_is_refused_as_it_is_read(words: list[str]) -> None:
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 2
+    assert "is longer than a name may be, 255 bytes" in result.stderr
+
+
+def test_argparse_s_paths_are_refused_alike() -> None:
+    assert named_path(f"a/{'n' * 255}") == Path("a", "n" * 255)
+    with pytest.raises(argparse.ArgumentTypeError, match="is longer than a name may be, 255 bytes"):
+        named_path(f"a/{'n' * 256}")
