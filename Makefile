@@ -76,17 +76,19 @@ gpu:  ## what only an NVIDIA GPU can show, in at most 8 minutes; without one: ma
 	$(or $(wildcard $(VENV)/bin/python),$(PYTHON)) -m benchmarks.gpu_proof $(if $(REHEARSE),--rehearse) \
 	  $(if $(ENGINE),--engine $(ENGINE)) $(if $(WORK),--work $(WORK)) $(if $(MINUTES),--minutes $(MINUTES))
 
-# With photos its teacher comes first, and both learn from its scenes. Each line goes on where it was stopped.
+# Its teacher comes first, which becomes its prior and labels the photos, and both learn from the teacher's
+# scenes. Each line goes on where it was stopped.
 nano: $(VENV)/ready  ## train and export the bundled model again, with photos: make nano PHOTOS=DIR (resumes)
+	$(VENV)/bin/python -m training.scene_teacher all --run runs/teacher $(if $(PHOTOS),--photos $(PHOTOS))
+	mkdir -p runs/nano && ln -sfn ../teacher/scenes ../teacher/held_out runs/nano/
 ifdef PHOTOS
-	$(VENV)/bin/python -m training.scene_teacher all --run runs/teacher --photos $(PHOTOS)
 	$(VENV)/bin/python -m training.labelling --images $(PHOTOS) --teacher runs/teacher/teacher.safetensors \
 	  --out runs/labels
-	mkdir -p runs/nano && ln -sfn ../teacher/scenes ../teacher/held_out runs/nano/
 endif
-	$(VENV)/bin/python -m training.nano all --run runs/nano $(if $(PHOTOS),--photos $(PHOTOS) --labels runs/labels)
+	$(VENV)/bin/python -m training.nano all --run runs/nano --prior runs/teacher/teacher.safetensors \
+	  $(if $(PHOTOS),--photos $(PHOTOS) --labels runs/labels)
 	$(VENV)/bin/python -m export.build_engines runs/nano/nano.safetensors -o fiffdepth_rt/nano \
-	  --precision fp32 --licence-file LICENSE --no-plans --overwrite
+	  --precision fp32 --golden-size 256 --licence-file LICENSE --no-plans --overwrite
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(OLDEST) $(NEWEST) demo_out build dist *.egg-info

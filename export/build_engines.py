@@ -53,7 +53,7 @@ from fiffdepth_rt.engine_dir.golden_file import read_golden
 from fiffdepth_rt.engine_dir.known_hashes import hash_file
 from fiffdepth_rt.engine_dir.manifest import Manifest, SizeLimits, write_manifest
 from fiffdepth_rt.errors import FiffDepthError, ParityError
-from fiffdepth_rt.program.options import WORD, NamedPath
+from fiffdepth_rt.program.options import PATH_OR_NAME, WORD, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.weights.hub import HubName
@@ -162,7 +162,8 @@ def _sized_forms(forms: tuple[GraphForm, ...], size: int) -> list[GraphForm]:
 def _golden_piece(folder: Path, model: Model, options: Options) -> tuple[str, Make]:
     """The name that says what the golden values depend on, and how to make them. Its result is that name."""
     grids = {form.grid_hw for form in options.forms if form.grid_hw is not None}
-    images = golden_images(model.size_default, options.photos, sorted(grids))
+    size = options.golden_size or model.size_default
+    images = golden_images(size, options.photos, sorted(grids))
     digest = hashlib.sha256()
     for image in images.values():
         digest.update(image.tobytes())
@@ -245,18 +246,19 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 # fmt: off
 @click.command(cls=RecordedCommand, context_settings=_HELP)
-@click.argument("checkpoint", type=WORD)
+@click.argument("checkpoint", type=PATH_OR_NAME)
 @click.option("-o", "--output", type=_FILE,
               help="The engine directory to write. By default engines/NAME, by the checkpoint's name.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="How the model is asked.")
 @click.option("--output-space", type=click.Choice([str(space) for space in Space]),
               help="What values mean, if not what the recipe says.")
 @click.option("--name", type=WORD, help="The model's name in the manifest.")
-@click.option("--vae", type=WORD, help="The VAE, where the checkpoint holds a UNet alone: a path, or a name.")
+@click.option("--vae", type=PATH_OR_NAME,
+              help="The VAE, where the checkpoint holds a UNet alone: a path, or a name.")
 @click.option("--encoder", type=_FILE, help="Light encoder in the full one's place: TAESD, or distilled.")
 @click.option("--decoder", type=_FILE, help="Light decoder in the full one's place: TAESD, or distilled.")
 @click.option("--prompt-embedding", type=_FILE, help="The empty prompt's embedding [1, 2, C], .safetensors.")
-@click.option("--text-encoder", type=WORD,
+@click.option("--text-encoder", type=PATH_OR_NAME,
               help="Computes that embedding where nothing has it: a path, or a name.")
 @click.option("--unet-config", type=_FILE, help="config.json of the UNet, where shapes do not tell.")
 @click.option("--vae-config", type=_FILE, help="config.json of the VAE, where shapes do not tell.")
@@ -282,6 +284,9 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--size-max", type=click.IntRange(64, 4096), help="The largest --size that can be asked for.")
 @click.option("--golden-photo", "photos", type=_FILE, multiple=True,
               help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.")
+@click.option("--golden-size", type=click.IntRange(64, 4096),
+              help="Longer side in px of the photos in golden.npz, by default that of --size. Smaller: a "
+                   "smaller file, sooner made, and graphs that are judged on less.")
 @click.option("--leave-out", multiple=True, type=click.Choice(FOLD_NAMES), help="A fold not to apply.")
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")
@@ -322,6 +327,7 @@ def main(
     size: int | None,
     size_max: int | None,
     photos: tuple[Path, ...],
+    golden_size: int | None,
     leave_out: tuple[str, ...],
     overwrite: bool,
     resume: bool,
@@ -376,6 +382,7 @@ def main(
             size=size,
             size_max=size_max,
             photos=photos,
+            golden_size=golden_size,
             licence_file=licence_file,
             leave_out=frozenset(leave_out),
             overwrite=overwrite,

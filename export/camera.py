@@ -45,7 +45,7 @@ def to_camera_matrices(fitted: Fit) -> tuple[Matrix, Matrix]:
 
 
 class CameraEncoderStage(EncoderStage):
-    """picture -> latent: uint8 [B, H, W, 3] at the camera's resolution -> float32 [B, 4, h/8, w/8]."""
+    """picture -> latent: uint8 [B, H, W, 3] at the camera's resolution -> float32 [B, C, h/8, w/8]."""
 
     def __init__(self, vae: Any, fitted: Fit) -> None:
         super().__init__(vae)
@@ -65,8 +65,8 @@ class CameraDecoderStage(DecoderStage):
         rows, columns = to_camera_matrices(fitted)
         self.rows, self.columns_T = torch.from_numpy(rows), torch.from_numpy(columns).T.contiguous()
 
-    def forward(self, depth_latent_B4hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        depth, unclipped = super().forward(depth_latent_B4hw)
+    def forward(self, depth_latent_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        depth, unclipped = super().forward(depth_latent_BChw)
         return self._resized(depth).clamp(0.0, 1.0), self._resized(unclipped)
 
     def _resized(self, x_Bhw: torch.Tensor) -> torch.Tensor:

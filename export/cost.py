@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.folding import FOLD_NAMES
 from export.graph_set import build_stage
 from export.model import Model, parameter_count
-from export.stages import LATENT_CHANNELS, STAGES, VAE_FACTOR, Stage
+from export.stages import STAGES, VAE_FACTOR, Stage
 
 
 def cost_table(model: Model, *, leave_out: frozenset[str], size: int) -> str:
@@ -81,7 +81,7 @@ def _shapes_of(model: Model) -> Model:
 
 def _flops(name: str, stage: Stage, size: int) -> int:
     """FLOPs of one picture through a stage on the meta device."""
-    latent = torch.empty(1, LATENT_CHANNELS, size // VAE_FACTOR, size // VAE_FACTOR, device="meta")
+    latent = torch.empty(1, stage.latent_channels, size // VAE_FACTOR, size // VAE_FACTOR, device="meta")
     image = torch.empty(1, size, size, 3, dtype=torch.uint8, device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

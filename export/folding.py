@@ -4,7 +4,8 @@ Each fold takes a stage (stages.py) and changes it in place. All arithmetic is d
 once. FOLDS says which there are; tests/export/test_folding.py holds each against its unfolded twin.
 
     fold         stage     what becomes what
-    posterior    encoder   conv_out, quant_conv (mean half) and the scaling factor -> conv_out
+    posterior    encoder   conv_out, quant_conv (mean half) and the scaling factor -> conv_out; of a light one
+                           with a prior, the scaling factor -> both ends
     pixels       encoder   a light one's 1/255 -> its first convolution (no shift, so borders stay exact)
     time         unet      time and class embedding, projected per block -> bias of the block's conv1
     prompt       unet      attention to a constant prompt -> one sigmoid layer (2 tokens), or const K, V
@@ -30,7 +31,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as nnf
 
-from export.stages import LATENT_CHANNELS, DecoderStage, EncoderStage, LightDecoder, UnetStage
+from export.stages import DecoderStage, EncoderStage, LightDecoder, UnetStage
 
 
 class TwoTokenAttention(nn.Module):  # type: ignore[misc]
@@ -82,8 +83,12 @@ def fold_posterior(stage: EncoderStage) -> None:
         quant_weight, quant_bias = _double(stage.quant_conv)
         weight = quant_weight.flatten(1) @ weight
         bias = quant_weight.flatten(1) @ bias + quant_bias[:, None]
-    weight = weight[:LATENT_CHANNELS].unflatten(1, conv.weight.shape[1:]) * stage.scaling_factor
-    holder[last] = _conv_like(conv, weight, bias[:LATENT_CHANNELS, 0] * stage.scaling_factor)
+    weight = weight[: stage.latent_channels].unflatten(1, conv.weight.shape[1:]) * stage.scaling_factor
+    holder[last] = _conv_like(conv, weight, bias[: stage.latent_channels, 0] * stage.scaling_factor)
+    if stage.prior is not None:
+        weight, bias = _double(stage.prior.mix)
+        scaled = _conv_like(stage.prior.mix, weight * stage.scaling_factor, bias * stage.scaling_factor)
+        stage.prior.mix = scaled
     stage.quant_conv = None
     stage.scaling_factor = 1.0
 
@@ -125,7 +130,7 @@ def fold_zero_input(stage: UnetStage) -> None:
     """Zero channels beside the latent -> conv_in without them."""
     if stage.zero_channels:
         weight, bias = _double(stage.conv_in)
-        stage.conv_in = _conv_like(stage.conv_in, weight[:, :LATENT_CHANNELS], bias)
+        stage.conv_in = _conv_like(stage.conv_in, weight[:, : stage.latent_channels], bias)
         stage.zero_channels = 0
 
 

@@ -1,4 +1,4 @@
-"""The images on which graphs are judged: two photos and noise, on the grids of the model's default size."""
+"""The images on which graphs are judged: two photos and noise, on the grids of one size."""
 
 from __future__ import annotations
 

@@ -138,6 +138,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
             ".safetensors), or a light one with --encoder and --decoder."
         )
     output_scale(recipe, weights.scheduler_config)  # a scheduler that does not fit is said at once
+    _check_latent(path.name, weights, light)
     size = weights.sample_size * VAE_FACTOR if weights.sample_size else SIZE_DEFAULT
     size = known.size if known else size
     licence = known.licence if known and weights.licence == UNSTATED else weights.licence
@@ -159,6 +160,18 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         sha256=weights.sha256,
         notes=weights.notes,
     )
+
+
+def _check_latent(where: str, weights: Weights, light: Mapping[str, LightHalf]) -> None:
+    """Raises CheckpointError where a half of the VAE has another latent than the UNet gives."""
+    channels = weights.unet.config["out_channels"]
+    for half in HALVES:
+        vae: Any = light[half].vae if half in light else weights.vae
+        if (own := vae.config["latent_channels"]) != channels:
+            raise CheckpointError(
+                f"{where}: its UNet gives latents of {channels} channels, the {half} is for {own}. Give the "
+                "VAE that the UNet was trained with."
+            )
 
 
 def parameter_count(module: torch.nn.Module) -> int:

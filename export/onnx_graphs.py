@@ -22,7 +22,7 @@ from export.errors import GraphExportError
 from export.fp16_storage import store_exact_fp16
 from export.plain_norms import use_plain_norms
 from export.precision import Precision, cast
-from export.stages import LATENT_CHANNELS, VAE_FACTOR, Stage
+from export.stages import VAE_FACTOR, Stage
 from fiffdepth_rt.engine_dir.manifest import STAGE_TENSORS, Dim, TensorSpec
 from fiffdepth_rt.engine_dir.onnx_graph import read_graph
 from fiffdepth_rt.engine_dir.operators import check_operators
@@ -91,7 +91,7 @@ def write_graph(
 
     Raises GraphExportError when the tracer, onnx's checker or the runtime refuses, OSError from the disk.
     """
-    inputs, outputs = tensor_specs(stage_name, form)
+    inputs, outputs = tensor_specs(stage_name, form, latent_channels=stage.latent_channels)
     ready = _ready(stage_name, stage, form)
     example = _example(inputs[0])
     model = (_trace_for_trt85 if form.trt85 else _trace)(stage_name, ready, example, inputs[0], form)
@@ -109,7 +109,9 @@ def write_graph(
     return WrittenGraph(file=file, external_data=(data,) if beside else (), inputs=inputs, outputs=outputs)
 
 
-def tensor_specs(stage_name: str, form: GraphForm) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def tensor_specs(
+    stage_name: str, form: GraphForm, *, latent_channels: int
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The inputs and outputs of a stage: names from the journey, dtypes and shapes with their symbols."""
     h: Dim = "height"
     w: Dim = "width"
@@ -117,7 +119,7 @@ def tensor_specs(stage_name: str, form: GraphForm) -> tuple[tuple[TensorSpec, ..
     if form.grid_hw is not None:
         h, w = form.camera_hw or form.grid_hw
         latent_hw = (form.grid_hw[0] // VAE_FACTOR, form.grid_hw[1] // VAE_FACTOR)
-    latent: tuple[Dim, ...] = ("batch", LATENT_CHANNELS, *latent_hw)
+    latent: tuple[Dim, ...] = ("batch", latent_channels, *latent_hw)
     shapes = {"image": ("batch", h, w, 3), "latent": latent, "depth_latent": latent}
     takes, gives = (
         tuple(

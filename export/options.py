@@ -28,7 +28,8 @@ class Options:
     what `given` has. accept_licence: ask no question about a licence that is not a free one. unasked:
     precisions that nobody asked for by name; a graph set of theirs beyond its gates is left out, where
     another's is an error. size, size_max: the default and the largest longer side, in px, at which the model
-    sees a photo; None for what the checkpoint says. leave_out: names of folds. memory: measure what graphs
+    sees a photo; None for what the checkpoint says. golden_size: the longer side of the golden photos, in px;
+    None for the default size. leave_out: names of folds. memory: measure what graphs
     take on ONNX Runtime. plans: end with plans, as far as they can be built here; compute_capability: of the
     cards that those of TensorRT for RTX are for, None for Ampere and newer. command: what was typed, for the
     manifest.
@@ -45,6 +46,7 @@ class Options:
     size: int | None = None
     size_max: int | None = None
     photos: tuple[Path, ...] = ()
+    golden_size: int | None = None
     licence_file: Path | None = None
     leave_out: frozenset[str] = frozenset()
     overwrite: bool = False

@@ -33,7 +33,6 @@ import torch
 from diffusers import DDIMScheduler
 
 from export.errors import RecipeError
-from export.stages import LATENT_CHANNELS
 from fiffdepth_rt.errors import shortened
 from fiffdepth_rt.structs import convert
 
@@ -116,12 +115,12 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def recipes_for(*, in_channels: int, class_embedding: bool) -> tuple[str, ...]:
-    """The names of the recipes that ask a UNet of these inputs."""
+def recipes_for(*, in_channels: int, out_channels: int, class_embedding: bool) -> tuple[str, ...]:
+    """The names of the recipes that ask a UNet of these inputs and outputs: what comes out is a latent."""
     return tuple(
         recipe.name
         for recipe in RECIPES.values()
-        if LATENT_CHANNELS + recipe.zero_channels == in_channels
+        if out_channels + recipe.zero_channels == in_channels
         and (recipe.class_labels is not None) == class_embedding
     )
 

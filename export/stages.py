@@ -1,6 +1,7 @@
 """The three stages as torch modules, ready to be traced: image -> latent -> depth latent -> depth map.
 
-Shape suffixes: B batch, h and w the grid in pixels, numbers are sizes; a latent is h/8 × w/8.
+Shape suffixes: B batch, C the latent's channels, h and w the grid in pixels, numbers are sizes; a latent is
+h/8 × w/8.
 At every stage's door numbers are uint8 (image) or float32 (all others), whatever the precision inside.
 The plain forms are built here; `folding` rewrites them into cheaper ones that compute the same.
 """
@@ -16,9 +17,9 @@ from torch import nn
 from torch.nn import functional as nnf
 
 from export.errors import UnsupportedModelError
+from training.weights.prior import DepthPrior, PriorAutoencoderTiny
 
 STAGES = ("encoder", "unet", "decoder")
-LATENT_CHANNELS = 4
 VAE_FACTOR = 8
 
 
@@ -42,28 +43,39 @@ class Upsample(nn.Module):  # type: ignore[misc]
 
 
 class Stage(nn.Module):  # type: ignore[misc]
-    """What the three have in common: the precision they compute in between their doors."""
+    """What the three have in common: the precision they compute in between their doors, and the latent."""
 
     dtype: torch.dtype = torch.float32
+    latent_channels: int
 
     def fix_size(self, grid_hw: tuple[int, int]) -> None:
         """Make the sizes inside constants, for grids whose sides are no multiples of 64."""
 
 
 class EncoderStage(Stage):
-    """image -> latent: uint8 [B, h, w, 3] RGB -> float32 [B, 4, h/8, w/8]: posterior mean, scaled.
+    """image -> latent: uint8 [B, h, w, 3] RGB -> float32 [B, C, h/8, w/8]: posterior mean, scaled.
 
-    vae: AutoencoderKL, or AutoencoderTiny, whose encoder takes pixels in [0, 1] and gives the latent itself.
+    vae: AutoencoderKL, or AutoencoderTiny, whose encoder takes pixels in [0, 1] and gives the latent itself;
+    one with a prior (training/weights/prior.py) gives some of the channels by that.
     """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
         check_vae(vae, "encoder")
         light = isinstance(vae, AutoencoderTiny)
+        self.latent_channels = vae.config.latent_channels
+        self.prior: DepthPrior | None = None
+        if isinstance(vae, PriorAutoencoderTiny):
+            self.prior = copy.deepcopy(vae.encoder.prior)
+            self.prior.network.decoder.any_size = False
         self.encoder = copy.deepcopy(vae.encoder.layers if light else vae.encoder)
         self.quant_conv: nn.Module | None = None if light else copy.deepcopy(vae.quant_conv)
         self.scaling_factor = float(vae.config.scaling_factor)
         self.pixel_scale, self.pixel_shift = (1.0 / 255.0, 0.0) if light else (2.0 / 255.0, -1.0)
+
+    def fix_size(self, grid_hw: tuple[int, int]) -> None:
+        if self.prior is not None:
+            self.prior.network.decoder.any_size = True
 
     def forward(self, image_Bhw3: torch.Tensor) -> torch.Tensor:
         return self.from_pixels(image_Bhw3.to(torch.float32).permute(0, 3, 1, 2))
@@ -81,12 +93,15 @@ class EncoderStage(Stage):
         x = self.encoder(x_B3hw)
         if self.quant_conv is not None:
             x = self.quant_conv(x)
-        mean = x[:, :LATENT_CHANNELS] if x.shape[1] != LATENT_CHANNELS else x
+        if self.prior is not None:
+            levels = x_B3hw if self.pixel_scale == 1.0 else x_B3hw * 255.0
+            x = torch.cat([x, self.prior(levels)], dim=1)
+        mean = x[:, : self.latent_channels] if x.shape[1] != self.latent_channels else x
         return mean if self.scaling_factor == 1.0 else mean * self.scaling_factor
 
 
 class UnetStage(Stage):
-    """latent -> depth latent: float32 [B, 4, h/8, w/8] both ways, one step at a constant time and prompt.
+    """latent -> depth latent: float32 [B, C, h/8, w/8] both ways, one step at a constant time and prompt.
 
     timestep: what the network is told (0 for FiffDepth). class_labels: [1, k], for a class embedding.
     prompt: [1, tokens, C]. zero_channels: so many zero channels follow the latent at the input.
@@ -105,6 +120,7 @@ class UnetStage(Stage):
     ) -> None:
         super().__init__()
         _check_unet(unet, zero_channels, has_class=class_labels is not None)
+        self.latent_channels = unet.config.out_channels
         dtype = unet.conv_in.weight.dtype
         with torch.no_grad():
             device = unet.conv_in.weight.device  # "meta" where only shapes are asked for
@@ -132,8 +148,8 @@ class UnetStage(Stage):
             sizes.append(((h + 1) // 2, (w + 1) // 2))
         self.upsample_sizes = (*reversed(sizes[:-1]), None)
 
-    def forward(self, latent_B4hw: torch.Tensor) -> torch.Tensor:
-        return self.body(latent_B4hw.to(self.dtype)).to(torch.float32)
+    def forward(self, latent_BChw: torch.Tensor) -> torch.Tensor:
+        return self.body(latent_BChw.to(self.dtype)).to(torch.float32)
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         """latent -> depth latent, both in the stage's own precision."""
@@ -176,7 +192,7 @@ class LightDecoder(nn.Module):  # type: ignore[misc]
 
 
 class DecoderStage(Stage):
-    """depth latent -> depth map: float32 [B, 4, h/8, w/8] -> depth and depth_unclipped, float32 [B, h, w].
+    """depth latent -> depth map: float32 [B, C, h/8, w/8] -> depth and depth_unclipped, float32 [B, h, w].
 
     vae: AutoencoderKL, or AutoencoderTiny, of 3 output channels or 1.
 
@@ -187,6 +203,7 @@ class DecoderStage(Stage):
     def __init__(self, vae: Any) -> None:
         super().__init__()
         check_vae(vae, "decoder")
+        self.latent_channels = vae.config.latent_channels
         self.scaling_factor = float(vae.config.scaling_factor)
         self.post_quant_conv: nn.Module | None = None
         if isinstance(vae, AutoencoderTiny):
@@ -198,8 +215,8 @@ class DecoderStage(Stage):
             for i, upsampler in enumerate(block.upsamplers or ()):
                 block.upsamplers[i] = Upsample(upsampler.conv)
 
-    def forward(self, depth_latent_B4hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        unclipped = self.body(depth_latent_B4hw.to(self.dtype)).to(torch.float32)
+    def forward(self, depth_latent_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        unclipped = self.body(depth_latent_BChw.to(self.dtype)).to(torch.float32)
         depth = unclipped.clamp(-1.0, 1.0) * 0.5 + 0.5
         return depth, unclipped
 
@@ -217,7 +234,6 @@ def check_vae(vae: Any, half: str) -> None:
     """Raises UnsupportedModelError where this half has other doors than the journey's."""
     config, light = vae.config, isinstance(vae, AutoencoderTiny)
     known: dict[str, tuple[Any, ...]] = {
-        "latent_channels": (LATENT_CHANNELS,),
         "shift_factor": (None, 0.0),
         **({"in_channels": (3,)} if half == "encoder" else {"out_channels": (1, 3)}),
     }
@@ -245,8 +261,7 @@ def check_vae(vae: Any, half: str) -> None:
 
 def _check_unet(unet: Any, zero_channels: int, *, has_class: bool) -> None:
     plain: dict[str, tuple[Any, ...]] = {
-        "in_channels": (LATENT_CHANNELS + zero_channels,),
-        "out_channels": (LATENT_CHANNELS,),
+        "in_channels": (unet.config.out_channels + zero_channels,),
         "center_input_sample": (False, None),
         "addition_embed_type": (None,),
         "encoder_hid_dim_type": (None,),

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from fiffdepth_rt.program.options import too_long
 from fiffdepth_rt.space import Space
 from training.data import sets
 from training.objective import Method
@@ -336,6 +337,8 @@ def _check(c: Config) -> None:
     for key, value in named:
         if not value:
             raise ConfigError(f'{key} = "" would be the current folder: name a place.')
+        if long := too_long(value):
+            raise ConfigError(f"{key}: {long}.")
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")
     exact = [(f"data.synthetic[{i}]", s) for i, s in enumerate(c.data.synthetic)]

@@ -18,6 +18,7 @@ from benchmarks.report import Report
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.backends.grids import Size
 from fiffdepth_rt.cache_folder import cache_folder
+from fiffdepth_rt.program.options import PATH_OR_NAME, too_long
 from training.alignment import AlignmentSpace
 from training.data.samples import DataError
 
@@ -87,7 +88,10 @@ def scoring(command: Callable[..., None]) -> Callable[..., None]:
 
     @commands.engine
     @click.option(
-        "--model", metavar="NAME", help="Instead: ramp, or a model's folder or OWNER/NAME on the hub."
+        "--model",
+        metavar="NAME",
+        type=PATH_OR_NAME,
+        help="Instead: ramp, or a model's folder or OWNER/NAME on the hub.",
     )
     @click.option("--predictions", metavar="DIR", type=commands.FOLDER, help="Instead: maps in files.")
     @click.option(
@@ -162,7 +166,11 @@ def models(choices: Iterable[Mapping[str, Any]]) -> str:
 
 def words(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """ "nyuv2, kitti" -> ("nyuv2", "kitti")"""
-    return tuple(word.strip() for word in value.split(",") if word.strip())
+    found = tuple(word.strip() for word in value.split(",") if word.strip())
+    for word in found:
+        if long := too_long(word.partition(":")[2]):
+            raise click.BadParameter(f"{long}.", ctx, option)
+    return found
 
 
 def write_out(folder: Path, report: Report, texts: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from export.errors import RecipeError
 from export.models.known_models import known_model
 from export.recipe import GENPERCEPT, RECIPES, Recipe, has_genpercept_schedule, recipe_named, recipes_for
-from training.weights.configuration import in_channels, read_json
+from training.weights.configuration import in_channels, out_channels, read_json
 from training.weights.errors import CheckpointError
 from training.weights.folder import files_below, read_model_card, unet_part
 
@@ -47,6 +47,11 @@ class Evidence:
     def in_channels(self) -> int:
         """Of the UNet's input. Raises CheckpointError for a configuration whose numbers are none."""
         return in_channels(self.unet, f"{self.name} (UNet)")
+
+    @property
+    def out_channels(self) -> int:
+        """Of the UNet's output: a latent's. Raises CheckpointError as `in_channels`."""
+        return out_channels(self.unet, f"{self.name} (UNet)")
 
     @property
     def has_class_embedding(self) -> bool:
@@ -85,7 +90,11 @@ def find_recipe(evidence: Evidence, *, said: str | None = None) -> Recipe:
     Raises RecipeError for what no recipe asks and for a recipe that the shapes contradict, CheckpointError
     with the choices where words are wanting.
     """
-    fitting = recipes_for(in_channels=evidence.in_channels, class_embedding=evidence.has_class_embedding)
+    fitting = recipes_for(
+        in_channels=evidence.in_channels,
+        out_channels=evidence.out_channels,
+        class_embedding=evidence.has_class_embedding,
+    )
     stranger = next((kind for kind in STRANGERS if kind.fits(evidence)), None)
     if stranger is not None and (stranger.certain or said is None):
         raise RecipeError(f"{evidence.name} is {stranger.what}")

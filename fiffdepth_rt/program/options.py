@@ -76,8 +76,8 @@ class NamedPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
             self.fail("'' is no name: name a file or a folder.", param, ctx)
-        if too_long := _too_long(value):
-            self.fail(f"{too_long}.", param, ctx)
+        if long := too_long(value):
+            self.fail(f"{long}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -94,16 +94,28 @@ class Word(click.types.StringParamType):
 WORD = Word()
 
 
+class PathOrName(Word):
+    """Text that is a path, or a name of something elsewhere: as `Word`, and as `NamedPath` asks of paths."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if long := too_long(value):
+            self.fail(f"{long}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH_OR_NAME = PathOrName()
+
+
 def named_path(text: str) -> Path:
     """The same for argparse's `type`, which says what raises ValueError."""
     if not text:
         raise ValueError("an empty path")
-    if too_long := _too_long(text):
-        raise argparse.ArgumentTypeError(too_long)
+    if long := too_long(text):
+        raise argparse.ArgumentTypeError(long)
     return Path(text)
 
 
-def _too_long(path: str | os.PathLike[str]) -> str | None:
+def too_long(path: str | os.PathLike[str]) -> str | None:
     """Why no file can be there, where a name in the path is too long; pathlib raises on such paths."""
     long = next((part for part in Path(path).parts if len(os.fsencode(part)) > NAME_MAX_BYTES), None)
     return (

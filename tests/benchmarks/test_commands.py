@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import accuracy
 from tests.support.paths import ROOT
 
 COMMANDS = sorted(
@@ -37,6 +39,16 @@ def test_every_command_starts_as_a_file_from_any_folder(path: Path, tmp_path: Pa
     ended = start_as_a_file(path, "--help", folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert f"python -m benchmarks.{path.stem}" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--datasets", f"scenes:2,folder:a/{'n' * 256}"], ["--datasets", "scenes:2", "--model", "n" * 256]],
+)
+def test_a_name_longer_than_a_file_s_may_be_is_refused_as_it_is_read(words: list[str]) -> None:
+    ended = CliRunner().invoke(accuracy.main, words)
+    assert ended.exit_code == 2
+    assert "is longer than a name may be, 255 bytes" in ended.output
 
 
 def test_only_sys_and_pathlib_are_searched_for_where_ours_could_hide_a_library() -> None:

@@ -208,3 +208,12 @@ def test_the_commands_build_what_is_deployed_and_nothing_else():
     assert commands(graph_forms(both, static=((480, 640),), camera=((1080, 1920),))) == [
         "fiffdepth build engines/x --precision fp16-480x640 --grid 480x640"
     ]
+
+
+@pytest.mark.parametrize(
+    "words", [["n" * 256], ["here", "--vae", "n" * 256], ["here", "--text-encoder", f"a/{'n' * 256}"]]
+)
+def test_a_name_longer_than_a_file_s_may_be_is_refused_as_it_is_read(words):
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "is longer than a name may be, 255 bytes" in result.output

@@ -189,9 +189,11 @@ def test_a_form_says_its_name_and_its_opset():
 
 def test_the_tensors_of_a_camera_form_have_its_size_outside_and_the_grids_inside():
     form = GraphForm(grid_hw=(192, 256), camera_hw=(480, 640))
-    (image,), (latent,) = tensor_specs("encoder", form)
+    (image,), (latent,) = tensor_specs("encoder", form, latent_channels=4)
     assert image.shape == ("batch", 480, 640, 3) and latent.shape == ("batch", 4, 24, 32)
-    assert [spec.shape for spec in tensor_specs("decoder", form)[1]] == [("batch", 480, 640)] * 2
+    assert [spec.shape for spec in tensor_specs("decoder", form, latent_channels=4)[1]] == [
+        ("batch", 480, 640)
+    ] * 2
 
 
 def test_forms_multiply_precisions_with_sizes_and_add_cameras():

@@ -363,7 +363,6 @@ def folder_of(vae, path):
 @pytest.mark.parametrize(
     ("config", "half", "match"),
     [
-        ({"latent_channels": 16}, "encoder", "latent_channels=16"),
         ({"num_encoder_blocks": (1, 1), "encoder_block_out_channels": (8, 8)}, "encoder", "factor 2"),
         ({"upsampling_scaling_factor": 3}, "decoder", "factor 27"),
         ({"in_channels": 1}, "encoder", "in_channels=1"),

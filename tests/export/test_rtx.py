@@ -41,7 +41,7 @@ def unet_graph(tmp_path_factory):
 
 def built(folder, stage, precision, capability, into):
     """A graph's plan, in `into` -> the memory that its builder predicts. capability: None for Ampere on."""
-    inputs, outputs = tensor_specs(stage, GraphForm(precision=precision))
+    inputs, outputs = tensor_specs(stage, GraphForm(precision=precision), latent_channels=4)
     plan = record(
         RTX,
         stage=stage,

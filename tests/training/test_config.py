@@ -88,6 +88,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
         ({"run": {"name": "a/b"}}, "file name"),
         ({"run": {"folder": ""}}, 'run.folder = "" would be the current folder: name a place.'),
         ({"base": {"model": ""}}, 'base.model = "" would be the current folder'),
+        ({"base": {"model": "n" * 256}}, "is longer than a name may be, 255 bytes."),
         ({"run": {"steps": 0}}, "run.steps = 0 has to be at least 1."),
         ({"run": {"steps": 1.0}}, "run.steps = 1.0 has to be a whole number, not a number"),
         ({"run": {"folder": datetime.date(2026, 1, 1)}}, "has to be text in quotes, not date"),

@@ -23,10 +23,10 @@ from training.data.labels import LabelStore
 from training.errors import TrainingError
 from training.labelling.steps import header_for, label_photos
 from training.labelling.teachers import open_teacher
+from training.log_depth.backbone import CHANNELS, STRIDES, Backbone
+from training.log_depth.network import Decoder, log_depth_loss
 from training.scene_teacher import checkpoint
-from training.scene_teacher.backbone import CHANNELS, STRIDES, Backbone
 from training.scene_teacher.features import as_tensor, scene, seen_otherwise
-from training.scene_teacher.network import Decoder, log_depth_loss
 from training.scene_teacher.stages import SHARES, TINY, train
 from training.scene_teacher.teacher import SceneTeacher, network_hw
 from training.scenes.layouts import HAND_HELD

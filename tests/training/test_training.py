@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.space import Space
+from tests.support.prior import tiny_prior
 from tests.support.tiny_models import tiny_checkpoint
 from training import distill_vae, loop, objective
 from training.data import procedural
@@ -24,6 +25,7 @@ from training.data.labels import Header, LabelStore
 from training.errors import TrainingError
 from training.labelling.steps import header_for, label_photos
 from training.labelling.teachers import open_teacher
+from training.log_depth.backbone import WEIGHTS_LICENCE
 from training.loop import autocast
 from training.nano import __main__ as nano_command
 from training.nano import stages
@@ -169,7 +171,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = open_teacher(str(BUNDLED))
     labels = LabelStore.create(run / "labels", header_for(teacher, space=Space.DEPTH, dtype="uint16"))
     label_photos(real, teacher, labels)
-    stages.train(run, settings, photos=real, labels=labels)
+    stages.train(run, settings, photos=real, labels=labels, prior=tiny_prior(run))
     return run
 
 
@@ -216,8 +218,25 @@ def test_what_cannot_be_trained_is_said_before_anything_is(
     photos, labels = _labelled(tmp_path, space=space, labelled=labelled)
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=sentence):
-        stages.train(run, stages.TINY, photos=photos, labels=labels)
+        stages.train(run, stages.TINY, photos=photos, labels=labels, start=BUNDLED)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("until", "prior", "sentence"),
+    [
+        ("all", None, "all needs a prior for the light encoder: --prior"),
+        ("fine", None, "fine needs a prior for the light encoder: --prior"),
+        ("all", BUNDLED / "golden.npz", "golden.npz is no checkpoint of training.scene_teacher"),
+        ("scenes", Path("missing"), "missing is no checkpoint of training.scene_teacher"),
+    ],
+)
+def test_a_prior_that_is_missing_or_none_is_said_before_anything_is_rendered(
+    tmp_path: Path, until: str, prior: Path | None, sentence: str
+) -> None:
+    with pytest.raises(TrainingError, match=sentence):
+        stages.train(tmp_path / "run", stages.TINY, prior=prior, until=until)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_a_light_vae_of_its_own_is_not_started_anew(tmp_path: Path) -> None:
@@ -246,7 +265,9 @@ def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Pa
 @pytest.mark.soak
 def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
     sources = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
-    assert sources[1:] == (
+    assert sources[1] == f"the backbone in its encoder: {WEIGHTS_LICENCE}"
+    assert sources[2].endswith("by scenes: Apache-2.0; textures from photos: CC0-1.0")
+    assert sources[3:] == (
         "3 photos without depth: noise, free of rights",
         "their labels by nano: Apache-2.0",
     )
@@ -272,7 +293,7 @@ def test_the_whole_training_ends_in_a_checkpoint_that_computes_what_was_trained(
     fine, trained = (stages.model_after(tiny_run, stage) for stage in ("fine", "method"))
     for before, after in zip(fine.parameters(), trained.parameters(), strict=True):
         after.data = (before.data + after.data) / 2
-    photos = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    photos = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         shipped = stages.DepthModel(read.vae, read.unet).eval()(photos)
         full = trained.eval()(photos)

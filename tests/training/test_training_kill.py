@@ -13,17 +13,20 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.paths import ROOT
+from tests.support.prior import tiny_prior
 
 KILL_AFTER_S = (4, 7, 11, 16, 22, 30)
 
 
 def _command(run: Path) -> list[str]:
-    return [sys.executable, "-m", "training.nano", "all", "--tiny", "--run", str(run)]
+    words = ["all", "--tiny", "--run", str(run), "--prior", str(run.parent / "teacher.safetensors")]
+    return [sys.executable, "-m", "training.nano", *words]
 
 
 @pytest.mark.soak
 def test_a_training_killed_six_times_gives_the_checkpoint_of_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    tiny_prior(tmp_path)
     subprocess.run(_command(whole), cwd=ROOT, check=True, capture_output=True)
     kills = 0
     for seconds in KILL_AFTER_S:

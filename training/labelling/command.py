@@ -23,7 +23,7 @@ import transformers
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program.options import WORD, NamedPath
+from fiffdepth_rt.program.options import PATH_OR_NAME, WORD, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.data.images import open_photos
@@ -45,7 +45,7 @@ Examples:
 """)
 @click.option("--images", required=True, type=NamedPath(), metavar="DIR",
     help="Folder of photos; or WebDataset shards: their folder, or a pattern in quotes.")
-@click.option("--teacher", required=True, metavar="PATH_OR_ID", type=WORD,
+@click.option("--teacher", required=True, metavar="PATH_OR_ID", type=PATH_OR_NAME,
     help="Depth Anything as a folder or hub id, or a model of ours as an engine directory or checkpoint.")
 @click.option("--out", type=NamedPath(), metavar="DIR", show_default="IMAGES-labels",
     help="Folder of the labels. Labels that are there already are kept.")

@@ -1,8 +1,8 @@
 """START HERE. procedural scenes -> the bundled model's checkpoint, on a CPU, resumable at every step.
 
-    python -m training.nano all --run runs/nano --photos DIR --labels DIR
+    python -m training.nano all --run runs/nano --photos DIR --labels DIR --prior teacher.safetensors
     python -m training.nano all --run runs/nano --photos DIR --labels DIR --start fiffdepth_rt/nano
-    python -m training.nano all --run runs/try --tiny          # every stage in a minute, for trying it out
+    python -m training.nano all --run runs/try --prior FILE --tiny    # every stage in a minute, to try it out
 
 Stages, each a folder in the run that is finished when its result is there:
 
@@ -15,14 +15,15 @@ Stages, each a folder in the run that is finished when its result is there:
     full.safetensors   joint's checkpoint, the last with the full VAE
     light              a light VAE in the full one's place                      training/distill_vae.py
     scenes_large, held_out_large, world_large                                   scenes at twice the size
-    fine               goes on with the light VAE, at both sizes                training/nano/joint.py
+    start              joint's UNet, the light VAE, and a prior in its encoder  training/nano/start.py
+    fine               goes on with these, at both sizes                        training/nano/joint.py
     method             fine goes on, eq. 1 to 7: scenes and labelled photos     training/nano/joint.py
     nano.safetensors   half-way between fine and method: the checkpoint that export takes
 
-Photos are what surfaces of the scenes show. With labels of a teacher (training.labelling;
-training.scene_teacher trains one) they are the real half of the method too; without, its last stage is the
-synthetic half alone. --start takes the weights of an engine directory in the place of the stages vae to light
-(start.py).
+The prior is a network that training.scene_teacher has trained. Photos are what surfaces of the scenes show.
+With labels of a teacher (training.labelling; the prior's own checkpoint is one) they are the real half of the
+method too; without, its last stage is the synthetic half alone. --start takes the weights of an engine
+directory, its prior included, in the place of the stages vae to start.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ def main() -> None:
         "--labels", type=named_path, help="the photos' labels by a teacher (training.labelling), in depth"
     )
     parser.add_argument(
+        "--prior",
+        type=named_path,
+        metavar="FILE",
+        help="the checkpoint of training.scene_teacher that becomes a part of the light encoder",
+    )
+    parser.add_argument(
         "--start",
         type=named_path,
         metavar="ENGINE",
@@ -81,7 +88,13 @@ def main() -> None:
         photos = None if args.photos is None else PhotoFolder(args.photos, licence=args.photos_licence)
         labels = None if args.labels is None else LabelStore(args.labels)
         checkpoint_file = train(
-            args.run, settings, photos=photos, labels=labels, start=args.start, until=args.stage
+            args.run,
+            settings,
+            photos=photos,
+            labels=labels,
+            prior=args.prior,
+            start=args.start,
+            until=args.stage,
         )
     except (DataError, TrainingError, FiffDepthError) as error:
         sys.exit(printable(f"Error: {error}"))

@@ -29,6 +29,7 @@ from training.data.labels import LabelStore
 from training.latents import photo_tensor
 from training.loop import autocast
 from training.nano.networks import depth_tensor, nano_prompt
+from training.weights.prior import PriorAutoencoderTiny
 
 SHAPES = ((192, 256), (192, 256), (256, 192), (224, 224))
 """Of about the same number of pixels: no process waits for another (training.parallel)."""
@@ -50,6 +51,8 @@ class DepthModel(torch.nn.Module):
         self.register_buffer("prompt", nano_prompt())
         self.to(memory_format=torch.channels_last)  # as attention leaves pictures: half as fast again
         self.requires_grad_(True)  # what a file is read into comes frozen
+        if isinstance(vae, PriorAutoencoderTiny):
+            vae.encoder.prior.network.requires_grad_(False)  # it has learnt already, from more than we have
         # The fused kind of attention is slow backwards where there are two tokens, or a few dozen.
         unet.set_attn_processor(AttnProcessor())
         for norm in (module for module in self.modules() if isinstance(module, torch.nn.GroupNorm)):

@@ -13,9 +13,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 
 from training.data import procedural
+from training.weights.prior import widened
 
 PROMPT_TOKENS = 2
 PROMPT_CHANNELS = 32
+VAE_CHANNELS = 4
+PRIOR_CHANNELS = 12
+"""Of the latent: those of the full VAE and the light one, and those of the prior in the light one."""
 
 
 def nano_vae() -> AutoencoderKL:
@@ -23,27 +27,37 @@ def nano_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 64),
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=4,
+        latent_channels=VAE_CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         sample_size=256,
     )
 
 
-def nano_unet() -> UNet2DConditionModel:
+def nano_unet(latent_channels: int = VAE_CHANNELS) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=32,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(48, 80, 112, 128),
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=(48, 80, 64),
         layers_per_block=1,
         norm_num_groups=16,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 2, 4, 4),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 2, 4),
         cross_attention_dim=PROMPT_CHANNELS,
         use_linear_projection=True,
     )
+
+
+def wider_unet(unet: UNet2DConditionModel, latent_channels: int) -> UNet2DConditionModel:
+    """-> one for a latent with further channels, which computes the same and gives zeros in them."""
+    wide = nano_unet(latent_channels)
+    own = unet.state_dict()
+    wide.load_state_dict(
+        {name: widened(own[name], torch.zeros_like(value)) for name, value in wide.state_dict().items()}
+    )
+    return wide
 
 
 def nano_prompt() -> torch.Tensor:

@@ -37,7 +37,8 @@ from training.nano.joint import (
     train_method,
 )
 from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
-from training.nano.start import start_from
+from training.nano.start import LIGHT, begin_with_prior, start_from
+from training.scene_teacher.checkpoint import is_one as is_scene_teacher
 from training.scenes.layouts import HAND_HELD, WORLD
 from training.weights.light import load_light_vae
 from training.weights.ours import Checkpoint, CheckpointInfo, save_checkpoint
@@ -83,12 +84,10 @@ class Settings:
     large_held_out: int = 200
     fine_batch: int = 8
     fine_large_batch: int = 2
-    fine: loop.Schedule = loop.Schedule(steps=10_000, lr=6e-4, save_every=250)
-    # In fine's place where the run starts from an engine directory, whose weights have learnt most of it.
-    fine_started: loop.Schedule = loop.Schedule(steps=2_000, lr=4e-4, save_every=100)
+    fine: loop.Schedule = loop.Schedule(steps=2_000, lr=6e-4, save_every=100, average=0.995)
     method_half: int = 6
     method_large_half: int = 2
-    method: loop.Schedule = loop.Schedule(steps=1_200, lr=2e-4, warmup=50, save_every=100, average=0.995)
+    method: loop.Schedule = loop.Schedule(steps=1_000, lr=2e-4, warmup=50, save_every=100, average=0.995)
     # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
     # and little more than the method on augmented ones (docs/nano.md).
     method_share: float = 0.5
@@ -124,7 +123,6 @@ TINY = Settings(
     large_world_scenes=2,
     large_held_out=2,
     fine=loop.Schedule(steps=2, lr=1e-4, save_every=1),
-    fine_started=loop.Schedule(steps=2, lr=1e-4, save_every=1),
     fine_batch=1,
     fine_large_batch=1,
     method=loop.Schedule(steps=2, lr=1e-4, save_every=1),
@@ -298,14 +296,8 @@ def distil_light_vae(run: Path, settings: Settings, photos: PhotoFolder | None) 
 
 
 def fine_stage(run: Path, settings: Settings) -> None:
-    vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
-    started = (run / "start" / loop.WEIGHTS).exists()
-    unet = nano_unet() if started else model_after(run, "joint").unet
-    model = DepthModel(vae.train(), unet)
-    if started:
-        model.load_state_dict(load_file(run / "start" / loop.WEIGHTS))
-    schedule = settings.fine_started if started else settings.fine
-    train_fine(run, model, schedule, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
+    model = model_after(run, "start").train()
+    train_fine(run, model, settings.fine, batch=settings.fine_batch, large_batch=settings.fine_large_batch)
 
 
 def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
@@ -322,12 +314,9 @@ def method_stage(run: Path, settings: Settings, real: Real | None) -> None:
 
 
 def model_after(run: Path, stage: str) -> DepthModel:
-    """All three networks as "joint", "fine" or "method" left them; after joint with a light VAE."""
-    if stage == "joint":
-        vae = load_vae(run)
-    else:
-        vae, _, _ = load_light_vae(run / "light" / distill_vae.RESULT)
-    model = DepthModel(vae, nano_unet())
+    """All three networks as "joint", "start", "fine" or "method" left them; after joint with a light VAE."""
+    vae = load_vae(run) if stage == "joint" else load_light_vae(run / "start" / LIGHT)[0]
+    model = DepthModel(vae, nano_unet(vae.config.latent_channels))
     model.load_state_dict(load_file(run / stage / loop.WEIGHTS))
     return model
 
@@ -340,9 +329,8 @@ def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size:
     model.half().float()
     scenes = procedural.source_of(path.parent / "scenes")
     sources = [f"procedural scenes rendered by training/scenes of this repository: {scenes.licence}"]
-    if (path.parent / "start" / loop.WEIGHTS).exists():
-        _, _, light = load_light_vae(path.parent / "light" / distill_vae.RESULT)
-        sources += [f"the weights it started from ({light.teacher}): {one}" for one in light.data_sources]
+    if (light := path.parent / "start" / LIGHT).exists():
+        sources += load_light_vae(light)[2].data_sources
     if (recorded := path.parent / "method" / SOURCES).exists():
         sources += json.loads(recorded.read_bytes())
     save_checkpoint(
@@ -376,18 +364,20 @@ def train(
     *,
     photos: PhotoFolder | None = None,
     labels: LabelStore | None = None,
+    prior: Path | None = None,
     start: Path | None = None,
     until: str = "all",
 ) -> Path | None:
     """Go on with the run up to the stage `until` and what that needs; "all" -> the checkpoint.
 
-    photos: what surfaces of the scenes show, and with labels the method's real half. start: an engine
-    directory whose weights the fine stage begins with, in place of the stages before it.
+    photos: what surfaces of the scenes show, and with labels the method's real half. prior: a scene teacher's
+    checkpoint, for the light encoder. start: an engine directory whose weights the fine stage begins with,
+    prior included, in place of the stages before it.
 
     Raises TrainingError where these do not fit each other, or what the run has done.
     """
     real = (photos, labels) if photos is not None and labels is not None else None
-    _check(run, real, start, until)
+    _check(run, real, prior, start, until)
     workers, per_shard = settings.processes, settings.per_shard
     render = functools.partial(procedural.render_all, workers=workers, per_shard=per_shard, photos=photos)
     render(run / "held_out", count=settings.held_out, seed_base=procedural.HELD_OUT_SEED, mix=HAND_HELD)
@@ -397,11 +387,15 @@ def train(
         return None
     if start is not None:
         start_from(start, run, settings.light)
-    if not (run / "start" / loop.WEIGHTS).exists():
+    if (run / "start" / loop.WEIGHTS).exists():
+        render_large(run, settings, photos)
+    else:
         if not _up_to_joint(run, settings, until):
             return None
         distil_light_vae(run, settings, photos)
-    render_large(run, settings, photos)
+        render_large(run, settings, photos)
+        assert prior is not None  # _check has seen to it
+        begin_with_prior(run, model_after(run, "joint").unet, prior)
     parallel.run(settings.processes, fine_stage, run, settings)
     if until == "fine":
         return None
@@ -413,7 +407,7 @@ def train(
     return write_checkpoint(run / "nano.safetensors", settings, model, size=512)
 
 
-def _check(run: Path, real: Real | None, start: Path | None, until: str) -> None:
+def _check(run: Path, real: Real | None, prior: Path | None, start: Path | None, until: str) -> None:
     """What would come out hours later comes first."""
     if real is not None:
         photos, labels = real
@@ -428,9 +422,17 @@ def _check(run: Path, real: Real | None, start: Path | None, until: str) -> None
                 "labelled."
             )
     begun = (run / "start").exists()
-    if start is not None and not begun and (run / "light" / distill_vae.RESULT).exists():
+    light = (run / "light" / distill_vae.RESULT).exists()
+    if start is not None and not begun and light:
         raise TrainingError(f"{run} has a light VAE of its own: start in another run.")
-    if until in BEFORE_LIGHT and (start is not None or begun):
+    if prior is None and start is None and not begun and until not in ("scenes", *BEFORE_LIGHT):
+        raise TrainingError(
+            f"{until} needs a prior for the light encoder: --prior with the checkpoint that python -m "
+            "training.scene_teacher has made, or --start with an engine directory that holds one."
+        )
+    if prior is not None and not is_scene_teacher(prior):
+        raise TrainingError(f"{prior} is no checkpoint of training.scene_teacher: name that for --prior.")
+    if until in BEFORE_LIGHT and (start is not None or (begun and not light)):
         raise TrainingError(
             f"{until} is one of the stages that --start takes the place of: name a later one."
         )

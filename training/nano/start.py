@@ -1,4 +1,7 @@
-"""The bundled engine directory -> its networks in torch, to go on from: the export's folds undone.
+"""What the fine stage begins with: weights of all three networks, the light encoder with its prior.
+
+    joint's UNet, the light VAE, a scene teacher     `begin_with_prior`
+    an engine directory of a nano                    `start_from`: its networks in torch, the folds undone
 
 The graphs of fiffdepth_rt/nano hold every weight, but folded (export/folding.py). In a graph, convolutions
 and biases keep their names; weights of linear layers and group norms have lost theirs and are found by order.
@@ -12,7 +15,7 @@ What was folded comes back as weights that compute the same:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +27,22 @@ from safetensors.torch import save as serialize
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.engine_dir.checking import open_engine_dir
 from training import distill_vae, loop
+from training.data import procedural
 from training.distill_vae import DistillationSettings
 from training.errors import TrainingError
+from training.log_depth.backbone import STRIDES, WEIGHTS_LICENCE, Backbone
+from training.log_depth.network import LogDepthNetwork
 from training.nano.joint import DepthModel
-from training.nano.networks import nano_prompt, nano_unet
-from training.weights.light import HALVES, LightInfo, new_light_vae, save_light_vae
+from training.nano.networks import PRIOR_CHANNELS, nano_prompt, nano_unet, wider_unet
+from training.scene_teacher import checkpoint
+from training.scene_teacher.features import as_tensor
+from training.weights.light import HALVES, LightInfo, load_light_vae, new_light_vae, save_light_vae
+from training.weights.prior import with_prior
 
+LIGHT = "light.safetensors"
+"""In the folder of the stage: the light VAE with its prior, as the fine stage finds it, and what it is of."""
+SPREAD_BY = 16
+"""Photos by which the prior's channels get about the size of the light encoder's."""
 GRAPHS = Path("graphs") / "fp32"
 DEAD = 0.02
 """Deviation of weights that the folds had made idle: not zero, so that they can learn again."""
@@ -37,28 +50,61 @@ DEAD = 0.02
 Arrays = dict[str, torch.Tensor]
 
 
+def begin_with_prior(run: Path, unet: UNet2DConditionModel, prior: Path) -> None:
+    """run/light, joint's UNet and a scene teacher's checkpoint -> run/start.
+
+    It computes what UNet and light VAE did; the channels of the prior are there, and not yet used. The photos
+    that set their size are of run/scenes_large. Raises TrainingError as `checkpoint.load`.
+    """
+    if (run / "start" / loop.WEIGHTS).exists():
+        return
+    network, teacher = checkpoint.load(prior)
+    light, _, info = load_light_vae(run / "light" / distill_vae.RESULT)
+    vae = with_prior(light, network, PRIOR_CHANNELS)
+    scenes = procedural.open_shard(procedural.shard_paths(run / "scenes_large")[0])
+    vae.encoder.prior.spread_by(as_tensor(list(scenes.photos[:SPREAD_BY])))
+    model = DepthModel(vae, wider_unet(unet, vae.config.latent_channels))
+    sources = (
+        f"the backbone in its encoder: {WEIGHTS_LICENCE}",
+        f"that backbone's decoder, and the fine-tuning of both, by scenes: {teacher.scenes.licence}",
+    )
+    training = {"prior": f"{prior.stem}, share {teacher.share}"}
+    _save(run, model, LightInfo(name=info.name, teacher=info.teacher, licence=info.licence,
+                                data_sources=sources, training=training))  # fmt: skip
+
+
 def start_from(engine: Path, run: Path, light: DistillationSettings) -> None:
-    """Engine directory of a nano -> run/light, and run/start with all its weights."""
+    """Engine directory of a nano -> run/start. Raises TrainingError as `fill_from_engine`."""
     if (run / "start" / loop.WEIGHTS).exists():
         return
     manifest = open_engine_dir(engine).manifest
-    vae = new_light_vae(
-        width=light.width,
-        encoder_blocks=light.encoder_blocks,
-        decoder_blocks=light.decoder_blocks,
-    )
-    model = DepthModel(vae, nano_unet())
+    model = unfilled(light)
     fill_from_engine(model, engine)
     info = LightInfo(
         name="nano's light VAE",
         teacher=manifest.name,
         licence=manifest.licence.model,
-        data_sources=tuple(manifest.licence.data_sources),
+        data_sources=tuple(
+            f"the weights it started from ({manifest.name}): {source}"
+            for source in manifest.licence.data_sources
+        ),
         training={"start": manifest.provenance.get("checkpoint_sha256", "")},
     )
-    for folder in ("light", "start"):
-        (run / folder).mkdir(parents=True, exist_ok=True)
-    save_light_vae(run / "light" / distill_vae.RESULT, vae, HALVES, info)
+    _save(run, model, info)
+
+
+def unfilled(light: DistillationSettings) -> DepthModel:
+    """nano's three networks, with the prior, and without weights that are worth anything."""
+    vae = new_light_vae(
+        width=light.width, encoder_blocks=light.encoder_blocks, decoder_blocks=light.decoder_blocks
+    )
+    wide = with_prior(vae, LogDepthNetwork(Backbone(folded=True)), PRIOR_CHANNELS)
+    return DepthModel(wide, nano_unet(wide.config.latent_channels))
+
+
+def _save(run: Path, model: DepthModel, info: LightInfo) -> None:
+    (run / "start").mkdir(parents=True, exist_ok=True)
+    save_light_vae(run / "start" / LIGHT, model.vae, HALVES, info)
     with replacing(run / "start" / loop.WEIGHTS) as file:
         file.write(serialize({name: value.contiguous() for name, value in model.state_dict().items()}))
 
@@ -79,13 +125,24 @@ def fill_from_engine(model: DepthModel, engine: Path) -> None:
 
 def _fill_vae(vae: torch.nn.Module, engine: Path) -> None:
     graph = _Graph(engine / GRAPHS / "encoder.onnx")
-    encoder = {name.replace("encoder.", "encoder.layers.", 1): x for name, x in graph.named("encoder.")}
-    encoder["encoder.layers.0.weight"] = encoder["encoder.layers.0.weight"] * 255
+    weights = {name.replace("encoder.", "encoder.layers.", 1): x for name, x in graph.named("encoder.")}
+    weights["encoder.layers.0.weight"] = weights["encoder.layers.0.weight"] * 255
+    weights |= {f"encoder.{name}": value for name, value in graph.named("prior.")}
+    norms = [f"encoder.prior.network.decoder.blocks.{level}.norm" for level in reversed(range(len(STRIDES)))]
+    weights |= _by_order(norms, graph.group_norms())
     decoder = dict(_Graph(engine / GRAPHS / "decoder.onnx").named("decoder."))
     last = max(int(name.split(".")[2]) for name in decoder)
     weight, bias = f"decoder.layers.{last}.weight", f"decoder.layers.{last}.bias"
     decoder[weight], decoder[bias] = decoder[weight] / 2, (decoder[bias] + 1) / 2
-    vae.load_state_dict(encoder | decoder)
+    vae.load_state_dict(weights | decoder)
+
+
+def _by_order(names: Sequence[str], norms: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Arrays:
+    """Group norms, in the order of their use -> their weights by name."""
+    found: Arrays = {}
+    for name, (weight, bias) in zip(names, norms, strict=True):
+        found[f"{name}.weight"], found[f"{name}.bias"] = weight, bias
+    return found
 
 
 def _fill_unet(unet: UNet2DConditionModel, engine: Path) -> None:
@@ -99,8 +156,7 @@ def _fill_unet(unet: UNet2DConditionModel, engine: Path) -> None:
         elif ".attn2.to_" in name:
             weights[name] = torch.randn_like(weights[name]) * DEAD
     found = dict(graph.named(""))
-    for name, (weight, bias) in zip(norms, graph.group_norms(), strict=True):
-        found[f"{name}.weight"], found[f"{name}.bias"] = weight, bias
+    found |= _by_order(norms, graph.group_norms())
     for name, weight in zip(linears, graph.linears(), strict=True):
         found[f"{name}.weight"] = weight
     for name, value in found.items():
@@ -157,7 +213,7 @@ def _called(unet: UNet2DConditionModel) -> tuple[list[str], list[str]]:
         elif isinstance(module, torch.nn.Linear) and "time_emb" not in name:
             hooks.append(module.register_forward_hook(lambda *_, name=name: linears.append(name)))
     with torch.no_grad():
-        unet(torch.zeros(1, 4, 8, 8), 0, nano_prompt())
+        unet(torch.zeros(1, unet.config.in_channels, 8, 8), 0, nano_prompt())
     for hook in hooks:
         hook.remove()
     folded = []
@@ -190,7 +246,8 @@ class _Graph:
 
     def named(self, beginning: str) -> Iterator[tuple[str, torch.Tensor]]:
         for name, value in self._arrays.items():
-            if name.startswith(beginning) and name.endswith((".weight", ".bias")):
+            last = name.rpartition(".")[2]
+            if name.startswith(beginning) and last.startswith(("weight", "bias", "mean_", "deviation_")):
                 yield name, value
 
     def linears(self) -> Iterator[torch.Tensor]:

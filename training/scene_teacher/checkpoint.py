@@ -12,8 +12,8 @@ from safetensors.torch import save as serialize
 from fiffdepth_rt.atomic import replacing
 from training.data.procedural import Source
 from training.errors import TrainingError
-from training.scene_teacher.backbone import Backbone
-from training.scene_teacher.network import LogDepthNetwork
+from training.log_depth.backbone import Backbone
+from training.log_depth.network import LogDepthNetwork
 
 FORMAT = "fiffdepth-scene-teacher"
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from training import augment
 from training.data import procedural
 from training.errors import TrainingError
+from training.log_depth.backbone import STRIDES, Backbone
 from training.loop import autocast
-from training.scene_teacher.backbone import STRIDES, Backbone
 
 BATCH = 20
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from training import loop, metrics, parallel
 from training.data import procedural
 from training.data.images import PhotoFolder
+from training.log_depth.backbone import Backbone
+from training.log_depth.network import WIDTHS, LogDepthNetwork, log_depth_loss
 from training.loop import autocast
 from training.scene_teacher import checkpoint
-from training.scene_teacher.backbone import Backbone
 from training.scene_teacher.features import Cached, as_tensor, cache, scene, seen_otherwise
-from training.scene_teacher.network import WIDTHS, LogDepthNetwork, log_depth_loss
 from training.scenes.layouts import HAND_HELD
 from training.scenes.scene import FAR_M
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.teacher_maps import Output, Pixels, TeacherMap
+from training.log_depth.backbone import STRIDES, WEIGHTS_LICENCE
 from training.scene_teacher import checkpoint
-from training.scene_teacher.backbone import STRIDES, WEIGHTS_LICENCE
 
 SHORTER_SIDES = (192, 256)
 """At which a photo is looked at, px."""

@@ -34,7 +34,7 @@ _Factor = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class _Sizes(msgspec.Struct, kw_only=True):
-    """Keys of UNet2DConditionModel, AutoencoderKL and AutoencoderTiny that say how much there is to build, or
+    """Keys of UNet2DConditionModel and of the autoencoders that say how much there is to build, or
     that the export computes with. Others pass as they are.
 
     None: not stated, where diffusers has a default.
@@ -68,6 +68,8 @@ class _Sizes(msgspec.Struct, kw_only=True):
     num_encoder_blocks: _Counts | None = None
     num_decoder_blocks: _Counts | None = None
     upsampling_scaling_factor: _Count | None = None
+    prior_channels: _Width | None = None
+    prior_widths: _Widths | None = None
     scaling_factor: _Factor | None = None
     shift_factor: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] | None = None
 
@@ -101,6 +103,11 @@ def in_channels(config: Mapping[str, Any], where: str) -> int:
     Raises CheckpointError as `empty_module`.
     """
     return _sizes(config, where).in_channels or 4
+
+
+def out_channels(config: Mapping[str, Any], where: str) -> int:
+    """Of a UNet's output; as `in_channels`."""
+    return _sizes(config, where).out_channels or 4
 
 
 def _sizes(config: Mapping[str, Any], where: str) -> _Sizes:

@@ -26,6 +26,7 @@ from training.weights.configuration import Config, empty_module, read_json
 from training.weights.errors import CheckpointError
 from training.weights.folder import UNSTATED, read_config, read_model_card, read_part
 from training.weights.ours import config_json, decoded
+from training.weights.prior import PriorAutoencoderTiny
 from training.weights.tensors import (
     Tensors,
     fill_module,
@@ -127,7 +128,8 @@ def read_light_half(path: Path, half: str) -> LightHalf:
     """
     where = f"{path.name} (light {half})"
     parts = _folder(path) if path.is_dir() else _file(path)
-    if (found := parts.config.get("_class_name", "AutoencoderTiny")) != "AutoencoderTiny":
+    known = (AutoencoderTiny.__name__, PriorAutoencoderTiny.__name__)
+    if (found := parts.config.get("_class_name", known[0])) not in known:
         raise CheckpointError(
             f"{where} is a {shortened(found)}, not an AutoencoderTiny. A full VAE is given with --vae, whole."
         )
@@ -153,7 +155,8 @@ def _empty(config: Config, halves: tuple[str, ...], tensors: int, where: str) ->
     """An autoencoder without weights; a half that is not named is None."""
     # block_out_channels: diffusers writes it, and complains
     stated = {k: v for k, v in config.items() if k != "block_out_channels"}
-    vae: AutoencoderTiny = empty_module(AutoencoderTiny, stated, tensors, where)
+    kind = PriorAutoencoderTiny if "prior_channels" in stated else AutoencoderTiny
+    vae: AutoencoderTiny = empty_module(kind, stated, tensors, where)
     for half in HALVES:
         if half not in halves:
             setattr(vae, half, None)

@@ -24,12 +24,16 @@ from fiffdepth_rt.space import Space
 from fiffdepth_rt.structs import InvalidError, convert, one_of
 from training.weights.configuration import Config
 from training.weights.errors import CheckpointError
+from training.weights.prior import PriorAutoencoderTiny
 from training.weights.tensors import Tensors, build_module, listed, read_tensors, without_prefix
 
 T = TypeVar("T")
 
 FORMAT = "fiffdepth-checkpoint"
 FORMAT_VERSION = 1
+VaeClass = type[AutoencoderKL] | type[AutoencoderTiny]
+VAE_CLASSES: tuple[VaeClass, ...] = (AutoencoderKL, AutoencoderTiny, PriorAutoencoderTiny)
+"""By their names in a file."""
 Side = Annotated[int, msgspec.Meta(ge=16, le=16_384)]
 
 
@@ -72,7 +76,7 @@ class OwnParts:
     unet_config: Config
     vae: Tensors
     vae_config: Config
-    vae_is_light: bool
+    vae_class: VaeClass
     prompt_embedding: torch.Tensor | None
     info: CheckpointInfo
 
@@ -107,10 +111,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     own = split_own(tensors, metadata, path.name)
     if own.prompt_embedding is None:
         raise CheckpointError(f"{path} carries no prompt_embedding. Write it again with training/.")
-    vae_class = AutoencoderTiny if own.vae_is_light else AutoencoderKL
     return Checkpoint(
         unet=build_module(UNet2DConditionModel, own.unet_config, own.unet, f"{path.name} (UNet)"),
-        vae=build_module(vae_class, own.vae_config, own.vae, f"{path.name} (VAE)"),
+        vae=build_module(own.vae_class, own.vae_config, own.vae, f"{path.name} (VAE)"),
         prompt_embedding=own.prompt_embedding,
         info=own.info,
     )
@@ -144,9 +147,19 @@ def split_own(tensors: Tensors, metadata: Mapping[str, str], where: str) -> OwnP
         unet_config=unet_config,
         vae=without_prefix(tensors, "vae."),
         vae_config=vae_config,
-        vae_is_light=metadata.get("vae_class") == "AutoencoderTiny",  # older files, all full, do not say
+        vae_class=_vae_class(metadata.get("vae_class", "AutoencoderKL"), where),  # older files do not say
         prompt_embedding=tensors.get("prompt_embedding"),
         info=info,
+    )
+
+
+def _vae_class(name: str, where: str) -> VaeClass:
+    for known in VAE_CLASSES:
+        if known.__name__ == name:
+            return known
+    raise CheckpointError(
+        f"{where} has a VAE of the class {shortened(name)}, which this program does not know: use the "
+        "version of this repository that wrote it."
     )
 
 

@@ -41,7 +41,7 @@ from training.weights.folder import (
     single_file,
     unet_part,
 )
-from training.weights.ours import FORMAT, CheckpointInfo, OwnParts, split_own
+from training.weights.ours import FORMAT, CheckpointInfo, OwnParts, VaeClass, split_own
 from training.weights.prompt import PROMPT_BESIDE, TextEncoder, check_prompt, encode_empty_prompt, read_prompt
 from training.weights.tensors import (
     Tensors,
@@ -115,7 +115,7 @@ class _Parts:
     unet_config: Config | None = None
     vae: Tensors | None = None
     vae_config: Config | None = None
-    vae_is_light: bool = False
+    vae_class: VaeClass = AutoencoderKL
     prompt_embedding: torch.Tensor | None = None
     text: TextEncoder | None = None
     scheduler_config: Config | None = None
@@ -143,8 +143,7 @@ def read_weights(
     vae = None
     if parts.vae is not None:
         vae_config = parts.vae_config or layouts.vae_config(parts.vae, vae_where, way=ways.vae_config)
-        vae_class = AutoencoderTiny if parts.vae_is_light else AutoencoderKL
-        vae = build_module(vae_class, vae_config, parts.vae, vae_where)
+        vae = build_module(parts.vae_class, vae_config, parts.vae, vae_where)
     prompt, prompt_where = _prompt(path, parts, beside, unet.config.cross_attention_dim, ways.prompt)
     sample = unet.config.sample_size if parts.unet_config is not None else None
     if isinstance(sample, int) and sample > SAMPLE_AT_MOST:
@@ -262,7 +261,7 @@ def _own(path: Path, own: OwnParts) -> _Parts:
         unet_config=own.unet_config,
         vae=own.vae,
         vae_config=own.vae_config,
-        vae_is_light=own.vae_is_light,
+        vae_class=own.vae_class,
         prompt_embedding=own.prompt_embedding,
         info=own.info,
         licence=own.info.licence,
@@ -315,7 +314,7 @@ def _put_beside(parts: _Parts, beside: Beside, *, half_first: bool) -> None:
     """The VAE and the configurations that were given, in place of the checkpoint's own."""
     if beside.vae is not None:
         _put_vae(parts, beside.vae, half_first=half_first)
-        parts.vae_is_light = False
+        parts.vae_class = AutoencoderKL
     if beside.unet_config is not None:
         parts.unet_config = read_json(beside.unet_config)
     if beside.vae_config is not None:

@@ -37,7 +37,7 @@ class Backbone(nn.Module):
     def __init__(self, *, folded: bool) -> None:
         super().__init__()
         network = _package().EfficientNet.from_name("efficientnet-lite2", image_size=None)
-        self.stem, self.stem_norm, self.blocks = network._conv_stem, network._bn0, network._blocks
+        self.stem, self.stem_norm, self.blocks = _Same.like(network._conv_stem), network._bn0, network._blocks
         self._activation = network._swish
         for block in self.blocks:
             block._depthwise_conv = _Depthwise.like(block._depthwise_conv)
@@ -96,28 +96,33 @@ class Backbone(nn.Module):
         self.folded = True
 
 
-class _Depthwise(nn.Conv2d):
-    """A depthwise convolution, padded as TensorFlow's "SAME".
-
-    It computes in float32 also under autocast: its way back takes three times as long in bfloat16 on a CPU.
-    """
+class _Same(nn.Conv2d):
+    """A convolution that is padded as TensorFlow's "SAME"."""
 
     @classmethod
-    def like(cls, conv: nn.Conv2d) -> _Depthwise:
-        """One of the same shape, with weights of its own."""
+    def like(cls, conv: nn.Conv2d) -> _Same:
+        """One of the same shape, with weights of its own and no bias."""
         (side, _), (stride, _) = conv.kernel_size, conv.stride
         return cls(conv.in_channels, conv.out_channels, side, stride, groups=conv.groups, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(self._padded(x.float())).to(x.dtype)
-
-    def _padded(self, x: torch.Tensor) -> torch.Tensor:
         (height, width), (side, _), (stride, _) = x.shape[2:], self.kernel_size, self.stride
         more_y, more_x = (
             max(side - stride if n % stride == 0 else side - n % stride, 0) for n in (height, width)
         )
-        return nn.functional.pad(x, (more_x // 2, more_x - more_x // 2, more_y // 2, more_y - more_y // 2))
+        around = (more_x // 2, more_x - more_x // 2, more_y // 2, more_y - more_y // 2)
+        return super().forward(nn.functional.pad(x, around))
+
+
+class _Depthwise(_Same):
+    """It computes in float32 also under autocast: its way back takes three times as long in bfloat16 on a
+    CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(x.dtype)
 
 
 def _package() -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from training.scene_teacher.backbone import CHANNELS, LEARNS_FROM, Backbone
+from training.log_depth.backbone import CHANNELS, LEARNS_FROM, Backbone
 
 WIDTHS = (24, 40, 64, 96, 128)
 """Channels of the decoder at strides 2 to 32."""
@@ -42,13 +42,24 @@ class LogDepthNetwork(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Five features of the backbone -> log depth. mean_i, deviation_i: of each channel, see below."""
+    """Five features of the backbone -> log depth. mean_i, deviation_i: of each channel, see below.
+
+    any_size: the photo's sides need not be multiples of 32. Where they are, the export traces without: sizes
+    in its graph stay free.
+    """
+
+    any_size = True
+
+    corners: torch.Tensor
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         for level, channels in enumerate(CHANNELS):
             self.register_buffer(f"mean_{level}", torch.zeros(1, channels, 1, 1))
             self.register_buffer(f"deviation_{level}", torch.ones(1, channels, 1, 1))
+        left_right, top_bottom = [[-1.0, 1.0], [-1.0, 1.0]], [[-1.0, -1.0], [1.0, 1.0]]
+        corners = torch.tensor([[left_right, top_bottom]], device="cpu")  # has values on the meta device too
+        self.register_buffer("corners", corners, persistent=False)
         self.lateral = nn.ModuleList(
             nn.Conv2d(channels + 2, width, 1) for channels, width in zip(CHANNELS, widths, strict=True)
         )
@@ -69,17 +80,34 @@ class Decoder(nn.Module):
             getattr(self, f"deviation_{level}").copy_(x.std((0, 2, 3), keepdim=True).clamp_min(1e-3))
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        x = None
+        finest = self.levels(features)[0]
+        return nn.functional.pixel_shuffle(self.head(finest).float(), 2)
+
+    def levels(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """-> the decoder's own features N×width×H/s×W/s of strides 2 to 32, each made with coarser ones."""
+        found: list[torch.Tensor] = []
         for level in reversed(range(len(CHANNELS))):
             mean, deviation = getattr(self, f"mean_{level}"), getattr(self, f"deviation_{level}")
             feature = (features[level].to(mean.dtype) - mean) / deviation
-            side = self.lateral[level](torch.cat([feature, _places(feature)], 1))
-            if x is None:
+            side = self.lateral[level](torch.cat([feature, self._places(feature)], 1))
+            if not found:
                 x = side + self.context(side.mean((2, 3)))[:, :, None, None]
             else:
-                x = side + nn.functional.interpolate(self.down[level](x), scale_factor=2, mode="nearest")
-            x = self.blocks[level](x)
-        return nn.functional.pixel_shuffle(self.head(x).float(), 2)
+                x = side + self._twice(self.down[level](found[0]), side)
+            found.insert(0, self.blocks[level](x))
+        return found
+
+    def _places(self, x: torch.Tensor) -> torch.Tensor:
+        """Where a pixel lies, left to right and top to bottom in -1 … 1: N×2×h×w."""
+        corners = self.corners.to(x.dtype)
+        places = nn.functional.interpolate(corners, size=x.shape[2:], mode="bilinear", align_corners=True)
+        return places.expand(x.shape[0], -1, -1, -1)  # len() would be a constant in a graph
+
+    def _twice(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """x as large as `like`, which is twice as large, or a pixel less where `any_size`."""
+        if self.any_size:
+            return nn.functional.interpolate(x, size=like.shape[2:], mode="nearest")
+        return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class _Block(nn.Module):
@@ -92,14 +120,6 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(nn.functional.gelu(self.first(self.norm(x))))
-
-
-def _places(x: torch.Tensor) -> torch.Tensor:
-    """Where a pixel lies, left to right and top to bottom in -1 … 1: N×2×h×w."""
-    n, _, h, w = x.shape
-    along_y = torch.linspace(-1, 1, h, dtype=x.dtype).view(1, 1, h, 1).expand(n, 1, h, w)
-    along_x = torch.linspace(-1, 1, w, dtype=x.dtype).view(1, 1, 1, w).expand(n, 1, h, w)
-    return torch.cat([along_x, along_y], 1)
 
 
 def log_depth_loss(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
