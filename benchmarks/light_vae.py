@@ -47,7 +47,8 @@ from training import objective
 from training.data.normalise import normalise
 from training.data.samples import MetricPair
 from training.metrics import NEAREST_M
-from training.weights.light import load_light_vae
+from training.weights.errors import CheckpointError
+from training.weights.light import check_latent, load_light_vae
 from training.weights.ours import Checkpoint, load_checkpoint
 
 GRID = 64
@@ -168,6 +169,10 @@ def main(full: Path, light: Path, scenes: int, rgbd: Path | None, pictures: Path
             f"{full} carries a light VAE: give the one that {light.name} was made from, with a full VAE "
             "(`make nano` leaves it as full.safetensors)."
         )
+    try:
+        check_latent(full.name, model.unet, dict.fromkeys(halves, vae))
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from error
     held_out = list(rgbd_pairs.frames(rgbd) if rgbd else held_out_scenes.frames(scenes))
     rows = evaluate(Chain(model, vae), halves, held_out, pictures=pictures)
     report = Report(

@@ -162,7 +162,7 @@ def _sized_forms(forms: tuple[GraphForm, ...], size: int) -> list[GraphForm]:
 def _golden_piece(folder: Path, model: Model, options: Options) -> tuple[str, Make]:
     """The name that says what the golden values depend on, and how to make them. Its result is that name."""
     grids = {form.grid_hw for form in options.forms if form.grid_hw is not None}
-    size = options.golden_size or model.size_default
+    size = min(options.golden_size or model.size_default, model.size_max)
     images = golden_images(size, options.photos, sorted(grids))
     digest = hashlib.sha256()
     for image in images.values():
@@ -285,8 +285,8 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--golden-photo", "photos", type=_FILE, multiple=True,
               help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.")
 @click.option("--golden-size", type=click.IntRange(64, 4096),
-              help="Longer side in px of the photos in golden.npz, by default that of --size. Smaller: a "
-                   "smaller file, sooner made, and graphs that are judged on less.")
+              help="Longer side in px of the photos in golden.npz; by default --size's, at most "
+                   "--size-max's. Smaller: a smaller file, sooner made; others' plans are judged less.")
 @click.option("--leave-out", multiple=True, type=click.Choice(FOLD_NAMES), help="A fold not to apply.")
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")

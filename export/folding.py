@@ -74,7 +74,7 @@ class ConstantAttention(nn.Module):  # type: ignore[misc]
 
 
 def fold_posterior(stage: EncoderStage) -> None:
-    """conv_out, quant_conv (mean half) and the scaling factor -> conv_out."""
+    """conv_out, quant_conv (mean half) and the scaling factor -> conv_out, and into a prior's end."""
     holder, last = _last_convolution(stage.encoder)
     conv = holder[last]
     weight, bias = _double(conv)

@@ -43,7 +43,7 @@ def build_stage(
             timestep=model.recipe.timestep,
             prompt=model.prompt_embedding,
             class_labels=model.recipe.class_labels_tensor(),
-            zero_channels=model.recipe.zero_channels,
+            zero_channels=model.unet.config.out_channels if model.recipe.zero_latent else 0,
             output_scale=output_scale(model.recipe, model.scheduler_config),
         )
     elif camera_hw is not None:

@@ -19,7 +19,8 @@ from export.recipe import Recipe, output_scale, recipe_named
 from export.stages import VAE_FACTOR
 from training.weights.errors import CheckpointError
 from training.weights.folder import UNSTATED
-from training.weights.light import HALVES, LightHalf, read_light_half
+from training.weights.light import HALVES, LightHalf, check_latent, read_light_half
+from training.weights.prior import PriorAutoencoderTiny
 from training.weights.reading import Beside, Ways, Weights, read_weights
 
 SIZE_DEFAULT = 512
@@ -105,10 +106,12 @@ class Model:
                 if isinstance(self.vae, AutoencoderTiny)
                 else (config.block_out_channels, "KL")
             )
+            has_prior = "encoder" in full and isinstance(self.vae, PriorAutoencoderTiny)
             which, part = (
                 ("VAE", self.vae) if len(full) == 2 else (f"VAE {full[0]}", getattr(self.vae, full[0]))
             )
-            said.append(f"{which} {kind}-f{2 ** (len(levels) - 1)}, {_millions(part)} M parameters")
+            what = f"{which} {kind}-f{2 ** (len(levels) - 1)}{' with a prior' if has_prior else ''}"
+            said.append(f"{what}, {_millions(part)} M parameters")
         for half, light in self.light.items():
             said.append(f"light {half} {light.name}, {_millions(light.vae)} M parameters")
         return said
@@ -118,7 +121,7 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
     """path -> Model.
 
     Raises CheckpointError for what cannot be read, is missing, surplus, misshapen, of a wrong dtype or not
-    finite, and RecipeError.
+    finite, for a VAE of another latent than the UNet's, and RecipeError.
     """
     given = given or Given()
     called = given.repository or path.resolve().name
@@ -138,7 +141,8 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
             ".safetensors), or a light one with --encoder and --decoder."
         )
     output_scale(recipe, weights.scheduler_config)  # a scheduler that does not fit is said at once
-    _check_latent(path.name, weights, light)
+    vaes = {half: light[half].vae if half in light else weights.vae for half in HALVES}
+    check_latent(path.name, weights.unet, vaes)
     size = weights.sample_size * VAE_FACTOR if weights.sample_size else SIZE_DEFAULT
     size = known.size if known else size
     licence = known.licence if known and weights.licence == UNSTATED else weights.licence
@@ -160,18 +164,6 @@ def read_checkpoint(path: Path, given: Given | None = None) -> Model:
         sha256=weights.sha256,
         notes=weights.notes,
     )
-
-
-def _check_latent(where: str, weights: Weights, light: Mapping[str, LightHalf]) -> None:
-    """Raises CheckpointError where a half of the VAE has another latent than the UNet gives."""
-    channels = weights.unet.config["out_channels"]
-    for half in HALVES:
-        vae: Any = light[half].vae if half in light else weights.vae
-        if (own := vae.config["latent_channels"]) != channels:
-            raise CheckpointError(
-                f"{where}: its UNet gives latents of {channels} channels, the {half} is for {own}. Give the "
-                "VAE that the UNet was trained with."
-            )
 
 
 def parameter_count(module: torch.nn.Module) -> int:

@@ -123,12 +123,12 @@ def _run_stage(model: Model, stage: str, value: Array) -> Array:
 
 
 def _denoise(model: Model, latent: torch.Tensor) -> torch.Tensor:
-    """latent -> depth latent, both [1, 4, h/8, w/8]."""
+    """latent -> depth latent, both [1, C, h/8, w/8]."""
     recipe, labels = model.recipe, model.recipe.class_labels_tensor()
     scheduler = scheduler_of(recipe, model.scheduler_config)
-    beside = latent.new_zeros(1, recipe.zero_channels, *latent.shape[2:])
+    beside = torch.zeros_like(latent)
     raw: torch.Tensor = model.unet(
-        torch.cat([latent, beside], dim=1),
+        torch.cat([latent, beside], dim=1) if recipe.zero_latent else latent,
         torch.tensor(recipe.timestep),
         encoder_hidden_states=model.prompt_embedding.to(latent.dtype),
         class_labels=None if labels is None else labels.to(latent.dtype),
@@ -136,7 +136,7 @@ def _denoise(model: Model, latent: torch.Tensor) -> torch.Tensor:
     if scheduler is None:
         return raw
     # the scheduler denoises the zeros beside the photo's latent, or where there are none the latent
-    sample = beside if recipe.zero_channels else latent
+    sample = beside if recipe.zero_latent else latent
     depth_latent: torch.Tensor = scheduler.step(raw, recipe.timestep, sample).pred_original_sample
     return depth_latent
 

@@ -55,14 +55,14 @@ GENPERCEPT_SCHEDULER: Mapping[str, Any] = {**SD2_SCHEDULER, "beta_start": 1.0, "
 class Recipe:
     """One row of the table.
 
-    zero_channels: so many zero channels follow z at the UNet's input. scheduler: None where the raw output is
+    zero_latent: a latent of zeros follows z at the UNet's input. scheduler: None where the raw output is
     the depth latent already, else the configuration to use when the checkpoint carries none.
     """
 
     name: str
     title: str
     timestep: int
-    zero_channels: int = 0
+    zero_latent: bool = False
     class_labels: tuple[float, ...] | None = None
     scheduler: Mapping[str, Any] | None = None
     output_space: str = "depth"
@@ -98,7 +98,7 @@ RECIPES: Mapping[str, Recipe] = {
             name="marigold-e2e",
             title="Marigold, end-to-end",
             timestep=999,
-            zero_channels=4,
+            zero_latent=True,
             scheduler=SD2_SCHEDULER,
         ),
     )
@@ -120,7 +120,7 @@ def recipes_for(*, in_channels: int, out_channels: int, class_embedding: bool) -
     return tuple(
         recipe.name
         for recipe in RECIPES.values()
-        if out_channels + recipe.zero_channels == in_channels
+        if out_channels * (2 if recipe.zero_latent else 1) == in_channels
         and (recipe.class_labels is not None) == class_embedding
     )
 
@@ -184,7 +184,7 @@ def output_scale(recipe: Recipe, checkpoint_config: Mapping[str, Any] | None = N
         kept = scheduler.step(zero, recipe.timestep, one).pred_original_sample.item()
         if not math.isfinite(scale + kept):
             raise ValueError(f"it turns an output of 1 into {scale} and an input of 1 into {kept}")
-    if kept != 0.0 and not recipe.zero_channels:
+    if kept != 0.0 and not recipe.zero_latent:
         raise RecipeError(
             f"With the checkpoint's scheduler {kept:.3g} of the latent would stay in the depth latent, "
             f"but {recipe.name} expects beta_start = beta_end = 1. Is this the right recipe?"

@@ -275,5 +275,6 @@ def _check_unet(unet: Any, zero_channels: int, *, has_class: bool) -> None:
     for key, accepted in plain.items():
         if unet.config.get(key) not in accepted:
             raise UnsupportedModelError(
-                f"UNet with {key}={unet.config.get(key)!r}: the export, with this recipe, knows {accepted}."
+                f"UNet with {key}={unet.config.get(key)!r}, out_channels={unet.config.out_channels}: the "
+                f"export, with this recipe, knows {key} in {accepted}."
             )

@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 from fiffdepth_rt.errors import OutputError
 
 NAME_MAX_BYTES = 255
+PATH_MAX_BYTES = 4096
 """Of an entry of a folder, on all usual file systems."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")
 

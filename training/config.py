@@ -337,7 +337,11 @@ def _check(c: Config) -> None:
     for key, value in named:
         if not value:
             raise ConfigError(f'{key} = "" would be the current folder: name a place.')
-        if long := too_long(value):
+    optional = [("run.name", c.run.name), ("compute.cache", c.compute.cache)]
+    optional += [(f"base.{key}", getattr(c.base, key)) for key in ("config", "text", "prompt_embedding")]
+    optional += [(f"data.synthetic[{i}].frames", one.frames) for i, one in enumerate(c.data.synthetic)]
+    for key, value in (*named, *optional):
+        if long := too_long(value, pattern=key.startswith("data.")):
             raise ConfigError(f"{key}: {long}.")
     if not c.data.synthetic:
         raise ConfigError("data.synthetic is empty: name at least one set with [[data.synthetic]].")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import sys
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import FiffDepthError
-from fiffdepth_rt.program.options import named_path
+from fiffdepth_rt.program.options import named_path, path_or_name
 from fiffdepth_rt.program.terminal import printable, stderr_handler
 from fiffdepth_rt.space import Space
 from training import loop, objective
@@ -414,9 +415,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     say, default = parser.add_argument, DistillationSettings()
-    say("checkpoint", help="the teacher: a diffusers folder, a single .safetensors, or a Hub id")
-    say("--photos", action="append", default=[], help="photos for the encoder; may be repeated")
-    say("--depth", action="append", default=[], help="depth maps for the decoder; may be repeated")
+    which = "the teacher: a diffusers folder, a single .safetensors, or a Hub id"
+    say("checkpoint", type=path_or_name, help=which)
+    repeated = functools.partial(say, type=path_or_name, action="append", default=[])
+    repeated("--photos", help="photos for the encoder; may be repeated")
+    repeated("--depth", help="depth maps for the decoder; may be repeated")
     say("--run", type=named_path, required=True, help="folder of this run; an interrupted one goes on")
     say(
         "--width",
@@ -449,6 +452,7 @@ def main() -> None:
         help="share of the model's own latents in the decoder's batch (default: %(default)s)")  # fmt: skip
     say(
         "--prompt-embedding",
+        type=path_or_name,
         default="",
         help="for a teacher without text encoder: .safetensors [1, tokens, C]",
     )

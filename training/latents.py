@@ -33,7 +33,7 @@ def photo_tensor(photos: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def encode(vae: AutoencoderKL | AutoencoderTiny, pixels: torch.Tensor) -> torch.Tensor:
-    """float32 N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8; in fp32 under any autocast, as fp16 overflows."""
+    """float32 N×3×H×W in [-1, 1] -> latents N×C×H/8×W/8; in fp32 under any autocast, as fp16 overflows."""
     with torch.autocast(pixels.device.type, enabled=False):
         encoded = vae.encode(pixels.float())
         latent = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
@@ -42,14 +42,14 @@ def encode(vae: AutoencoderKL | AutoencoderTiny, pixels: torch.Tensor) -> torch.
 
 
 def decode_photo(vae: AutoencoderKL | AutoencoderTiny, latent: torch.Tensor) -> torch.Tensor:
-    """Latents N×4×h×w -> float32 N×3×8h×8w, not clipped; in fp32 under any autocast."""
+    """Latents N×C×h×w -> float32 N×3×8h×8w, not clipped; in fp32 under any autocast."""
     with torch.autocast(latent.device.type, enabled=False):
         pixels: torch.Tensor = vae.decode(latent.float() / vae.config.scaling_factor).sample
     return pixels
 
 
 def decode(vae: AutoencoderKL | AutoencoderTiny, depth_latent: torch.Tensor) -> torch.Tensor:
-    """Depth latents N×4×h×w -> depth pictures N×1×8h×8w in [-1, 1]."""
+    """Depth latents N×C×h×w -> depth pictures N×1×8h×8w in [-1, 1]."""
     return decode_photo(vae, depth_latent).mean(1, keepdim=True).clamp(-1, 1)
 
 

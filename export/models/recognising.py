@@ -19,7 +19,7 @@ from typing import Any
 from export.errors import RecipeError
 from export.models.known_models import known_model
 from export.recipe import GENPERCEPT, RECIPES, Recipe, has_genpercept_schedule, recipe_named, recipes_for
-from training.weights.configuration import in_channels, out_channels, read_json
+from training.weights.configuration import channels, read_json
 from training.weights.errors import CheckpointError
 from training.weights.folder import files_below, read_model_card, unet_part
 
@@ -44,14 +44,12 @@ class Evidence:
     tags: tuple[str, ...] = ()
 
     @property
-    def in_channels(self) -> int:
-        """Of the UNet's input. Raises CheckpointError for a configuration whose numbers are none."""
-        return in_channels(self.unet, f"{self.name} (UNet)")
+    def channels(self) -> tuple[int, int]:
+        """Of the UNet's input and of its output, which is a latent.
 
-    @property
-    def out_channels(self) -> int:
-        """Of the UNet's output: a latent's. Raises CheckpointError as `in_channels`."""
-        return out_channels(self.unet, f"{self.name} (UNet)")
+        Raises CheckpointError for a configuration whose numbers are none.
+        """
+        return channels(self.unet, f"{self.name} (UNet)")
 
     @property
     def has_class_embedding(self) -> bool:
@@ -90,9 +88,10 @@ def find_recipe(evidence: Evidence, *, said: str | None = None) -> Recipe:
     Raises RecipeError for what no recipe asks and for a recipe that the shapes contradict, CheckpointError
     with the choices where words are wanting.
     """
+    channels_in, channels_out = evidence.channels
     fitting = recipes_for(
-        in_channels=evidence.in_channels,
-        out_channels=evidence.out_channels,
+        in_channels=channels_in,
+        out_channels=channels_out,
         class_embedding=evidence.has_class_embedding,
     )
     stranger = next((kind for kind in STRANGERS if kind.fits(evidence)), None)
@@ -152,7 +151,8 @@ def _by_space(pair: tuple[str, str], words: frozenset[str], *, says_depth: bool)
 
 def _takes(evidence: Evidence) -> str:
     also = " and a class label" if evidence.has_class_embedding else ""
-    return f"takes {evidence.in_channels} channels{also}"
+    takes, gives = evidence.channels
+    return f"takes {takes} channels{also} and gives {gives}"
 
 
 def _why_asked(evidence: Evidence, chosen: Sequence[str]) -> str:
@@ -198,13 +198,13 @@ STRANGERS: tuple[Stranger, ...] = (
         certain=True,
     ),
     Stranger(
-        fits=lambda e: e.in_channels == 9,
+        fits=lambda e: e.channels == (9, 4),
         what="an inpainting model: its 9 channels are noise, a mask and the masked picture, and one step "
         "of it fills the hole with noise removed once, not with depth.",
         certain=True,
     ),
     Stranger(
-        fits=lambda e: e.in_channels == 5,
+        fits=lambda e: e.channels == (5, 4),
         what="a depth-to-image model: its fifth channel takes a depth map, and one step of it begins a "
         "picture, the other way round.",
         certain=True,
@@ -216,7 +216,7 @@ STRANGERS: tuple[Stranger, ...] = (
         certain=True,
     ),
     Stranger(
-        fits=lambda e: e.in_channels == 8 and e.has_class_embedding,
+        fits=lambda e: e.channels == (8, 4) and e.has_class_embedding,
         what="Lotus-G, the generative half of Lotus: it makes depth of the photo and of random noise, "
         "another one for each seed, and one step without the noise is not its depth. Take Lotus-D: "
         "python -m export.build_engines lotus-d-v2-0-disparity.",
@@ -238,7 +238,7 @@ STRANGERS: tuple[Stranger, ...] = (
     Stranger(
         fits=lambda e: (
             e.pipeline.startswith("Marigold")
-            and e.in_channels == 8
+            and e.channels == (8, 4)
             and e.denoising_steps != 1
             and not _is_one_step(e)
         ),

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from fiffdepth_rt.atomic import NAME_MAX_BYTES
+from fiffdepth_rt.atomic import NAME_MAX_BYTES, PATH_MAX_BYTES
 from fiffdepth_rt.errors import FiffDepthError, shortened
 from fiffdepth_rt.program import (
     bag,
@@ -54,7 +54,7 @@ class _Program(click.Group):
                 raise click.ClickException(
                     printable(
                         f"{shortened(error.filename or error)} is too long: a file's name may have "
-                        f"{NAME_MAX_BYTES} bytes, a whole path 4,096."
+                        f"{NAME_MAX_BYTES} bytes, a whole path {PATH_MAX_BYTES:,}."
                     )
                 ) from error
             raise click.ClickException(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiffdepth_rt.atomic import NAME_MAX_BYTES
+from fiffdepth_rt.atomic import NAME_MAX_BYTES, PATH_MAX_BYTES
 from fiffdepth_rt.errors import shortened
 from fiffdepth_rt.program.terminal import log_to_stderr
 
@@ -95,15 +95,29 @@ WORD = Word()
 
 
 class PathOrName(Word):
-    """Text that is a path, or a name of something elsewhere: as `Word`, and as `NamedPath` asks of paths."""
+    """Text that is a path, or a name of something elsewhere: as `Word`, and as `NamedPath` asks of paths.
+
+    pattern: the path may be one.
+    """
+
+    def __init__(self, *, pattern: bool = False) -> None:
+        self.pattern = pattern
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if long := too_long(value):
+        if long := too_long(value, pattern=self.pattern):
             self.fail(f"{long}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 PATH_OR_NAME = PathOrName()
+PATH_OR_PATTERN = PathOrName(pattern=True)
+
+
+def path_or_name(text: str) -> str:
+    """PATH_OR_NAME for argparse's `type`."""
+    if long := too_long(text, pattern=True):
+        raise argparse.ArgumentTypeError(long)
+    return text
 
 
 def named_path(text: str) -> Path:
@@ -115,12 +129,18 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
-def too_long(path: str | os.PathLike[str]) -> str | None:
-    """Why no file can be there, where a name in the path is too long; pathlib raises on such paths."""
-    long = next((part for part in Path(path).parts if len(os.fsencode(part)) > NAME_MAX_BYTES), None)
-    return (
-        None if long is None else f"{shortened(long)!r} is longer than a name may be, {NAME_MAX_BYTES} bytes"
-    )
+def too_long(path: str | os.PathLike[str], *, pattern: bool = False) -> str | None:
+    """Why no file can be there, where the path, or a name in it, is too long; pathlib raises on such paths.
+
+    pattern: names with wildcards or braces ("{0000..0999}.tar") stand for other names, of any length.
+    """
+    parts = [part for part in Path(path).parts if not (pattern and set(part) & set("*?[{"))]
+    long = next((part for part in parts if len(os.fsencode(part)) > NAME_MAX_BYTES), None)
+    if long is not None:
+        return f"{shortened(long)!r} is longer than a name may be, {NAME_MAX_BYTES} bytes"
+    if len(os.fsencode(Path(*parts))) >= PATH_MAX_BYTES:
+        return f"{shortened(path)!r} is longer than a path may be, {PATH_MAX_BYTES} bytes"
+    return None
 
 
 def parse_hw(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

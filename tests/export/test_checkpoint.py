@@ -128,7 +128,9 @@ def test_a_text_encoder_and_a_noise_schedule_in_an_ldm_file_are_no_matter(tmp_pa
 
 
 def sd2_unet(recipe):
-    return random_unet(class_labels=len(recipe.class_labels or ()), in_channels=4 + recipe.zero_channels)
+    return random_unet(
+        class_labels=len(recipe.class_labels or ()), in_channels=8 if recipe.zero_latent else 4
+    )
 
 
 @pytest.mark.parametrize("recipe", ["fiffdepth", "marigold-e2e", "lotus-d"])

@@ -9,13 +9,17 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from export import parity
+from export.cost import cost_table
+from export.engines import TorchStages
 from export.folding import FOLD_NAMES
 from export.graph_set import build_stage
 from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GraphForm, write_graph
 from export.precision import Precision
+from fiffdepth_rt.engine_dir.golden import Where
 from tests.support.prior import CHANNELS, prior_vae
-from tests.support.tiny_models import ONE_LEVEL, tiny_checkpoint
+from tests.support.tiny_models import ONE_LEVEL, tiny_checkpoint, tiny_vae
 from training.weights.errors import CheckpointError
 from training.weights.light import HALVES, LightInfo, save_light_vae
 from training.weights.ours import save_checkpoint
@@ -90,3 +94,42 @@ def test_a_half_for_another_latent_than_the_unet_s_is_refused(tmp_path) -> None:
     save_checkpoint(tmp_path / "full.safetensors", made)
     with pytest.raises(CheckpointError, match="the decoder is for 7"):
         read_checkpoint(tmp_path / "full.safetensors", Given(decoder=tmp_path / "light.safetensors"))
+    vae = tiny_vae(latent_channels=16)
+    save_checkpoint(tmp_path / "kl.safetensors", dataclasses.replace(made, vae=vae))
+    with pytest.raises(CheckpointError, match="the encoder is for 16"):
+        read_checkpoint(tmp_path / "kl.safetensors")
+
+
+@pytest.mark.parametrize("recipe", ["fiffdepth", "marigold-e2e"])
+def test_a_full_vae_of_another_number_of_channels_is_exported_alike(tmp_path, recipe: str) -> None:
+    channels = {"in_channels": 16 if recipe == "marigold-e2e" else 8, "out_channels": 8}
+    made = tiny_checkpoint(recipe=recipe, **ONE_LEVEL, **channels)
+    vae = tiny_vae(latent_channels=8, block_out_channels=(8,) * 4)
+    save_checkpoint(tmp_path / "kl.safetensors", dataclasses.replace(made, vae=vae))
+    model = read_checkpoint(tmp_path / "kl.safetensors")
+    images = {"photo": np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)}
+    rows = parity.compare(
+        parity.reference(model, images),
+        TorchStages(lambda stage: build_stage(stage, model)),
+        Where(graph_set="fp32", backend="torch", device="cpu"),
+    )
+    assert len(rows) == 4 and all(row.passed and row.reference_std > 1e-3 for row in rows)
+
+
+def test_the_description_and_the_costs_speak_of_the_prior(model: Model) -> None:
+    assert "VAE light-f8 with a prior, 4.4 M parameters" in model.description
+    assert "encoder        4.3" in cost_table(model, leave_out=frozenset(), size=128)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "form",
+    [
+        GraphForm(precision=Precision.BF16),
+        GraphForm(camera_hw=(100, 150), grid_hw=(128, 128)),
+        GraphForm(precision=Precision.FP16, keep_fp32=("encoder.prior.*",)),
+    ],
+    ids=str,
+)
+def test_every_other_form_of_it_is_written_and_taken(model: Model, tmp_path, form: GraphForm) -> None:
+    write_graph(tmp_path, "encoder", build_stage("encoder", model, form=form), form)

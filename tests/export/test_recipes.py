@@ -116,7 +116,7 @@ def test_a_network_that_is_not_the_recipes_is_refused(recipe_name, made_as):
             timestep=row.timestep,
             prompt=made.prompt_embedding,
             class_labels=row.class_labels_tensor(),
-            zero_channels=row.zero_channels,
+            zero_channels=4 if row.zero_latent else 0,
         )
 
 

@@ -20,9 +20,10 @@ from training.errors import TrainingError
 from training.nano.joint import DepthModel
 from training.nano.networks import PRIOR_CHANNELS, VAE_CHANNELS, nano_unet
 from training.nano.stages import Settings
-from training.nano.start import LIGHT, begin_with_prior, fill_from_engine, start_from, unfilled
+from training.nano.start import LIGHT, begin_with_prior, check_prior, fill_from_engine, start_from, unfilled
 from training.scenes.layouts import HAND_HELD
 from training.weights.light import HALVES, LightInfo, load_light_vae, new_light_vae, save_light_vae
+from training.weights.tensors import hash_files
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +95,30 @@ def test_a_run_begins_with_joint_s_unet_the_light_vae_and_the_prior(tmp_path: Pa
     save_light_vae(tmp_path / "light" / RESULT, light, HALVES, info)
     (tmp_path / "scenes_large").mkdir()
     procedural.render_shard(tmp_path / "scenes_large", 0, per_shard=2, seed_base=0, mix=HAND_HELD)
-    begin_with_prior(tmp_path, unet, tiny_prior(tmp_path))
+    prior = tiny_prior(tmp_path)
+    torch.manual_seed(1)
+    begin_with_prior(tmp_path, unet, prior)
     vae, _, said = load_light_vae(tmp_path / "start" / LIGHT)
     begun = DepthModel(vae, nano_unet(VAE_CHANNELS + PRIOR_CHANNELS))
     begun.load_state_dict(load_file(tmp_path / "start" / loop.WEIGHTS))
     photos = torch.rand(1, 3, 64, 128) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(begun(photos), DepthModel(light, unet)(photos), rtol=0, atol=1e-6)
-    assert said.training == {"prior": "teacher, share 0.5"}
+    assert said.training == {"prior_sha256": hash_files([prior])}
     assert [source.partition(":")[0] for source in said.data_sources] == [
+        "x",
         "the backbone in its encoder",
         "that backbone's decoder, and the fine-tuning of both, by scenes",
     ]
-    assert "Apache-2.0" in said.data_sources[0] and "Apache-2.0" in said.data_sources[1]
+    assert all("Apache-2.0" in source for source in said.data_sources[1:])
+    # Nothing of it depends on what this process drew before.
+    first = (tmp_path / "start" / loop.WEIGHTS).read_bytes()
+    (tmp_path / "start" / loop.WEIGHTS).unlink()
+    torch.manual_seed(2)
+    begin_with_prior(tmp_path, unet, prior)
+    assert (tmp_path / "start" / loop.WEIGHTS).read_bytes() == first
+    check_prior(tmp_path, prior)
+    other = prior.rename(tmp_path / "other.safetensors")
+    other.write_bytes(other.read_bytes().replace(b"0.5", b"0.4", 1))
+    with pytest.raises(TrainingError, match=r"was begun with another prior than .*other\.safetensors"):
+        check_prior(tmp_path, other)

@@ -242,17 +242,42 @@ def test_a_prior_that_is_missing_or_none_is_said_before_anything_is_rendered(
 def test_a_run_with_a_light_vae_of_its_own_is_not_started_anew(tmp_path: Path) -> None:
     (tmp_path / "light").mkdir()
     (tmp_path / "light" / distill_vae.RESULT).touch()
-    with pytest.raises(TrainingError, match="of its own"):
-        stages.train(tmp_path, stages.TINY, start=BUNDLED)
+    for begun in (False, True):
+        if begun:
+            _touch(tmp_path / "start" / loop.WEIGHTS)
+        with pytest.raises(TrainingError, match="of its own"):
+            stages.train(tmp_path, stages.TINY, start=BUNDLED)
 
 
 def test_a_started_run_has_no_stages_before_the_light_vae(tmp_path: Path) -> None:
     """It went on to the end instead, whatever stage was asked for."""
     with pytest.raises(TrainingError, match="joint is one of the stages"):
         stages.train(tmp_path / "new", stages.TINY, start=BUNDLED, until="joint")
-    (tmp_path / "begun" / "start").mkdir(parents=True)
+    _touch(tmp_path / "begun" / "start" / loop.WEIGHTS)
     with pytest.raises(TrainingError, match="vae is one of the stages"):
         stages.train(tmp_path / "begun", stages.TINY, until="vae")
+
+
+def _touch(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+
+def test_an_early_stage_of_a_run_that_has_gone_farther_is_no_reason_to_go_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path / "start" / loop.WEIGHTS)
+    _touch(tmp_path / "light" / distill_vae.RESULT)
+    done: list[str] = []
+    monkeypatch.setattr(stages, "_up_to_joint", lambda run, settings, until: done.append(until))
+    monkeypatch.setattr(procedural, "render_all", lambda *_, **__: None)
+    assert stages.train(tmp_path, stages.TINY, until="joint") is None
+    assert done == ["joint"] and sorted(p.name for p in tmp_path.iterdir()) == ["light", "start"]
+
+
+def test_two_priors_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="hold a prior of their own: give --start or --prior"):
+        stages.train(tmp_path / "run", stages.TINY, start=BUNDLED, prior=tiny_prior(tmp_path))
 
 
 def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -265,9 +290,9 @@ def test_a_stage_that_was_begun_with_other_data_is_not_gone_on_with(tmp_path: Pa
 @pytest.mark.soak
 def test_the_card_names_the_real_half_and_its_teacher(tiny_run: Path) -> None:
     sources = load_checkpoint(tiny_run / "nano.safetensors").info.data_sources
-    assert sources[1] == f"the backbone in its encoder: {WEIGHTS_LICENCE}"
-    assert sources[2].endswith("by scenes: Apache-2.0; textures from photos: CC0-1.0")
-    assert sources[3:] == (
+    at = sources.index(f"the backbone in its encoder: {WEIGHTS_LICENCE}")
+    assert sources[at + 1].endswith("by scenes: Apache-2.0; textures from photos: CC0-1.0")
+    assert sources[at + 2 :] == (
         "3 photos without depth: noise, free of rights",
         "their labels by nano: Apache-2.0",
     )

@@ -14,7 +14,7 @@ import click
 
 from fiffdepth_rt.atomic import replacing
 from fiffdepth_rt.errors import OutputError
-from fiffdepth_rt.program.options import PATH_OR_NAME, NamedPath
+from fiffdepth_rt.program.options import PATH_OR_PATTERN, NamedPath
 from fiffdepth_rt.program.terminal import printable, stderr_handler, tell
 from fiffdepth_rt.space import Space
 from training.data import hypersim_raw, sets
@@ -105,7 +105,7 @@ def prepare(
 
 @program.command(name="check")
 @click.argument("kind", type=click.Choice(sets.names()))
-@click.argument("place", type=PATH_OR_NAME)
+@click.argument("place", type=PATH_OR_PATTERN)
 @click.option(
     "--split",
     type=click.Choice(sets.SPLITS),

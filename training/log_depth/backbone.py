@@ -28,7 +28,7 @@ WEIGHTS_LICENCE = (
 
 
 class Backbone(nn.Module):
-    """photos N×3×H×W, RGB in 0 … 255 -> for each stride s its feature N×C×H/s×W/s. H, W: multiples of 32.
+    """photos N×3×H×W, RGB in 0 … 255 -> for each stride s its feature N×C×⌈H/s⌉×⌈W/s⌉.
 
     folded: batch norms are folded into the convolutions, for weights that are trained already; otherwise they
     learn, for weights that start at random.

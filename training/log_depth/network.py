@@ -17,7 +17,7 @@ WIDTHS = (24, 40, 64, 96, 128)
 
 
 class LogDepthNetwork(nn.Module):
-    """Backbone and decoder. photos N×3×H×W, RGB in 0 … 255, sides multiples of 32 -> log depth N×1×H×W.
+    """Backbone and decoder. photos N×3×H×W, RGB in 0 … 255, even sides -> log depth N×1×H×W.
 
     widths: of the decoder, as WIDTHS; tests take small ones.
     """

@@ -64,13 +64,13 @@ class DepthModel(torch.nn.Module):
         return self.decode(objective.feed_forward(self.unet, self.encode(photos), self.prompt))
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """N×3×H×W in [-1, 1] -> latents N×4×H/8×W/8."""
+        """N×3×H×W in [-1, 1] -> latents N×C×H/8×W/8."""
         encoded = self.vae.encode(pictures)
         latent = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mode()
         return latent * self.vae.config.scaling_factor
 
     def decode(self, depth_latent: torch.Tensor) -> torch.Tensor:
-        """N×4×h×w -> N×1×8h×8w, not clipped."""
+        """N×C×h×w -> N×1×8h×8w, not clipped."""
         pictures = self.vae.decode(depth_latent / self.vae.config.scaling_factor).sample
         return pictures.float().mean(1, keepdim=True)
 

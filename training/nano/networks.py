@@ -1,8 +1,8 @@
 """The bundled model's networks and their inputs.
 
-SD's shape (AutoencoderKL f8 with 4 latent channels, UNet2DConditionModel with three down-samplings, empty
-prompt of 2 tokens) at 1/130 of SD's parameters. After the joint stage a light VAE (training/weights/light.py)
-takes the full VAE's place: what ships has 1/150 of SD's parameters.
+SD's shape (AutoencoderKL f8 with 4 latent channels, UNet2DConditionModel, empty prompt of 2 tokens), with two
+down-samplings where SD has three. After the joint stage a light VAE with a prior in its encoder
+(training/weights/prior.py) takes the full VAE's place, and the latent has 16 channels.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from training.nano.joint import (
     train_method,
 )
 from training.nano.networks import depth_tensor, nano_prompt, nano_unet, nano_vae
-from training.nano.start import LIGHT, begin_with_prior, start_from
+from training.nano.start import LIGHT, begin_with_prior, check_prior, start_from
 from training.scene_teacher.checkpoint import is_one as is_scene_teacher
 from training.scenes.layouts import HAND_HELD, WORLD
 from training.weights.light import load_light_vae
@@ -346,7 +346,7 @@ def write_checkpoint(path: Path, settings: Settings, model: DepthModel, *, size:
                 size_default=size,
                 size_max=1024,
                 licence="Apache-2.0",
-                data_sources=tuple(sources),
+                data_sources=tuple(dict.fromkeys(sources)),
                 training=msgspec.to_builtins(settings),
             ),
         ),
@@ -385,13 +385,15 @@ def train(
     render(run / "world", count=settings.world_scenes, mix=WORLD)
     if until == "scenes":
         return None
+    if until in BEFORE_LIGHT:
+        _up_to_joint(run, settings, until)
+        return None
     if start is not None:
         start_from(start, run, settings.light)
     if (run / "start" / loop.WEIGHTS).exists():
         render_large(run, settings, photos)
     else:
-        if not _up_to_joint(run, settings, until):
-            return None
+        _up_to_joint(run, settings, "joint")
         distil_light_vae(run, settings, photos)
         render_large(run, settings, photos)
         assert prior is not None  # _check has seen to it
@@ -421,17 +423,21 @@ def _check(run: Path, real: Real | None, prior: Path | None, start: Path | None,
                 f"{labels.folder} holds no label of any photo in {photos.root}: name the folder that was "
                 "labelled."
             )
-    begun = (run / "start").exists()
+    begun = (run / "start" / loop.WEIGHTS).exists()
     light = (run / "light" / distill_vae.RESULT).exists()
-    if start is not None and not begun and light:
+    if prior is not None and start is not None:
+        raise TrainingError(f"The weights of {start} hold a prior of their own: give --start or --prior.")
+    if start is not None and light:
         raise TrainingError(f"{run} has a light VAE of its own: start in another run.")
     if prior is None and start is None and not begun and until not in ("scenes", *BEFORE_LIGHT):
         raise TrainingError(
             f"{until} needs a prior for the light encoder: --prior with the checkpoint that python -m "
             "training.scene_teacher has made, or --start with an engine directory that holds one."
         )
-    if prior is not None and not is_scene_teacher(prior):
-        raise TrainingError(f"{prior} is no checkpoint of training.scene_teacher: name that for --prior.")
+    if prior is not None:
+        if not is_scene_teacher(prior):
+            raise TrainingError(f"{prior} is no checkpoint of training.scene_teacher: name that for --prior.")
+        check_prior(run, prior)
     if until in BEFORE_LIGHT and (start is not None or (begun and not light)):
         raise TrainingError(
             f"{until} is one of the stages that --start takes the place of: name a later one."
@@ -461,16 +467,14 @@ def _record(stage: Path, sources: list[str]) -> None:
         file.write(json.dumps(sources, indent=1).encode())
 
 
-def _up_to_joint(run: Path, settings: Settings, until: str) -> bool:
-    """The stages with the full VAE, as far as `until`. Returns whether there is more to do."""
+def _up_to_joint(run: Path, settings: Settings, until: str) -> None:
+    """The stages with the full VAE, as far as `until`."""
     parallel.run(settings.processes, train_vae, run, settings)
     if until == "vae":
-        return False
+        return
     vae = load_vae(run)
     cache_latents(run, "scenes", vae, shards=settings.unet_shards)
     cache_latents(run, "held_out", vae)
     parallel.run(settings.processes, train_unet, run, settings)
-    if until == "unet":
-        return False
-    parallel.run(settings.processes, joint_stage, run, settings)
-    return until != "joint"
+    if until != "unet":
+        parallel.run(settings.processes, joint_stage, run, settings)

@@ -15,6 +15,7 @@ What was folded comes back as weights that compute the same:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from training.scene_teacher import checkpoint
 from training.scene_teacher.features import as_tensor
 from training.weights.light import HALVES, LightInfo, load_light_vae, new_light_vae, save_light_vae
 from training.weights.prior import with_prior
+from training.weights.tensors import hash_files
 
 LIGHT = "light.safetensors"
 """In the folder of the stage: the light VAE with its prior, as the fine stage finds it, and what it is of."""
@@ -58,6 +60,7 @@ def begin_with_prior(run: Path, unet: UNet2DConditionModel, prior: Path) -> None
     """
     if (run / "start" / loop.WEIGHTS).exists():
         return
+    torch.manual_seed(3)  # for the weights that are new, whatever ran in this process before
     network, teacher = checkpoint.load(prior)
     light, _, info = load_light_vae(run / "light" / distill_vae.RESULT)
     vae = with_prior(light, network, PRIOR_CHANNELS)
@@ -68,9 +71,22 @@ def begin_with_prior(run: Path, unet: UNet2DConditionModel, prior: Path) -> None
         f"the backbone in its encoder: {WEIGHTS_LICENCE}",
         f"that backbone's decoder, and the fine-tuning of both, by scenes: {teacher.scenes.licence}",
     )
-    training = {"prior": f"{prior.stem}, share {teacher.share}"}
-    _save(run, model, LightInfo(name=info.name, teacher=info.teacher, licence=info.licence,
-                                data_sources=sources, training=training))  # fmt: skip
+    said = dataclasses.replace(
+        info,
+        data_sources=(*info.data_sources, *sources),
+        training={**info.training, "prior_sha256": hash_files([prior])},
+    )
+    _save(run, model, said)
+
+
+def check_prior(run: Path, prior: Path) -> None:
+    """Raises TrainingError for a checkpoint that is damaged, or is another than the run began with."""
+    checkpoint.load(prior)
+    if not (run / "start" / loop.WEIGHTS).exists():
+        return
+    _, _, info = load_light_vae(run / "start" / LIGHT)
+    if info.training.get("prior_sha256") != hash_files([prior]):
+        raise TrainingError(f"{run} was begun with another prior than {prior}: name another run.")
 
 
 def start_from(engine: Path, run: Path, light: DistillationSettings) -> None:

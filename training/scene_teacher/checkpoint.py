@@ -57,7 +57,7 @@ def load(path: Path) -> tuple[LogDepthNetwork, Info]:
         network.load_state_dict(weights)
     except TrainingError:  # the backbone's package is missing
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, msgspec.DecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(
             f"{path} is no whole teacher ({error}): train it again, or copy it again."
         ) from error

@@ -17,6 +17,7 @@ import torch
 
 from fiffdepth_rt.errors import shortened
 from fiffdepth_rt.structs import InvalidError, convert
+from training.errors import TrainingError
 from training.weights.errors import CheckpointError
 
 JSON_MAX_BYTES = 16 * 2**20
@@ -90,6 +91,8 @@ def empty_module(cls: Any, config: Mapping[str, Any], tensors: int, where: str) 
     try:
         with torch.device("meta"):
             return cls.from_config(dict(config))
+    except TrainingError as e:  # a package is missing
+        raise CheckpointError(f"{where}: {e}") from e
     except Exception as e:  # diffusers says in any kind of error that values do not go together
         raise CheckpointError(
             f"{where}: its configuration builds no {cls.__name__} ({type(e).__name__}: {shortened(e)}). "
@@ -97,17 +100,13 @@ def empty_module(cls: Any, config: Mapping[str, Any], tensors: int, where: str) 
         ) from e
 
 
-def in_channels(config: Mapping[str, Any], where: str) -> int:
-    """Of a UNet's input, by its configuration; 4 where it does not say. where: the file, for errors.
+def channels(config: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Of a UNet's input and of its output, by its configuration; 4 where it does not say.
 
-    Raises CheckpointError as `empty_module`.
+    where: the file, for errors. Raises CheckpointError as `empty_module`.
     """
-    return _sizes(config, where).in_channels or 4
-
-
-def out_channels(config: Mapping[str, Any], where: str) -> int:
-    """Of a UNet's output; as `in_channels`."""
-    return _sizes(config, where).out_channels or 4
+    sizes = _sizes(config, where)
+    return sizes.in_channels or 4, sizes.out_channels or 4
 
 
 def _sizes(config: Mapping[str, Any], where: str) -> _Sizes:

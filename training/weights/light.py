@@ -2,9 +2,11 @@
 
     diffusers folder    config.json of an AutoencoderTiny (TAESD) and its weights, or a folder with a vae/
     .safetensors        the same weights, with config.json beside the file
-    our own             one .safetensors of training/distill_vae.py; a half may be missing
+    our own             one .safetensors of training/distill_vae.py or training/nano/start.py; a half may
+                        be missing
 
-Tensors are `encoder.*` and `decoder.*` of diffusers' AutoencoderTiny. Both ends of a half are the full VAE's:
+Tensors are `encoder.*` and `decoder.*` of diffusers' AutoencoderTiny, and `encoder.prior.*` where the encoder
+has a prior (prior.py). Both ends of a half are the full VAE's:
 pixels in [-1, 1], and the latents that the UNet takes and gives. In our own files the scaling factor is 1,
 and the decoder gives one channel, the depth picture; DecoderTiny maps its output from [0, 1] to [-1, 1].
 """
@@ -53,7 +55,10 @@ class LightInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightHalf:
-    """vae: AutoencoderTiny in fp32 and eval mode, whose other half is None. sha256: over the files read."""
+    """vae: AutoencoderTiny, with a prior or without, in fp32 and eval mode, whose other half is None.
+
+    sha256: over the files read.
+    """
 
     name: str
     vae: Any
@@ -151,11 +156,26 @@ def read_light_half(path: Path, half: str) -> LightHalf:
     )
 
 
+def check_latent(where: str, unet: Any, halves: Mapping[str, Any]) -> None:
+    """unet, and by "encoder" and "decoder" the autoencoders around it: do they speak of the same latent?
+
+    Raises CheckpointError where a half has another number of channels than the UNet gives.
+    """
+    channels = unet.config["out_channels"]
+    for half, vae in halves.items():
+        if (own := vae.config["latent_channels"]) != channels:
+            raise CheckpointError(
+                f"{where}: its UNet gives latents of {channels} channels, the {half} is for {own}. Give the "
+                "VAE that the UNet was trained with."
+            )
+
+
 def _empty(config: Config, halves: tuple[str, ...], tensors: int, where: str) -> AutoencoderTiny:
     """An autoencoder without weights; a half that is not named is None."""
     # block_out_channels: diffusers writes it, and complains
     stated = {k: v for k, v in config.items() if k != "block_out_channels"}
-    kind = PriorAutoencoderTiny if "prior_channels" in stated else AutoencoderTiny
+    has_prior = "prior_channels" in stated or stated.get("_class_name") == PriorAutoencoderTiny.__name__
+    kind = PriorAutoencoderTiny if has_prior else AutoencoderTiny
     vae: AutoencoderTiny = empty_module(kind, stated, tensors, where)
     for half in HALVES:
         if half not in halves:
@@ -166,7 +186,7 @@ def _empty(config: Config, halves: tuple[str, ...], tensors: int, where: str) ->
 def _read_metadata(metadata: Mapping[str, str], where: str) -> tuple[Config, LightInfo]:
     """The metadata of our own file -> AutoencoderTiny's configuration, and what the file says of itself."""
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{where} lacks the metadata format={FORMAT}: not written by distill_vae.")
+        raise CheckpointError(f"{where} lacks the metadata format={FORMAT}: not written by training/.")
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
             f"{where} has format {shortened(metadata.get('format_version'))}, this program reads "

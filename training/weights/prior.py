@@ -60,7 +60,7 @@ class DepthPrior(nn.Module):
         weight = weight / deviation
         weight[0, :-_UNSHUFFLED], weight[0, -_UNSHUFFLED:] = 0, 1
         mixed = torch.einsum("kc,nchw->nkhw", weight, seen - mean[:, None, None])
-        weight = weight / mixed.std((0, 2, 3))[:, None]
+        weight = weight / mixed.std((0, 2, 3)).clamp_min(1e-3)[:, None]
         self.mix.weight.copy_(weight[:, :, None, None])
         self.mix.bias.copy_(-weight @ mean)
 

@@ -64,8 +64,18 @@ ASKED = [
         rf"of Stable Diffusion as it was.*gives none\. Say it with --recipe fiffdepth or {GENPERCEPT_PAIR}",
     ),
     (evidence("me/x", scheduler=GENPERCEPT_SCHEDULER), GENPERCEPT_PAIR),
-    (evidence("me/x", MARIGOLD, scheduler=E2E_SCHEDULER), r"takes 8 channels, and.*--recipe marigold-e2e\.$"),
-    (evidence("me/x", {**SD2, "in_channels": 7}), r"takes 7 channels.*No recipe here takes such a network"),
+    (
+        evidence("me/x", MARIGOLD, scheduler=E2E_SCHEDULER),
+        r"takes 8 channels and gives 4, and.*--recipe marigold-e2e\.$",
+    ),
+    (evidence("me/x", {**SD2, "in_channels": 7}), r"takes 7 channels and gives 4, .*No recipe here takes"),
+    *(
+        (
+            evidence("me/x", {**SD2, "in_channels": takes, "out_channels": gives}),
+            rf"takes {takes} channels and gives {gives}, .*No recipe here takes such a network",
+        )
+        for takes, gives in ((12, 8), (16, 12), (4, 8))
+    ),
 ]
 
 
@@ -172,9 +182,9 @@ def test_the_evidence_is_read_off_the_small_files(tmp_path):
     )
     found = folder_evidence(folder, "me/model")
     assert (found.pipeline, found.denoising_steps, found.unet_folder) == ("MarigoldDepthPipeline", 4, "unet")
-    assert (found.tags, found.in_channels, found.scheduler["beta_end"]) == (
+    assert (found.tags, found.channels, found.scheduler["beta_end"]) == (
         ("depth", "single-step"),
-        8,
+        (8, 4),
         0.012,
     )
     given = Given(prompt_embedding=tmp_path / "model.prompt.safetensors")

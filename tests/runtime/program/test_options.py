@@ -13,7 +13,7 @@ from PIL import Image
 
 import fiffdepth_rt
 from fiffdepth_rt.program import program
-from fiffdepth_rt.program.options import EngineChoice, named_path
+from fiffdepth_rt.program.options import EngineChoice, named_path, path_or_name, too_long
 
 
 @pytest.mark.parametrize("name", ["infer", "video", "calibrate", "bench", "verify"])
@@ -79,5 +79,15 @@ def test_a_path_with_a_name_that_is_too_long_is_refused_as_it_is_read(words: lis
 
 def test_argparse_s_paths_are_refused_alike() -> None:
     assert named_path(f"a/{'n' * 255}") == Path("a", "n" * 255)
-    with pytest.raises(argparse.ArgumentTypeError, match="is longer than a name may be, 255 bytes"):
-        named_path(f"a/{'n' * 256}")
+    for read in (named_path, path_or_name):
+        with pytest.raises(argparse.ArgumentTypeError, match="is longer than a name may be, 255 bytes"):
+            read(f"a/{'n' * 256}")
+        with pytest.raises(argparse.ArgumentTypeError, match="is longer than a path may be, 4096 bytes"):
+            read("a/" * 2049)
+
+
+def test_a_pattern_may_be_longer_than_the_names_it_stands_for() -> None:
+    pattern = f"shards/{{{','.join(f'{i:05d}' for i in range(99))}}}.tar"
+    assert len(pattern) > 255 and path_or_name(pattern) == pattern
+    assert too_long(pattern, pattern=True) is None
+    assert too_long(pattern) is not None
