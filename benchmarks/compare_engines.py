@@ -131,7 +131,7 @@ def _takes(dims: Sequence[int | str], sides: Sequence[int]) -> bool:
 
 
 def mark_layers(graph: Path, folder: Path, *, every: bool) -> Path:
-    """An ONNX graph -> the same with its layers' outputs as outputs, in a new folder with its weights."""
+    """An ONNX graph -> the same with its layers' outputs as outputs too, in a new folder with its weights."""
     from polygraphy import constants
     from polygraphy.backend.onnx import InferShapes, modify_outputs, save_onnx
 
@@ -140,7 +140,10 @@ def mark_layers(graph: Path, folder: Path, *, every: bool) -> Path:
     # TensorRT's parser asks for types of outputs, and polygraphy forgets those of the graph's own.
     model.graph.value_info.extend(model.graph.output)
     which = {"outputs": constants.MARK_ALL} if every else {"mark_types": WITH_WEIGHTS}
+    own = list(model.graph.output)
     marked = modify_outputs(model, **which)
+    there = {value.name for value in marked.graph.output}
+    marked.graph.output.extend(value for value in own if value.name not in there)  # such as a concatenation's
     path = folder / graph.name
     save_onnx(marked, str(path), external_data_path=f"{graph.name}.data")
     return path

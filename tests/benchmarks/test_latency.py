@@ -159,7 +159,7 @@ def test_a_graph_s_arithmetic_is_that_of_its_convolutions_and_products(tmp_path:
 
 def test_nano_s_graphs_cost_what_its_size_says() -> None:
     at = flops.engine_dir_gflop(open_engine_dir(BUNDLED), "fp32", (64, 64))
-    assert at == pytest.approx(0.2105, rel=1e-3)
+    assert at == pytest.approx(0.2318, rel=1e-3)
 
 
 def test_a_slow_row_gets_fewer_runs_but_one_at_least() -> None:
