@@ -19,8 +19,7 @@ from export.stages import STAGES
 from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.engine_dir.onnx_graph import read_graph
 from fiffdepth_rt.engine_dir.operators import KNOWN, check_operators
-from tests.support.prior import CHANNELS, prior_vae
-from tests.support.tiny_models import tiny_checkpoint
+from tests.support.tiny_models import PRIOR_CHANNELS, prior_vae, tiny_checkpoint
 from training.weights.light import new_light_vae
 from training.weights.ours import save_checkpoint
 
@@ -43,7 +42,7 @@ def models() -> Iterator[object]:
     for channels in (1, 3):
         light = new_light_vae(width=8, out_channels=channels, **blocks).eval()
         yield dataclasses.replace(tiny_checkpoint(), vae=light)
-    latent = {"in_channels": 4 + CHANNELS, "out_channels": 4 + CHANNELS}
+    latent = {"in_channels": 4 + PRIOR_CHANNELS, "out_channels": 4 + PRIOR_CHANNELS}
     yield dataclasses.replace(tiny_checkpoint(**latent), vae=prior_vae())
 
 

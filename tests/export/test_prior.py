@@ -18,13 +18,12 @@ from export.model import Given, Model, read_checkpoint
 from export.onnx_graphs import GraphForm, write_graph
 from export.precision import Precision
 from fiffdepth_rt.engine_dir.golden import Where
-from tests.support.prior import CHANNELS, prior_vae
-from tests.support.tiny_models import ONE_LEVEL, tiny_checkpoint, tiny_vae
+from tests.support.tiny_models import ONE_LEVEL, PRIOR_CHANNELS, prior_vae, tiny_checkpoint, tiny_vae
 from training.weights.errors import CheckpointError
 from training.weights.light import HALVES, LightInfo, save_light_vae
 from training.weights.ours import save_checkpoint
 
-LATENT = {"in_channels": 4 + CHANNELS, "out_channels": 4 + CHANNELS}
+LATENT = {"in_channels": 4 + PRIOR_CHANNELS, "out_channels": 4 + PRIOR_CHANNELS}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +65,8 @@ def test_the_graph_gives_the_latent_of_the_network_in_training(
     image = np.random.default_rng(0).integers(0, 256, (3, *hw, 3), dtype=np.uint8)
     (found,) = ort.InferenceSession(tmp_path / written.file).run(None, {"image": image})
     expected = latent_in_torch(image)
-    assert written.outputs[0].shape[1] == found.shape[1] == 4 + CHANNELS
-    assert min(expected[:, channel].std() for channel in range(4 + CHANNELS)) > 1e-3
+    assert written.outputs[0].shape[1] == found.shape[1] == 4 + PRIOR_CHANNELS
+    assert min(expected[:, channel].std() for channel in range(4 + PRIOR_CHANNELS)) > 1e-3
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 

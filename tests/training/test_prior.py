@@ -9,8 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.prior import CHANNELS, WIDTHS, prior_vae, random_network, tiny_prior
-from tests.support.tiny_models import ONE_LEVEL, tiny_checkpoint
+from tests.support.tiny_models import (
+    ONE_LEVEL,
+    PRIOR_CHANNELS,
+    PRIOR_WIDTHS,
+    prior_vae,
+    random_network,
+    tiny_checkpoint,
+    tiny_prior,
+)
 from training.errors import TrainingError
 from training.log_depth import backbone
 from training.nano.joint import DepthModel, decisive_loss
@@ -59,7 +66,7 @@ def test_the_channels_of_the_prior_are_the_network_s_log_depth_at_half_the_size(
     with torch.no_grad():
         latent = vae.encode(photos).latents
         log_depth = network(torch.nn.functional.avg_pool2d(levels, 2))
-    assert latent.shape == (2, 4 + CHANNELS, 8, 16)
+    assert latent.shape == (2, 4 + PRIOR_CHANNELS, 8, 16)
     means = torch.nn.functional.avg_pool2d(log_depth, 4).flatten()
     found = latent[:, 4].flatten()
     assert torch.corrcoef(torch.stack([means, found]))[0, 1] > 0.9999
@@ -67,7 +74,7 @@ def test_the_channels_of_the_prior_are_the_network_s_log_depth_at_half_the_size(
 
 
 def test_the_prior_stays_as_it_is_and_what_mixes_it_learns(photos: torch.Tensor) -> None:
-    model = DepthModel(prior_vae(), nano_unet(4 + CHANNELS))
+    model = DepthModel(prior_vae(), nano_unet(4 + PRIOR_CHANNELS))
     target = torch.rand(2, 1, 64, 128) * 2 - 1
     decisive_loss(target, model(photos)).backward()
     prior = model.vae.encoder.prior
@@ -80,7 +87,7 @@ def test_it_comes_back_from_every_kind_of_file(
     vae: PriorAutoencoderTiny, photos: torch.Tensor, tmp_path: Path
 ) -> None:
     save_light_vae(tmp_path / "light.safetensors", vae, ("encoder", "decoder"), INFO)
-    channels = {"in_channels": 4 + CHANNELS, "out_channels": 4 + CHANNELS}
+    channels = {"in_channels": 4 + PRIOR_CHANNELS, "out_channels": 4 + PRIOR_CHANNELS}
     made = dataclasses.replace(tiny_checkpoint(**ONE_LEVEL, **channels), vae=vae)
     save_checkpoint(tmp_path / "whole.safetensors", made)
     vae.save_pretrained(tmp_path / "folder")
@@ -93,12 +100,12 @@ def test_it_comes_back_from_every_kind_of_file(
     with torch.no_grad():
         expected = vae.encode(photos).latents
         for name, again in read.items():
-            assert type(again) is PriorAutoencoderTiny and tuple(again.config.prior_widths) == WIDTHS
+            assert type(again) is PriorAutoencoderTiny and tuple(again.config.prior_widths) == PRIOR_WIDTHS
             assert torch.equal(again.encode(photos).latents, expected), name
 
 
 def test_a_vae_of_a_class_of_another_version_is_said(vae: PriorAutoencoderTiny, tmp_path: Path) -> None:
-    channels = {"in_channels": 4 + CHANNELS, "out_channels": 4 + CHANNELS}
+    channels = {"in_channels": 4 + PRIOR_CHANNELS, "out_channels": 4 + PRIOR_CHANNELS}
     file = tmp_path / "whole.safetensors"
     save_checkpoint(file, dataclasses.replace(tiny_checkpoint(**ONE_LEVEL, **channels), vae=vae))
     whole = file.read_bytes()
@@ -145,6 +152,6 @@ def test_without_the_backbone_s_package_it_is_said_what_to_install(
 
 def test_a_teacher_s_file_becomes_the_prior(tmp_path: Path) -> None:
     file = tiny_prior(tmp_path)
-    wide = with_prior(new_light_vae(width=8), checkpoint.load(file)[0], CHANNELS)
+    wide = with_prior(new_light_vae(width=8), checkpoint.load(file)[0], PRIOR_CHANNELS)
     for name, value in load_file(file).items():
         assert torch.equal(wide.encoder.prior.network.state_dict()[name].half(), value)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from fiffdepth_rt.engine_dir.manifest import BUNDLED
-from tests.support.prior import tiny_prior
+from tests.support.tiny_models import tiny_prior
 from training import loop
 from training.data import procedural
 from training.distill_vae import RESULT

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from fiffdepth_rt.engine_dir.manifest import BUNDLED
 from fiffdepth_rt.errors import OutputError
 from fiffdepth_rt.space import Space
-from tests.support.prior import tiny_prior
-from tests.support.tiny_models import tiny_checkpoint
+from tests.support.tiny_models import tiny_checkpoint, tiny_prior
 from training import distill_vae, loop, objective
 from training.data import procedural
 from training.data.images import PhotoFolder

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.paths import ROOT
-from tests.support.prior import tiny_prior
+from tests.support.tiny_models import tiny_prior
 
 KILL_AFTER_S = (4, 7, 11, 16, 22, 30)
 
