@@ -20,29 +20,40 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
+from fiffdepth_rt.errors import FiffDepthError
+from training.data.samples import DataError
+from training.errors import TrainingError
+
+SAID = "said_by_"
+"""In the folder where the processes meet: the sentence with which one of them stopped."""
+
 
 class WorkerError(RuntimeError):
-    """A process failed; the message holds its traceback."""
+    """A process failed in a way that nobody expected; the message holds its traceback."""
 
 
 def run(processes: int, stage: Callable[..., None], *args: Any) -> None:
-    """stage(*args) in `processes` processes; both must be picklable. Raises WorkerError, all processes ended.
+    """stage(*args) in `processes` processes; both must be picklable.
 
-    processes = 1: here, with all threads; its errors are raised as they are.
+    Raises, when all processes have ended, TrainingError where the first that failed gave one sentence for it
+    (TrainingError, DataError, FiffDepthError), else WorkerError. processes = 1: here, with all threads; its
+    errors are raised as they are.
     """
     if processes == 1:
         stage(*args)
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            rendezvous = f"file://{Path(folder) / 'rendezvous'}"
-            spawn(_worker, (os.getpid(), processes, rendezvous, stage, args), processes)
+            spawn(_worker, (os.getpid(), processes, Path(folder), stage, args), processes)
         except ProcessRaisedException as error:
+            said = Path(folder) / f"{SAID}{error.error_index}"
+            if said.exists():
+                raise TrainingError(said.read_text(errors="surrogateescape")) from None
             raise WorkerError(str(error)) from error
 
 
 def _worker(
-    rank: int, parent: int, processes: int, rendezvous: str, stage: Callable[..., None], args: Any
+    rank: int, parent: int, processes: int, folder: Path, stage: Callable[..., None], args: Any
 ) -> None:
     # It is how a worker hears that its parent has gone; a parent in the background of a shell ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,9 +61,13 @@ def _worker(
         return  # it went before this process could hear
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    rendezvous = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
     try:
         stage(*args)
+    except (TrainingError, DataError, FiffDepthError) as error:
+        (folder / f"{SAID}{rank}").write_text(str(error), errors="surrogateescape")
+        raise
     finally:
         dist.destroy_process_group()
 

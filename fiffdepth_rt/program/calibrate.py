@@ -119,6 +119,8 @@ def command(
     photo = local_path(names[-1])
     pixels = read_photo(photo)
     target = photo.with_name(f"{photo.stem}_calibration.json") if out is None else out
+    if long := options.too_long(target):
+        raise click.UsageError(f"{long}: name the calibration with -o.")
     refuse_source(target, [photo], name=f"the photo {photo}")
     if not overwrite:
         refuse_existing(target)

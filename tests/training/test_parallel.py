@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.support.paths import ROOT
 from training import loop, parallel
+from training.errors import TrainingError
 
 SCHEDULE = loop.Schedule(steps=12, lr=0.05, warmup=2, save_every=4)
 
@@ -79,7 +80,7 @@ def test_alone_a_process_draws_its_batches_in_order_and_nothing_is_set_up(tmp_pa
 
 @pytest.mark.soak
 def test_one_process_s_error_ends_all_of_them_and_keeps_the_last_state(tmp_path: Path) -> None:
-    with pytest.raises(parallel.WorkerError, match="nan at step 5"):
+    with pytest.raises(TrainingError, match=r"^Loss is nan at step 5; the last good state is"):
         parallel.run(2, _fails_in_process_1, tmp_path)
     assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 4
     assert not multiprocessing.active_children()

@@ -136,3 +136,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     result = calibrate(*words)
     assert result.exit_code == status and why in result.stderr
     assert not list(work.glob("*.json"))
+
+
+def test_a_photo_whose_calibration_would_have_too_long_a_name_is_refused_before_it_is_measured(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fiffdepth_rt.Depth, "infer", lambda *_: pytest.fail("measured"))
+    long = f"{'k' * 240}.png"
+    (work / "kitchen.png").rename(work / long)
+    result = calibrate("toy", long, *taped((GREY, 3.0)))
+    assert result.exit_code == 2
+    assert "longer than a name may be, 255 bytes: name the calibration with -o." in result.stderr
