@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from tqdm import tqdm
 
@@ -115,6 +116,20 @@ def fit(
         parallel.wait_for_all()
 
 
+def load_stage(module: torch.nn.Module, place: Path) -> None:
+    """Give `module` the weights of a finished stage. Raises TrainingError where they are of others."""
+    _fill(module, load_file(place / WEIGHTS), place)
+
+
+def _fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], place: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # names and shapes, a line each
+        raise TrainingError(
+            f"{place} was trained by another version, whose networks were others: name another run."
+        ) from error
+
+
 def _average(averaged: torch.nn.Module, module: torch.nn.Module, keep: float) -> None:
     with torch.no_grad():
         for slow, fast in zip(averaged.parameters(), module.parameters(), strict=True):
@@ -145,7 +160,7 @@ def _resume(
     if not (place / STATE).exists():
         return 0
     state = torch.load(place / STATE, weights_only=True)
-    module.load_state_dict(state["module"])
-    averaged.load_state_dict(state["averaged"])
+    _fill(module, state["module"], place)
+    _fill(averaged, state["averaged"], place)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

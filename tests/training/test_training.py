@@ -123,6 +123,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(tmp_
     assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 20
 
 
+def test_what_another_version_s_networks_left_is_not_gone_on_with(tmp_path: Path) -> None:
+    module, loss_at = _line_fit()
+    _fit(tmp_path / "done", module, loss_at)
+    other = torch.nn.Linear(4, 1)
+    with pytest.raises(TrainingError, match=r"done was trained by another version, .* name another run\.$"):
+        loop.load_stage(other, tmp_path / "done")
+    with pytest.raises(TrainingError, match="nan at step 25"):
+        _fit(tmp_path / "begun", module, lambda step: loss_at(step) * (float("nan") if step == 25 else 1))
+    with pytest.raises(TrainingError, match="begun was trained by another version"):
+        _fit(tmp_path / "begun", other, loss_at)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     module, loss_at = _line_fit()
     with only_run_in(tmp_path), pytest.raises(TrainingError, match="Another run"):

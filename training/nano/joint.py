@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file
 
 from training import augment, loop, objective, parallel
 from training.data import procedural
@@ -289,4 +288,4 @@ def _fit(
 ) -> None:
     """Train, and leave `model` with the averaged weights."""
     loop.fit(model, loss_at, schedule, place, validate=validate)
-    model.load_state_dict(load_file(place / loop.WEIGHTS))
+    loop.load_stage(model, place)

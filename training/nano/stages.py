@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fiffdepth_rt.atomic import replacing
@@ -189,7 +188,7 @@ def train_vae(run: Path, settings: Settings) -> None:
 def load_vae(run: Path) -> AutoencoderKL:
     """The trained VAE; its scaling factor gives latents of held-out photos unit variance."""
     vae = nano_vae()
-    vae.load_state_dict(load_file(run / "vae" / loop.WEIGHTS))
+    loop.load_stage(vae, run / "vae")
     held_out = procedural.open_shard(procedural.shard_paths(run / "held_out")[0])
     with torch.no_grad():
         latents = vae.encode(photo_tensor(held_out.photos[:64])).latent_dist.mode()
@@ -276,7 +275,7 @@ Real = tuple[PhotoFolder, LabelStore]
 
 def joint_stage(run: Path, settings: Settings) -> None:
     unet = nano_unet()
-    unet.load_state_dict(load_file(run / "unet" / loop.WEIGHTS))
+    loop.load_stage(unet, run / "unet")
     train_joint(run, DepthModel(load_vae(run), unet), settings.joint, batch=settings.joint_batch)
 
 
@@ -317,7 +316,7 @@ def model_after(run: Path, stage: str) -> DepthModel:
     """All three networks as "joint", "start", "fine" or "method" left them; after joint with a light VAE."""
     vae = load_vae(run) if stage == "joint" else load_light_vae(run / "start" / LIGHT)[0]
     model = DepthModel(vae, nano_unet(vae.config.latent_channels))
-    model.load_state_dict(load_file(run / stage / loop.WEIGHTS))
+    loop.load_stage(model, run / stage)
     return model
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from training import loop, metrics, parallel
 from training.data import procedural
@@ -193,7 +192,7 @@ def _train_on_photos(
 def after(run: Path, stage: str, settings: Settings, make_backbone: MakeBackbone) -> LogDepthNetwork:
     """The network as "frozen" or "fine" left it."""
     network = LogDepthNetwork(make_backbone(), widths=settings.widths)
-    network.load_state_dict(load_file(run / stage / loop.WEIGHTS))
+    loop.load_stage(network, run / stage)
     return network
 
 
