@@ -52,7 +52,7 @@ def latent_in_torch(image: np.ndarray) -> np.ndarray:
                 (GraphForm(), (128, 192), 1e-4),  # in make test: nano itself
                 (GraphForm(trt85=True), (64, 128), 1e-4),
                 (GraphForm(trt85=True, grid_hw=(104, 72)), (104, 72), 1e-4),
-                (GraphForm(precision=Precision.FP16), (128, 64), 2e-2),  # a CPU computes in fp32
+                (GraphForm(precision=Precision.FP16), (128, 64), 5e-2),  # its weights
             )
         ),
     ],

@@ -106,10 +106,10 @@ class _Same(nn.Conv2d):
         return cls(conv.in_channels, conv.out_channels, side, stride, groups=conv.groups, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (height, width), (side, _), (stride, _) = x.shape[2:], self.kernel_size, self.stride
-        more_y, more_x = (
-            max(side - stride if n % stride == 0 else side - n % stride, 0) for n in (height, width)
-        )
+        (side, _), (stride, _) = self.kernel_size, self.stride
+        # Found by trying, so that it is a plain number in graphs that keep sizes open.
+        rest_y, rest_x = (next(r for r in range(stride) if (n - r) % stride == 0) for n in x.shape[2:])
+        more_y, more_x = (max(side - (rest or stride), 0) for rest in (rest_y, rest_x))
         around = (more_x // 2, more_x - more_x // 2, more_y // 2, more_y - more_y // 2)
         return super().forward(nn.functional.pad(x, around))
 
