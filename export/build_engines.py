@@ -286,7 +286,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
               help="Photo to judge the graphs on; its pixels are passed on in golden.npz. Once or twice.")
 @click.option("--golden-size", type=click.IntRange(64, 4096),
               help="Longer side in px of the photos in golden.npz; by default --size's, at most "
-                   "--size-max's. Smaller: a smaller file, sooner made; others' plans are judged less.")
+                   "--size-max's. Smaller: a smaller file, sooner made, and graphs are judged on less.")
 @click.option("--leave-out", multiple=True, type=click.Choice(FOLD_NAMES), help="A fold not to apply.")
 @click.option("--overwrite", is_flag=True, help="Replace an engine directory that is there.")
 @click.option("--resume/--restart", default=True, help="Go on with what a killed run left (the default).")

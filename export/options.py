@@ -29,10 +29,9 @@ class Options:
     precisions that nobody asked for by name; a graph set of theirs beyond its gates is left out, where
     another's is an error. size, size_max: the default and the largest longer side, in px, at which the model
     sees a photo; None for what the checkpoint says. golden_size: the longer side of the golden photos, in px;
-    None for the default size. leave_out: names of folds. memory: measure what graphs
-    take on ONNX Runtime. plans: end with plans, as far as they can be built here; compute_capability: of the
-    cards that those of TensorRT for RTX are for, None for Ampere and newer. command: what was typed, for the
-    manifest.
+    None for the default size. leave_out: names of folds. memory: measure what graphs take on ONNX Runtime.
+    plans: end with plans, as far as they can be built here; compute_capability: of the cards that those of
+    TensorRT for RTX are for, None for Ampere and newer. command: what was typed, for the manifest.
     """
 
     checkpoint: Path | HubName

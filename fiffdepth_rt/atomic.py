@@ -17,8 +17,9 @@ from typing import BinaryIO, TypeVar
 from fiffdepth_rt.errors import OutputError
 
 NAME_MAX_BYTES = 255
-PATH_MAX_BYTES = 4096
 """Of an entry of a folder, on all usual file systems."""
+PATH_MAX_BYTES = 4096
+"""Of a whole path on Linux, the zero at its end included."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from fiffdepth_rt.engine_dir.manifest import NAME_AT_MOST
 from fiffdepth_rt.program.options import too_long
 from fiffdepth_rt.space import Space
 from training.data import sets
@@ -337,7 +338,10 @@ def _check(c: Config) -> None:
     for key, value in named:
         if not value:
             raise ConfigError(f'{key} = "" would be the current folder: name a place.')
-    optional = [("run.name", c.run.name), ("compute.cache", c.compute.cache)]
+    optional = [
+        ("run.name", f"{c.run.name}-{c.run.steps:06d}.safetensors"),
+        ("compute.cache", c.compute.cache),
+    ]
     optional += [(f"base.{key}", getattr(c.base, key)) for key in ("config", "text", "prompt_embedding")]
     optional += [(f"data.synthetic[{i}].frames", one.frames) for i, one in enumerate(c.data.synthetic)]
     for key, value in (*named, *optional):
@@ -375,6 +379,10 @@ def _check(c: Config) -> None:
         )
     if "/" in c.run.name or not c.run.name.strip("."):
         raise ConfigError(f"run.name = {c.run.name!r} becomes a file name: leave out slashes.")
+    if len(c.run.name) > NAME_AT_MOST:
+        raise ConfigError(
+            f"run.name has {len(c.run.name)} characters; a model's name has at most {NAME_AT_MOST}."
+        )
 
 
 def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:

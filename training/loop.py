@@ -117,7 +117,10 @@ def fit(
 
 
 def load_stage(module: torch.nn.Module, place: Path) -> None:
-    """Give `module` the weights of a finished stage. Raises TrainingError where they are of others."""
+    """Give `module` the weights of a finished stage.
+
+    Raises TrainingError where they are of other networks than this version's.
+    """
     _fill(module, load_file(place / WEIGHTS), place)
 
 

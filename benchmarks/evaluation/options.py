@@ -165,7 +165,7 @@ def models(choices: Iterable[Mapping[str, Any]]) -> str:
 
 
 def words(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
-    """ "nyuv2, kitti" -> ("nyuv2", "kitti")"""
+    """ "nyuv2, folder:DIR" -> ("nyuv2", "folder:DIR"). Refuses a DIR that no file system takes."""
     found = tuple(word.strip() for word in value.split(",") if word.strip())
     for word in found:
         if long := too_long(word.partition(":")[2]):

@@ -114,14 +114,14 @@ PATH_OR_PATTERN = PathOrName(pattern=True)
 
 
 def path_or_name(text: str) -> str:
-    """PATH_OR_NAME for argparse's `type`."""
+    """PATH_OR_PATTERN for argparse's `type`; it may be empty."""
     if long := too_long(text, pattern=True):
         raise argparse.ArgumentTypeError(long)
     return text
 
 
 def named_path(text: str) -> Path:
-    """The same for argparse's `type`, which says what raises ValueError."""
+    """NamedPath for argparse's `type`, which says what raises ValueError."""
     if not text:
         raise ValueError("an empty path")
     if long := too_long(text):

@@ -99,6 +99,7 @@ def exported(checkpoint, taesd, tmp_path_factory):
     """One export by the command: both halves light."""
     target = tmp_path_factory.mktemp("exported") / "light"
     words = [str(checkpoint), "-o", str(target), "--precision", "fp32", "--no-plans", "--no-memory"]
+    words += ["--golden-size", "64"]
     run = CliRunner().invoke(main, [*words, "--encoder", str(taesd), "--decoder", str(taesd)])
     assert run.exit_code == 0, run.output
     return target
@@ -173,6 +174,7 @@ def test_the_golden_values_and_the_parity_table_are_of_the_light_chain(exported,
     for stages in read_golden(exported / "golden.npz").values():
         expected = depth_by_diffusers(stages["encoder"].input, light, light)
         assert np.abs(stages["decoder"].output - expected).max() <= 1e-4
+        assert max(stages["encoder"].input.shape[1:3]) == 64  # as asked, not the model's 128
     rows = open_engine_dir(exported).manifest.parity
     assert all(row["passed"] and row["max_abs"] <= 1e-4 for row in rows) and len(rows) == 12
 

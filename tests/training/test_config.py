@@ -87,6 +87,8 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest() -> None:
         ({"optimizer": {"ema": 1.0}}, "optimizer.ema"),
         ({"run": {"name": "a/b"}}, "file name"),
         ({"run": {"folder": ""}}, 'run.folder = "" would be the current folder: name a place.'),
+        ({"run": {"name": "n" * 201}}, "run.name has 201 characters; a model's name has at most 200."),
+        ({"run": {"name": "ж" * 120}}, "is longer than a name may be, 255 bytes."),
         ({"base": {"model": ""}}, 'base.model = "" would be the current folder'),
         ({"base": {"model": "n" * 256}}, "is longer than a name may be, 255 bytes."),
         ({"run": {"steps": 0}}, "run.steps = 0 has to be at least 1."),

@@ -84,7 +84,7 @@ class Decoder(nn.Module):
         return nn.functional.pixel_shuffle(self.head(finest).float(), 2)
 
     def levels(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """-> the decoder's own features N×width×H/s×W/s of strides 2 to 32, each made with coarser ones."""
+        """-> the decoder's own features N×width×⌈H/s⌉×⌈W/s⌉ of strides 2 to 32, each from coarser ones."""
         found: list[torch.Tensor] = []
         for level in reversed(range(len(CHANNELS))):
             mean, deviation = getattr(self, f"mean_{level}"), getattr(self, f"deviation_{level}")

@@ -4,7 +4,8 @@ A large VAE is frozen and its latents are the targets. A small one loses what th
 encoder, the UNet and the decoder learn together:
 
     joint    whole rendered scenes, at their own size
-    fine     goes on from joint with a light VAE in the full one's place: scenes at two sizes
+    fine     goes on from joint with a light VAE in the full one's place, a prior in its encoder: scenes at
+             two sizes
     method   goes on from fine: half scenes, half photos with the teacher's labels, at two sizes  (eq. 1 to 7)
 
 nano is half-way between fine and method (`between`).

@@ -87,8 +87,7 @@ class Settings:
     method_half: int = 6
     method_large_half: int = 2
     method: loop.Schedule = loop.Schedule(steps=1_000, lr=2e-4, warmup=50, save_every=100, average=0.995)
-    # Between fine's weights (0) and the method's (1): 0.5 errs little more than fine on scenes as they are,
-    # and little more than the method on augmented ones (docs/nano.md).
+    # Between fine's weights (0) and the method's (1): it hardly matters how far (docs/nano.md).
     method_share: float = 0.5
     # The teacher's labels are soft. Where they weighed as much as the scenes d0 looked softer (docs/nano.md).
     real_weight: float = 0.25
@@ -389,12 +388,12 @@ def train(
         return None
     if start is not None:
         start_from(start, run, settings.light)
-    if (run / "start" / loop.WEIGHTS).exists():
-        render_large(run, settings, photos)
-    else:
+    begun = (run / "start" / loop.WEIGHTS).exists()
+    if not begun:
         _up_to_joint(run, settings, "joint")
         distil_light_vae(run, settings, photos)
-        render_large(run, settings, photos)
+    render_large(run, settings, photos)
+    if not begun:
         assert prior is not None  # _check has seen to it
         begin_with_prior(run, model_after(run, "joint").unet, prior)
     parallel.run(settings.processes, fine_stage, run, settings)

@@ -58,8 +58,6 @@ def begin_with_prior(run: Path, unet: UNet2DConditionModel, prior: Path) -> None
     It computes what UNet and light VAE did; the channels of the prior are there, and not yet used. The photos
     that set their size are of run/scenes_large. Raises TrainingError as `checkpoint.load`.
     """
-    if (run / "start" / loop.WEIGHTS).exists():
-        return
     torch.manual_seed(3)  # for the weights that are new, whatever ran in this process before
     network, teacher = checkpoint.load(prior)
     light, _, info = load_light_vae(run / "light" / distill_vae.RESULT)

@@ -83,6 +83,8 @@ class PriorAutoencoderTiny(AutoencoderTiny):
     prior_widths: of the prior's decoder. What else it takes is AutoencoderTiny's.
     """
 
+    encoder: Any
+
     @register_to_config
     def __init__(
         self,
@@ -104,10 +106,10 @@ class PriorAutoencoderTiny(AutoencoderTiny):
         prior_channels: int = 12,
         prior_widths: tuple[int, ...] = WIDTHS,
     ) -> None:
-        stated = {name: value for name, value in locals().items() if name in _TINY}
-        super().__init__(**stated)
-        tiny = AutoencoderTiny(**{**stated, "latent_channels": latent_channels - prior_channels})
-        self.encoder = PriorEncoder(tiny.encoder.layers, DepthPrior(prior_channels, prior_widths))
+        super().__init__(**{name: value for name, value in locals().items() if name in _TINY})
+        layers: nn.Sequential = self.encoder.layers
+        layers[-1] = nn.Conv2d(layers[-1].in_channels, latent_channels - prior_channels, 3, padding=1)
+        self.encoder = PriorEncoder(layers, DepthPrior(prior_channels, prior_widths))
 
 
 _TINY = frozenset(inspect.signature(AutoencoderTiny.__init__).parameters) - {"self"}
