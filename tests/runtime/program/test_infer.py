@@ -394,6 +394,7 @@ def test_ctrl_c_leaves_whole_files_only(work: Path, photo: np.ndarray) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in `… &`
     )
     while running.poll() is None and not list((work / "out").glob("*_color.png")):
         time.sleep(0.005)
